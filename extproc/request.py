@@ -1,0 +1,92 @@
+"""What an exchange asks of the picker, and what it is told: the seam between the protocol and the
+policy.
+
+``Exchange`` (the protocol) turns ext-proc messages into one :class:`InferenceRequest`; the director
+(the policy) turns that into one :data:`Outcome`. Neither knows of the other's insides.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pools.model import ObjectName
+
+
+class Api(enum.StrEnum):
+    """The API that a request speaks, told by its path."""
+
+    COMPLETIONS = "completions"
+    CHAT_COMPLETIONS = "chat-completions"
+    RESPONSES = "responses"
+    EMBEDDINGS = "embeddings"
+    MESSAGES = "messages"
+    GENERATE = "generate"
+    OTHER = "other"
+    """Passed through and routed by load alone."""
+
+
+@dataclass(slots=True)
+class InferenceRequest:
+    """One HTTP request, as far as picking an endpoint needs it. Plain data, made once."""
+
+    id: str
+    """The request's ``x-request-id``, for people to follow; not trusted to be unique."""
+    pool: ObjectName | None
+    """The pool that Envoy's route chose; None: to be found by the model name."""
+    path: str
+    method: str
+    headers: Mapping[str, str]
+    """Lower-case names; repeated headers are joined by a comma."""
+    api: Api = Api.OTHER
+    model: str = ""
+    """The model name as the client wrote it; empty where the API has none."""
+    stream: bool = False
+    objective: str = ""
+    """Name of an InferenceObjective (header ``x-gateway-inference-objective``)."""
+    fairness_id: str = ""
+    """The flow (tenant) it belongs to (header ``x-gateway-inference-fairness-id``)."""
+    subset: tuple[str, ...] | None = None
+    """``ip`` or ``ip:port``: pick only among these. None: no restriction. Empty: nothing is
+    eligible (503)."""
+    body: bytes = field(default=b"", repr=False)
+    """The whole body, where the body mode shows it to us."""
+    document: Mapping[str, object] | None = field(default=None, repr=False)
+    """The decoded JSON body."""
+    prompt_bytes: int = 0
+    """Size of the prompt text, for estimates of its tokens."""
+    max_tokens: int | None = None
+    """The client's limit on output tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """Send the request to the first of ``endpoints`` that answers."""
+
+    endpoints: tuple[str, ...]
+    """``ip:port``, best first, never empty, all of one pool."""
+    pool: ObjectName
+    pick_id: str
+    """Unique to this pick; comes back in Envoy's access log so that the end can be settled."""
+    model: str | None = None
+    """The model name to write into the body, where it differs from the client's."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """Further request headers for the pod."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Answer the client at once."""
+
+    status: int
+    """400, 404, 413, 429, 500 or 503."""
+    reason: str
+    """A stable code in kebab-case, sent in ``x-poolpilot-reason`` and listed in docs/errors.md."""
+    message: str
+    """For the person who sent the request: what is wrong, and what to do."""
+    retry_after: float | None = None
+    """Seconds after which trying again makes sense; None: waiting does not help."""
+
+
+Outcome = Routed | Refused
