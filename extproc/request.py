@@ -8,8 +8,9 @@ policy.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from pools.model import ObjectName
 
@@ -90,3 +91,44 @@ class Refused:
 
 
 Outcome = Routed | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """How a routed request ended, as Envoy's access log (or the response phases) told it."""
+
+    pick_id: str
+    code: int = 0
+    """HTTP status sent to the client; 0: it hung up before there was one."""
+    duration: float = 0.0
+    """Seconds from the first byte of the request to the last of the response."""
+    time_to_first_byte: float | None = None
+    """Seconds until the first upstream byte (for vLLM: headers, not the first token)."""
+    served: str = ""
+    """``ip:port`` that answered; empty: none did."""
+    attempts: int = 1
+    """Tries that Envoy made, over all endpoints."""
+    flags: frozenset[str] = frozenset()
+    """Envoy's response flags in its short form: ``UF``, ``UC``, ``UH``, ``URX``, ``DC``, ..."""
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    completion_tokens: int | None = None
+    request_bytes: int = 0
+    response_bytes: int = 0
+
+
+class Picker(Protocol):
+    """The policy behind the protocol."""
+
+    def pick(
+        self, request: InferenceRequest, answer: Callable[[Outcome], None]
+    ) -> Callable[[], None]:
+        """Decide where the request goes.
+
+        ``answer`` is called exactly once: usually before this returns, later if the request had to
+        queue, never after the returned function was called. That function withdraws the request
+        (the client hung up, or its deadline passed); once answered it does nothing.
+        """
+
+    def settle(self, completed: Completed) -> None:
+        """A routed request has ended. Unknown and repeated ``pick_id`` are ignored."""

@@ -1,9 +1,9 @@
 """The seam between gRPC transports and what is served on them.
 
-A transport (our own HTTP/2 server, or grpcio) carries byte messages of gRPC streams. A service turns
-one stream into a handler. Handlers are plain objects: every call returns at once, nothing awaits, so
-one exchange costs no task. A handler answers through its :class:`Stream`, from inside a call or later
-(when a queued request was admitted, when a deadline passed).
+A transport (our own HTTP/2 server, or grpcio) carries byte messages of gRPC streams. A service
+turns one stream into a handler. Handlers are plain objects: every call returns at once, nothing
+awaits, so one exchange costs no task. A handler answers through its :class:`Stream`, from inside a
+call or later (when a queued request was admitted, when a deadline passed).
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Handler(Protocol):
         """The client will send no more messages."""
 
     def on_closed(self) -> None:
-        """The stream is gone (finished, reset by the client, or its connection lost). Called exactly
-        once, last."""
+        """The stream is gone (finished, reset by the client, or its connection lost). Called
+        exactly once, last."""
 
 
 Method = Callable[[Stream], Handler]
