@@ -1,0 +1,5 @@
+"""``python -m poolpilot``."""
+
+from poolpilot.cli import main
+
+main()

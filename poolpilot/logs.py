@@ -1,0 +1,80 @@
+"""Logs: one JSON object a line for machines, colours for people.
+
+Everything goes to stderr, so that what a command prints on stdout stays clean. Records of libraries
+that use the standard ``logging`` module come out in the same form.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from enum import StrEnum
+from typing import TextIO
+
+import structlog
+from structlog.typing import Processor
+
+
+class LogLevel(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFormat(StrEnum):
+    AUTO = "auto"
+    """Console on a terminal, JSON everywhere else."""
+    JSON = "json"
+    CONSOLE = "console"
+
+
+def configure(
+    level: LogLevel = LogLevel.INFO,
+    form: LogFormat = LogFormat.AUTO,
+    stream: TextIO | None = None,
+) -> None:
+    """Set up structlog and ``logging`` for this process. Later calls replace earlier ones."""
+    out = stream if stream is not None else sys.stderr
+    console = form is LogFormat.CONSOLE or (form is LogFormat.AUTO and out.isatty())
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(
+            fmt="%H:%M:%S" if console else "iso", utc=not console, key="time"
+        ),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    last: list[Processor] = (
+        [structlog.dev.ConsoleRenderer(colors=out.isatty(), timestamp_key="time")]
+        if console
+        else [
+            structlog.processors.dict_tracebacks,
+            structlog.processors.EventRenamer("message"),
+            structlog.processors.JSONRenderer(),
+        ]
+    )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # A line per scrape or per debug request would drown what matters.
+    for chatty in ("uvicorn.access", "aiohttp.access", "watchfiles", "httpx"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )

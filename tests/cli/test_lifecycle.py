@@ -1,0 +1,101 @@
+"""A server runs until it is told to stop, and never with a dead part."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from poolpilot.lifecycle import FORCED_EXIT, PartDiedError, run, stop_signals
+
+
+class Part:
+    """Serves until cancelled, and remembers that it could clean up."""
+
+    def __init__(self) -> None:
+        self.started = asyncio.Event()
+        self.cleaned_up = False
+
+    async def serve(self) -> None:
+        self.started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.cleaned_up = True
+
+
+async def test_a_stop_lets_every_part_clean_up() -> None:
+    stop, one, two = asyncio.Event(), Part(), Part()
+    running = asyncio.create_task(run({"one": one.serve(), "two": two.serve()}, stop, grace=5))
+    await one.started.wait()
+    await two.started.wait()
+    assert not running.done()
+
+    stop.set()
+    await running
+
+    assert one.cleaned_up
+    assert two.cleaned_up
+
+
+async def test_the_death_of_one_part_stops_the_others_and_is_named() -> None:
+    async def dies() -> None:
+        raise OSError("the disk is gone")
+
+    other = Part()
+    with pytest.raises(
+        PartDiedError, match="manifest watcher ended: OSError: the disk is gone"
+    ) as died:
+        await run({"server": other.serve(), "manifest watcher": dies()}, asyncio.Event(), grace=5)
+
+    assert isinstance(died.value.__cause__, OSError)
+    assert not other.started.is_set() or other.cleaned_up
+
+
+async def test_a_part_that_just_returns_is_dead_too() -> None:
+    async def returns() -> None:
+        return None
+
+    with pytest.raises(PartDiedError, match="scraper ended: it returned"):
+        await run({"scraper": returns()}, asyncio.Event(), grace=5)
+
+
+async def test_a_part_that_will_not_stop_is_named_after_the_grace_period() -> None:
+    stubborn_started, let_go = asyncio.Event(), asyncio.Event()
+
+    async def stubborn() -> None:
+        stubborn_started.set()
+        while not let_go.is_set():
+            try:
+                await let_go.wait()
+            except asyncio.CancelledError:
+                continue
+
+    stop = asyncio.Event()
+    running = asyncio.create_task(run({"drain": stubborn()}, stop, grace=0.01))
+    await stubborn_started.wait()
+    stop.set()
+    with pytest.raises(TimeoutError, match=r"drain did not stop within 0\.01 s"):
+        await running
+    let_go.set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_the_first_signal_asks_and_the_second_forces(number: signal.Signals) -> None:
+    forced: list[int] = []
+    second = asyncio.Event()
+
+    def force(status: int) -> None:
+        forced.append(status)
+        second.set()
+
+    async with stop_signals(force) as stop:
+        os.kill(os.getpid(), number)
+        await asyncio.wait_for(stop.wait(), 5)
+        assert forced == []
+
+        os.kill(os.getpid(), number)
+        await asyncio.wait_for(second.wait(), 5)
+        assert forced == [FORCED_EXIT]
