@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
@@ -91,3 +91,66 @@ def _command(process: Path) -> str:
     except OSError:
         argv = []
     return " ".join(argv[:4]).strip() or "a process of another user"
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Every port that the demo uses, reserved until ``close``."""
+
+    listener: Reservation
+    admin: Reservation
+    xds: Reservation
+    xds_http: Reservation
+    extproc: Reservation
+    extproc_health: Reservation
+    extproc_http: Reservation
+    pods: tuple[Reservation, ...]
+
+    @classmethod
+    def fixed(cls, pods: int) -> Ports:
+        """The well-known ports. Raises PortTakenError, naming the port, its use and its holder."""
+        return cls(
+            pods=tuple(
+                _reserve_for(f"simulated vLLM server {n}", _FIRST_POD_PORT + n) for n in range(pods)
+            ),
+            **{name: _reserve_for(use, port) for name, (use, port) in _FIXED.items()},
+        )
+
+    @classmethod
+    def free(cls, pods: int) -> Ports:
+        """Ports that nobody uses now."""
+        return cls(
+            pods=tuple(reserve() for _ in range(pods)), **{name: reserve() for name in _FIXED}
+        )
+
+    def __iter__(self) -> Iterator[Reservation]:
+        for one in fields(self):
+            value = getattr(self, one.name)
+            yield from value if isinstance(value, tuple) else (value,)
+
+    def close(self) -> None:
+        for reservation in self:
+            reservation.close()
+
+
+_FIXED = {
+    "listener": ("Envoy", 8081),
+    "admin": ("Envoy's admin interface", 19000),
+    "xds": ("the xDS server", 18000),
+    "xds_http": ("the xDS server's HTTP", 18001),
+    "extproc": ("the endpoint picker", 9002),
+    "extproc_health": ("the endpoint picker's health checks", 9003),
+    "extproc_http": ("the endpoint picker's HTTP", 9090),
+}
+_FIRST_POD_PORT = 8000
+
+
+def _reserve_for(use: str, port: int) -> Reservation:
+    try:
+        return reserve(port)
+    except PortTakenError as error:
+        who = holder(port)
+        by = f"held by {who}" if who else f"held by another process (see `ss -ltnp | grep :{port}`)"
+        raise PortTakenError(
+            f"port {port}, for {use}, is {by}; stop that, or run with `--ports auto`"
+        ) from error

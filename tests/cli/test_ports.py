@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from poolpilot.demo.ports import LOOPBACK, PortTakenError, holder, reserve
+from poolpilot.demo import ports as ports_module
+from poolpilot.demo.ports import LOOPBACK, Ports, PortTakenError, holder, reserve
 
 
 def listener(port: int, *options: int) -> socket.socket:
@@ -65,3 +66,23 @@ def test_the_holder_of_a_port_is_named() -> None:
 
 def test_an_unknown_holder_is_no_error(tmp_path: Path) -> None:
     assert holder(1, proc=tmp_path) is None
+
+
+def test_free_ports_are_all_different() -> None:
+    ports = Ports.free(pods=5)
+    numbers = [reservation.port for reservation in ports]
+    ports.close()
+    assert len(set(numbers)) == 12
+
+
+def test_a_taken_fixed_port_names_its_use_its_holder_and_the_way_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with listener(0) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setitem(ports_module._FIXED, "listener", ("Envoy", port))
+        with pytest.raises(PortTakenError) as taken:
+            Ports.fixed(pods=0)
+    assert f"port {port}, for Envoy, is held by " in str(taken.value)
+    assert f"(pid {os.getpid()})" in str(taken.value)
+    assert "`--ports auto`" in str(taken.value)
