@@ -83,7 +83,7 @@ class Problem:
         where = f"{source}:{line}" if source and line is not None else source
         what = f"{self.origin.kind} {self.origin.name}" if self.origin else ""
         head = " ".join(part for part in (where and f"{where}:", what, self.field) if part)
-        return f"{head}: {self.message}" if head else self.message
+        return f"{head.removesuffix(':')}: {self.message}" if head else self.message
 
 
 class FailureMode(enum.StrEnum):
