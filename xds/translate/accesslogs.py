@@ -1,0 +1,145 @@
+"""What Envoy says about each request: to people, to the picker, and to the client on an error."""
+
+from __future__ import annotations
+
+from envoy_data_plane.envoy.config.accesslog import v3 as accesslog
+from envoy_data_plane.envoy.config.core import v3 as core
+from envoy_data_plane.envoy.extensions.access_loggers.grpc import v3 as grpc_log
+from envoy_data_plane.envoy.extensions.access_loggers.stream.v3 import StdoutAccessLog
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
+from envoy_data_plane.envoy.type.matcher import v3 as matcher
+from envoy_data_plane.google.protobuf import Struct
+
+from xds.translate.features import Features
+from xds.translate.names import (
+    ACCESS_LOG,
+    DESTINATION,
+    EXT_PROC_CLUSTER,
+    LB_NAMESPACE,
+    OWN_NAMESPACE,
+    PICK_KEY,
+    USAGE_NAMESPACE,
+)
+from xds.translate.pack import any_of, seconds
+from xds.translate.settings import TranslateSettings
+
+_LINE: dict[str, str] = {
+    "time": "%START_TIME%",
+    "method": "%REQ(:METHOD)%",
+    "path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%",
+    "host": "%REQ(:AUTHORITY)%",
+    "code": "%RESPONSE_CODE%",
+    "flags": "%RESPONSE_FLAGS%",
+    "details": "%RESPONSE_CODE_DETAILS%",
+    "request_id": "%REQ(X-REQUEST-ID)%",
+    "route": "%ROUTE_NAME%",
+    "cluster": "%UPSTREAM_CLUSTER_RAW%",
+    "picked": f"%DYNAMIC_METADATA({LB_NAMESPACE}:{DESTINATION})%",
+    "served": "%UPSTREAM_HOST%",
+    "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+    "pick": f"%DYNAMIC_METADATA({OWN_NAMESPACE}:{PICK_KEY})%",
+    "duration_ms": "%DURATION%",
+    "first_byte_ms": "%RESPONSE_DURATION%",
+    "request_bytes": "%BYTES_RECEIVED%",
+    "response_bytes": "%BYTES_SENT%",
+    "usage": f"%DYNAMIC_METADATA({USAGE_NAMESPACE})%",
+    "client": "%DOWNSTREAM_REMOTE_ADDRESS%",
+}
+
+
+def access_logs(features: Features, settings: TranslateSettings) -> list[accesslog.AccessLog]:
+    logs = []
+    if settings.access_log and features.stdout_log:
+        logs.append(
+            accesslog.AccessLog(
+                name="envoy.access_loggers.stdout",
+                typed_config=any_of(
+                    StdoutAccessLog(
+                        log_format=core.SubstitutionFormatString(
+                            json_format=Struct.from_dict(_LINE)
+                        )
+                    )
+                ),
+            )
+        )
+    if settings.completion_log and features.completion_log:
+        logs.append(
+            accesslog.AccessLog(
+                name="envoy.access_loggers.http_grpc",
+                filter=_was_picked(),
+                typed_config=any_of(_completions(settings)),
+            )
+        )
+    return logs
+
+
+def _was_picked() -> accesslog.AccessLogFilter:
+    """Only requests that the picker sent somewhere have anything to settle."""
+    return accesslog.AccessLogFilter(
+        metadata_filter=accesslog.MetadataFilter(
+            matcher=matcher.MetadataMatcher(
+                filter=OWN_NAMESPACE,
+                path=[matcher.MetadataMatcherPathSegment(key=PICK_KEY)],
+                value=matcher.ValueMatcher(present_match=True),
+            ),
+            match_if_key_not_found=False,
+        )
+    )
+
+
+def _completions(settings: TranslateSettings) -> grpc_log.HttpGrpcAccessLogConfig:
+    """How each picked request ended; entries carry all dynamic metadata by themselves."""
+    return grpc_log.HttpGrpcAccessLogConfig(
+        common_config=grpc_log.CommonGrpcAccessLogConfig(
+            log_name=ACCESS_LOG,
+            transport_api_version=core.ApiVersion.V3,
+            grpc_service=core.GrpcService(
+                envoy_grpc=core.GrpcServiceEnvoyGrpc(cluster_name=EXT_PROC_CLUSTER)
+            ),
+            buffer_flush_interval=seconds(settings.completion_interval),
+            buffer_size_bytes=16384,
+        ),
+        additional_request_headers_to_log=["x-request-id", DESTINATION],
+    )
+
+
+_ERRORS = {
+    "UH": "No endpoint of this pool is there. Is any pod ready?",
+    "UF": "The chosen pods did not accept the connection.",
+    "UC": "The pod closed the connection before it answered.",
+    "UR": "The pod reset the request.",
+    "URX": "No pod answered, even after retries.",
+    "UT": "The request took longer than its route allows.",
+    "UO": "Too many requests are waiting for this pool.",
+    "NC": "The route leads to a cluster that is not there yet.",
+    "NR": "No route matches this request.",
+    "SI": "Nothing was sent for longer than the idle time-out.",
+}
+
+
+def error_bodies() -> hcm.LocalReplyConfig:
+    """Envoy's own errors in the form that OpenAI clients understand. Answers of the picker and of
+    routes have that form already and bear none of these response flags."""
+    return hcm.LocalReplyConfig(
+        mappers=[
+            hcm.ResponseMapper(
+                filter=accesslog.AccessLogFilter(
+                    response_flag_filter=accesslog.ResponseFlagFilter(flags=[flag])
+                ),
+                body_format_override=core.SubstitutionFormatString(
+                    json_format=Struct.from_dict(
+                        {
+                            "error": {
+                                "message": message,
+                                "type": "server_error",
+                                "param": None,
+                                "code": "%RESPONSE_CODE_DETAILS%",
+                            }
+                        }
+                    ),
+                    content_type="application/json",
+                ),
+            )
+            for flag, message in _ERRORS.items()
+        ]
+    )

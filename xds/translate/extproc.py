@@ -1,0 +1,179 @@
+"""How Envoy asks the endpoint picker: the filter, what each route changes of it, and the cluster.
+
+Requests stream to the picker in full duplex and back; responses never pass through it. How a
+request ended reaches the picker by the gRPC access log instead (``listeners``).
+"""
+
+from __future__ import annotations
+
+from envoy_data_plane.envoy.config.cluster import v3 as cluster
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutationRules
+from envoy_data_plane.envoy.config.core import v3 as core
+from envoy_data_plane.envoy.config.endpoint import v3 as endpoint
+from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as ext_proc
+from envoy_data_plane.envoy.type import v3 as kind
+from envoy_data_plane.envoy.type.matcher import v3 as matcher
+
+from pools.model import BodyMode, FailureMode, ObjectName
+from xds.resource import CLUSTER, Resource
+from xds.translate.features import Features
+from xds.translate.names import (
+    DESTINATION,
+    EXT_PROC_CLUSTER,
+    LB_NAMESPACE,
+    OWN_NAMESPACE,
+    POOL_METADATA,
+    SUBSET_NAMESPACE,
+)
+from xds.translate.pack import resource, seconds
+from xds.translate.protocol import http2_options, lifted_breakers
+from xds.translate.settings import ExtProcSettings, Pipe, TargetAddress
+
+_BODY_MODES = {
+    BodyMode.FULL_DUPLEX_STREAMED: ext_proc.ProcessingModeBodySendMode.FULL_DUPLEX_STREAMED,
+    BodyMode.BUFFERED: ext_proc.ProcessingModeBodySendMode.BUFFERED,
+    BodyMode.STREAMED: ext_proc.ProcessingModeBodySendMode.STREAMED,
+    BodyMode.NONE: ext_proc.ProcessingModeBodySendMode.NONE,
+}
+
+
+def ext_proc_filter(settings: ExtProcSettings, features: Features) -> ext_proc.ExternalProcessor:
+    """The one ext-proc filter of a listener. Two full-duplex filters in a chain lose body bytes."""
+    allowed = "|".join((DESTINATION, *settings.forwarded_headers))
+    message = ext_proc.ExternalProcessor(
+        grpc_service=core.GrpcService(
+            envoy_grpc=core.GrpcServiceEnvoyGrpc(cluster_name=EXT_PROC_CLUSTER),
+            timeout=seconds(0),
+        ),
+        processing_mode=_processing_mode(_body_mode(BodyMode.FULL_DUPLEX_STREAMED, features)),
+        message_timeout=seconds(settings.message_timeout),
+        mutation_rules=HeaderMutationRules(
+            disallow_all=True, allow_expression=matcher.RegexMatcher(regex=allowed)
+        ),
+        forward_rules=ext_proc.HeaderForwardingRules(
+            disallowed_headers=matcher.ListStringMatcher(
+                patterns=[
+                    matcher.StringMatcher(exact=name, ignore_case=True)
+                    for name in settings.hidden_headers
+                ]
+            )
+        ),
+        metadata_options=ext_proc.MetadataOptions(
+            receiving_namespaces=ext_proc.MetadataOptionsMetadataNamespaces(
+                untyped=[LB_NAMESPACE, OWN_NAMESPACE]
+            ),
+            forwarding_namespaces=ext_proc.MetadataOptionsMetadataNamespaces(
+                untyped=[LB_NAMESPACE, SUBSET_NAMESPACE]
+            ),
+        ),
+    )
+    if features.status_on_error:
+        message.status_on_error = kind.HttpStatus(code=kind.StatusCode.ServiceUnavailable)
+    if features.content_length:
+        message.allow_content_length_header = True
+    return message
+
+
+def per_route(
+    pool: ObjectName, failure_mode: FailureMode, body_mode: BodyMode, features: Features
+) -> ext_proc.ExtProcPerRoute:
+    """What the routes to a pool tell the picker, and what they do without it."""
+    opens = failure_mode is FailureMode.FAIL_OPEN and features.route_failure_mode
+    if opens and not features.full_duplex_fail_open and body_mode is BodyMode.FULL_DUPLEX_STREAMED:
+        body_mode = BodyMode.BUFFERED
+    overrides = ext_proc.ExtProcOverrides(
+        grpc_initial_metadata=[core.HeaderValue(key=POOL_METADATA, value=str(pool))],
+        processing_mode=_processing_mode(_body_mode(body_mode, features)),
+    )
+    if features.route_failure_mode:
+        overrides.failure_mode_allow = opens
+    return ext_proc.ExtProcPerRoute(overrides=overrides)
+
+
+def disabled() -> ext_proc.ExtProcPerRoute:
+    """For routes that lead to no pool."""
+    return ext_proc.ExtProcPerRoute(disabled=True)
+
+
+def _body_mode(mode: BodyMode, features: Features) -> BodyMode:
+    if mode is BodyMode.FULL_DUPLEX_STREAMED and not features.full_duplex:
+        return BodyMode.BUFFERED
+    return mode
+
+
+def _processing_mode(mode: BodyMode) -> ext_proc.ProcessingMode:
+    send, skip = (
+        ext_proc.ProcessingModeHeaderSendMode.SEND,
+        ext_proc.ProcessingModeHeaderSendMode.SKIP,
+    )
+    return ext_proc.ProcessingMode(
+        request_header_mode=send,
+        request_body_mode=_BODY_MODES[mode],
+        # Full duplex demands the trailers: they may be what ends the body.
+        request_trailer_mode=send if mode is BodyMode.FULL_DUPLEX_STREAMED else skip,
+        response_header_mode=skip,
+        response_body_mode=ext_proc.ProcessingModeBodySendMode.NONE,
+        response_trailer_mode=skip,
+    )
+
+
+def ext_proc_cluster(settings: ExtProcSettings) -> Resource:
+    """The picker's cluster.
+
+    Its health check together with the panic threshold 0 makes a dead picker fail at once, open or
+    closed as the pool says: with the default threshold requests would still be sent to it, and a
+    full-duplex exchange fails closed once a body chunk was sent.
+    """
+    by_dns = settings.resolved_by_dns
+    check = core.HealthCheck(
+        timeout=seconds(settings.health_timeout),
+        interval=seconds(settings.health_interval),
+        no_traffic_interval=seconds(settings.health_interval),
+        unhealthy_threshold=2,
+        healthy_threshold=1,
+        grpc_health_check=core.HealthCheckGrpcHealthCheck(
+            service_name="envoy.service.ext_proc.v3.ExternalProcessor"
+        ),
+    )
+    message = cluster.Cluster(
+        name=EXT_PROC_CLUSTER,
+        type=cluster.ClusterDiscoveryType.STRICT_DNS
+        if by_dns
+        else cluster.ClusterDiscoveryType.STATIC,
+        connect_timeout=seconds(1),
+        lb_policy=cluster.ClusterLbPolicy.LEAST_REQUEST,
+        load_assignment=endpoint.ClusterLoadAssignment(
+            cluster_name=EXT_PROC_CLUSTER,
+            endpoints=[
+                endpoint.LocalityLbEndpoints(
+                    lb_endpoints=[
+                        endpoint.LbEndpoint(endpoint=_endpoint(target, settings.health_port))
+                        for target in settings.targets
+                    ]
+                )
+            ],
+        ),
+        typed_extension_protocol_options=http2_options(),
+        circuit_breakers=lifted_breakers(),
+        health_checks=[check],
+        common_lb_config=cluster.ClusterCommonLbConfig(
+            healthy_panic_threshold=kind.Percent(value=0.0)
+        ),
+    )
+    if by_dns:
+        message.dns_lookup_family = cluster.ClusterDnsLookupFamily.V4_PREFERRED
+        message.dns_refresh_rate = seconds(2)
+    return resource(CLUSTER, EXT_PROC_CLUSTER, message)
+
+
+def _endpoint(target: TargetAddress, health_port: int | None) -> endpoint.Endpoint:
+    if isinstance(target, Pipe):
+        return endpoint.Endpoint(address=core.Address(pipe=core.Pipe(path=target.path)))
+    message = endpoint.Endpoint(
+        address=core.Address(
+            socket_address=core.SocketAddress(address=target.host, port_value=target.port)
+        )
+    )
+    if health_port is not None:
+        message.health_check_config = endpoint.EndpointHealthCheckConfig(port_value=health_port)
+    return message

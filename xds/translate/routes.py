@@ -1,0 +1,247 @@
+"""Route tables in Envoy's words: one RouteConfiguration per listener."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from functools import partial
+
+from envoy_data_plane.envoy.config.core import v3 as core
+from envoy_data_plane.envoy.config.route import v3 as route
+from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
+from envoy_data_plane.envoy.type.matcher import v3 as matcher
+from envoy_data_plane.envoy.type.v3 import FractionalPercent, FractionalPercentDenominatorType
+from envoy_data_plane.google.protobuf import Any
+
+from pools.model import PathMatchType, RouteMatch, ValueMatch, ValueMatchType
+from xds.resource import CLUSTER, ROUTE, Resource
+from xds.translate import extproc
+from xds.translate.features import Features
+from xds.translate.names import EXT_PROC_FILTER, pool_cluster, service_cluster
+from xds.translate.pack import Memo, any_of, embedded, resource, seconds
+from xds.translate.settings import TranslateSettings
+from xds.translate.table import Answer, Entry, Forward, Host, PoolTarget, Table, Target
+
+_CONFIGURATION_HOSTS = 2
+_HOST_ROUTES = 3
+"""Field numbers: RouteConfiguration.virtual_hosts, VirtualHost.routes."""
+_WHOLE = 1_000_000
+"""Weights and fractions are out of this many."""
+
+
+def route_configuration(
+    name: str,
+    table: Table,
+    features: Features,
+    settings: TranslateSettings,
+    memo: Memo[bytes],
+    *,
+    origin: str = "",
+) -> Resource:
+    """The table as the route configuration ``name``. Unchanged entries are taken from ``memo``."""
+    entries = [entry for host in table.hosts for entry in host.entries]
+    answers = [_body(e.action) for e in entries if isinstance(e.action, Answer)]
+    body = bytes(
+        route.RouteConfiguration(
+            name=name,
+            ignore_port_in_host_matching=True,
+            max_direct_response_body_size_bytes=max(4096, *map(len, answers), 0),
+        )
+    )
+    for host in table.hosts:
+        body += embedded(_CONFIGURATION_HOSTS, _host(host, features, settings, memo))
+    clusters = sorted({cluster_of(target) for target in table.targets()})
+    return resource(ROUTE, name, body, origin=origin, needs=tuple((CLUSTER, c) for c in clusters))
+
+
+def cluster_of(target: Target) -> str:
+    if isinstance(target, PoolTarget):
+        return pool_cluster(target.pool)
+    return service_cluster(target.service, target.port)
+
+
+def _host(host: Host, features: Features, settings: TranslateSettings, memo: Memo[bytes]) -> bytes:
+    body = bytes(
+        route.VirtualHost(
+            name=host.domain, domains=[host.domain], include_request_attempt_count=True
+        )
+    )
+    for entry in host.entries:
+        make = partial(_routes, entry, features, settings)
+        body += memo.get((entry.name, features), (entry, settings), make)
+    return body
+
+
+def _routes(entry: Entry, features: Features, settings: TranslateSettings) -> bytes:
+    return b"".join(
+        embedded(_HOST_ROUTES, bytes(message)) for message in routes_of(entry, features, settings)
+    )
+
+
+def routes_of(entry: Entry, features: Features, settings: TranslateSettings) -> list[route.Route]:
+    """The Envoy routes of one entry: two where a share of it is answered with an error."""
+    action = entry.action
+    if isinstance(action, Answer):
+        return [_direct(entry.name, _match(entry.match), action)]
+    if not action.lost_weight:
+        return [_forward(entry, action, 0, features, settings)]
+    total = action.lost_weight + sum(target.weight for target in action.targets)
+    lost = round(_WHOLE * action.lost_weight / total)
+    match = _match(entry.match)
+    match.runtime_fraction = core.RuntimeFractionalPercent(
+        default_value=FractionalPercent(
+            numerator=lost, denominator=FractionalPercentDenominatorType.MILLION
+        )
+    )
+    answer = Answer(500, "backend_not_found", "The backend chosen for this request does not exist.")
+    return [
+        _direct(f"{entry.name}/lost", match, answer),
+        _forward(entry, action, lost, features, settings),
+    ]
+
+
+def _direct(name: str, match: route.RouteMatch, answer: Answer) -> route.Route:
+    return route.Route(
+        name=name,
+        match=match,
+        direct_response=route.DirectResponseAction(
+            status=answer.status, body=core.DataSource(inline_string=_body(answer))
+        ),
+        response_headers_to_add=[
+            core.HeaderValueOption(
+                header=core.HeaderValue(key="content-type", value="application/json"),
+                append_action=core.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
+            )
+        ],
+        typed_per_filter_config={EXT_PROC_FILTER: any_of(extproc.disabled())},
+    )
+
+
+def _body(answer: Answer) -> str:
+    kind = "invalid_request_error" if answer.status < 500 else "server_error"
+    error = {"message": answer.message, "type": kind, "param": None, "code": answer.code}
+    return json.dumps({"error": error})
+
+
+def _forward(
+    entry: Entry, action: Forward, lost: int, features: Features, settings: TranslateSettings
+) -> route.Route:
+    forward = route.RouteAction(
+        timeout=seconds(action.request_timeout),
+        idle_timeout=seconds(settings.stream_idle_timeout),
+        retry_policy=_retries(action.try_timeout, features, settings),
+    )
+    if action.strip_prefix:
+        # prefix_rewrite would leave "//v1" of "/pool/v1".
+        forward.regex_rewrite = matcher.RegexMatchAndSubstitute(
+            pattern=matcher.RegexMatcher(regex=f"^{re.escape(action.strip_prefix)}/*"),
+            substitution="/",
+        )
+    message = route.Route(name=entry.name, match=_match(entry.match), route=forward)
+    if len(action.targets) == 1:
+        (target,) = action.targets
+        forward.cluster = cluster_of(target)
+        message.typed_per_filter_config = {EXT_PROC_FILTER: _ext_proc(target, features)}
+    else:
+        forward.weighted_clusters = route.WeightedCluster(
+            clusters=[
+                route.WeightedClusterClusterWeight(
+                    name=cluster_of(target),
+                    weight=weight,
+                    typed_per_filter_config={EXT_PROC_FILTER: _ext_proc(target, features)},
+                )
+                for target, weight in zip(
+                    action.targets, _shares([t.weight for t in action.targets], lost), strict=True
+                )
+            ]
+        )
+    if features.request_body_limit:
+        message.request_body_buffer_limit = settings.body_limit
+    return message
+
+
+def _ext_proc(target: Target, features: Features) -> Any:
+    if not isinstance(target, PoolTarget):
+        return any_of(extproc.disabled())
+    return any_of(extproc.per_route(target.pool, target.failure_mode, target.body_mode, features))
+
+
+def _shares(weights: list[int], lost: int) -> list[int]:
+    """Cluster weights that add up to a million, the first including the share ``lost``.
+
+    Envoy decides the lost share and the cluster from the same random number, each modulo a million:
+    numbers below ``lost`` never get as far as the clusters, so the first one's range starts there.
+    With other totals the two choices would be correlated, and the shares wrong.
+    """
+    total = sum(weights)
+    if not lost:
+        return weights if total < 2**32 else [max(1, w * _WHOLE // total) for w in weights]
+    left = _WHOLE - lost
+    edges = [round(left * sum(weights[:i]) / total) for i in range(len(weights) + 1)]
+    shares = [high - low for low, high in itertools.pairwise(edges)]
+    shares[0] += lost
+    return shares
+
+
+def _retries(
+    try_timeout: float, features: Features, settings: TranslateSettings
+) -> route.RetryPolicy:
+    """Walks down the picker's list, then to the fallback policy.
+
+    A pod that answers 503 (its engine is dead or asleep) has not begun, so another may. A
+    connection that is reset after the request was sent is not retried: the prompt may have run.
+    """
+    policy = route.RetryPolicy(
+        retry_on="connect-failure,refused-stream,reset-before-request,retriable-status-codes",
+        retriable_status_codes=[503],
+        num_retries=settings.retries,
+        retry_back_off=route.RetryPolicyRetryBackOff(
+            base_interval=seconds(0.010), max_interval=seconds(0.100)
+        ),
+    )
+    if try_timeout:
+        policy.per_try_timeout = seconds(try_timeout)
+    if features.previous_hosts:
+        policy.host_selection_retry_max_attempts = 5
+        policy.retry_host_predicate = [
+            route.RetryPolicyRetryHostPredicate(
+                name="envoy.retry_host_predicates.previous_hosts",
+                typed_config=any_of(PreviousHostsPredicate()),
+            )
+        ]
+    return policy
+
+
+def _match(match: RouteMatch) -> route.RouteMatch:
+    message = route.RouteMatch()
+    value = match.path.value
+    if match.path.type is PathMatchType.EXACT:
+        message.path = value
+    elif match.path.type is PathMatchType.REGEX:
+        message.safe_regex = matcher.RegexMatcher(regex=value)
+    elif value == "/":
+        message.prefix = "/"
+    else:
+        message.path_separated_prefix = value
+    message.headers = [
+        route.HeaderMatcher(name=header.name, string_match=_string(header))
+        for header in match.headers
+    ]
+    if match.method:
+        message.headers.append(
+            route.HeaderMatcher(
+                name=":method", string_match=matcher.StringMatcher(exact=match.method)
+            )
+        )
+    message.query_parameters = [
+        route.QueryParameterMatcher(name=parameter.name, string_match=_string(parameter))
+        for parameter in match.query
+    ]
+    return message
+
+
+def _string(value: ValueMatch) -> matcher.StringMatcher:
+    if value.type is ValueMatchType.REGEX:
+        return matcher.StringMatcher(safe_regex=matcher.RegexMatcher(regex=value.value))
+    return matcher.StringMatcher(exact=value.value)

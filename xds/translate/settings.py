@@ -1,0 +1,142 @@
+"""What an operator may choose about the configuration that Envoy gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pools.model import is_ip
+
+MEBIBYTE = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SocketAddress:
+    host: str
+    """A literal IP address or a DNS name."""
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> SocketAddress:
+        """Read ``host:port`` or ``[ipv6]:port``."""
+        host, colon, port = text.rpartition(":")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            raise ValueError(f"{text!r}: write an IPv6 address in brackets, [address]:port")
+        if not colon or not host or not port.isascii() or not port.isdigit():
+            raise ValueError(f"{text!r} is not of the form host:port")
+        if not 1 <= int(port) <= 65535:
+            raise ValueError(f"{text!r}: ports go from 1 to 65535")
+        return cls(host, int(port))
+
+
+@dataclass(frozen=True, slots=True)
+class Pipe:
+    """A Unix domain socket, written ``unix:/path``."""
+
+    path: str
+
+
+TargetAddress = SocketAddress | Pipe
+
+
+def parse_target(text: str) -> TargetAddress:
+    """Read ``host:port``, ``[ipv6]:port`` or ``unix:/path``."""
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not path:
+            raise ValueError(f"{text!r}: a path must follow unix:")
+        return Pipe(path)
+    return SocketAddress.parse(text)
+
+
+@dataclass(frozen=True, slots=True)
+class ExtProcSettings:
+    """Where the endpoint picker is, and how long Envoy has patience with it."""
+
+    targets: tuple[TargetAddress, ...] = (SocketAddress("127.0.0.1", 9002),)
+    """All addresses of the picker. DNS names are resolved again and again; Unix sockets and names
+    do not go together."""
+    message_timeout: float = 10.0
+    """Seconds per message. Does not apply to full-duplex bodies, where the picker itself keeps the
+    deadline."""
+    health_port: int | None = None
+    """Where the picker answers gRPC health checks, if not on its own port."""
+    health_interval: float = 1.0
+    health_timeout: float = 1.0
+    """Half a second flaps when the CPU is busy."""
+    forwarded_headers: tuple[str, ...] = (
+        "x-request-id",
+        "content-length",
+        "content-type",
+        "traceparent",
+        "tracestate",
+        "x-data-parallel-.*",
+        "x-prefiller-.*",
+        "x-gateway-.*",
+        "x-poolpilot-.*",
+    )
+    """Regular expressions of the request headers that the picker may set; others are dropped."""
+    hidden_headers: tuple[str, ...] = (
+        "authorization",
+        "proxy-authorization",
+        "cookie",
+        "x-api-key",
+        "api-key",
+    )
+    """Request headers that the picker never sees."""
+
+    def __post_init__(self) -> None:
+        if not self.targets:
+            raise ValueError("the endpoint picker needs at least one address")
+        pipes = sum(isinstance(target, Pipe) for target in self.targets)
+        if pipes and self.resolved_by_dns:
+            raise ValueError("endpoint picker: use either Unix sockets or DNS names, not both")
+        if pipes and self.health_port is not None:
+            raise ValueError("endpoint picker: a Unix socket has no separate health port")
+
+    @property
+    def resolved_by_dns(self) -> bool:
+        return any(isinstance(t, SocketAddress) and not is_ip(t.host) for t in self.targets)
+
+
+@dataclass(frozen=True, slots=True)
+class TranslateSettings:
+    listen_address: str = "0.0.0.0"
+    """Where listeners bind. ``::`` takes IPv4 as well."""
+    listen_port: int = 8081
+    """Of the listener that exists when no Gateway is described."""
+    reuse_port: bool = True
+    """SO_REUSEPORT: spreads connections over Envoy's threads, but lets a second process listen on
+    the same port without an error. Off for one Envoy on a workstation."""
+    ext_proc: ExtProcSettings = field(default_factory=ExtProcSettings)
+    access_log: bool = True
+    """One line of JSON per request on Envoy's standard output."""
+    completion_log: bool = True
+    """Tell the picker how each picked request ended (gRPC access log)."""
+    completion_interval: float = 0.05
+    """Seconds for which Envoy may hold those entries back."""
+    token_usage: bool = True
+    """Read token counts from responses into the access log."""
+    stream_idle_timeout: float = 600.0
+    """Seconds without a byte in either direction before a request is given up. Bounds the time to
+    the first token, and an endpoint picker that hangs."""
+    connect_timeout: float = 1.0
+    """Seconds until a pod that does not accept connections is passed over."""
+    pod_idle_timeout: float = 4.0
+    """Seconds for which an idle connection to a pod is kept. Less than the pod's own limit (vLLM
+    and uvicorn: 5), or Envoy reuses a connection that the pod is closing."""
+    body_limit: int = 32 * MEBIBYTE
+    """Bytes of a request body that are kept for retries, and the limit of buffered bodies."""
+    retries: int = 3
+    """Further endpoints that are tried when one does not answer."""
+    trusted_proxies: int = 0
+    """Proxies in front of Envoy whose X-Forwarded-For is believed."""
+    cluster_domain: str = "cluster.local"
+    """DNS domain in which the Services of HTTPRoutes are looked up."""
+
+    def __post_init__(self) -> None:
+        if not is_ip(self.listen_address):
+            raise ValueError(f"listen_address {self.listen_address!r} is not an IP address")
+        if not 1 <= self.listen_port <= 65535:
+            raise ValueError(f"listen_port {self.listen_port}: ports go from 1 to 65535")
