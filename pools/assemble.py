@@ -65,9 +65,14 @@ def assemble(
     objectives = _of(by_kind, InferenceObjective)
     rewrites = _of(by_kind, InferenceModelRewrite)
     routes = _of(by_kind, HTTPRoute)
-    for item in (*models, *objectives, *rewrites):
-        if item.pool not in pools:
-            found.append(_missing(item.pool, pools, item.origin, "spec.poolRef", Severity.WARNING))
+    uses = [(m.pool, m.origin) for m in models]
+    uses += [(o.pool, o.origin) for o in objectives]
+    uses += [(r.pool, r.origin) for r in rewrites]
+    found += [
+        _missing(pool, pools, origin, "spec.poolRef", Severity.WARNING)
+        for pool, origin in uses
+        if pool not in pools
+    ]
     found += _routes_to_nothing(routes, pools)
     endpoints, origins = _endpoints(_of(by_kind, PoolEndpoints), pools, lookups or {}, found)
     return World(

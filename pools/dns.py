@@ -117,6 +117,8 @@ class Lookups:
         self._slots = asyncio.Semaphore(CONCURRENT)
         self._tasks: set[asyncio.Task[None]] = set()
         self._settled = asyncio.Event()
+        self.version = 0
+        """Counts the changes of what was found."""
 
     def want(self, refresh: Mapping[str, float]) -> None:
         self._names.want(refresh, self._clock())
@@ -127,10 +129,10 @@ class Lookups:
     def found(self) -> dict[str, Lookup]:
         return self._names.lookups
 
-    async def settled(self, timeout: float) -> None:
-        """Wait until every name was looked up once, but no longer than ``timeout`` seconds."""
+    async def settled(self, seconds: float) -> None:
+        """Wait until every name was looked up once, but no longer than ``seconds``."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._settled.wait(), timeout)
+            await asyncio.wait_for(self._settled.wait(), seconds)
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
@@ -160,6 +162,7 @@ class Lookups:
         except ValueError as error:
             changed = self._names.failed(name, str(error), self._clock())
         if changed:
+            self.version += 1
             lookup = self._names.lookups[name]
             log.info("name looked up", name=name, addresses=lookup.addresses, error=lookup.error)
             self._on_change()
