@@ -1,0 +1,185 @@
+"""The last decisions, so that each can be explained.
+
+Recording is on the path of every request, so it only keeps references: the steps hold the lists
+that the filters made anyway, and text is made when somebody asks. Candidates change afterwards;
+what they looked like at the pick is copied, for every decision in a small pool and for a sample in
+a large one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from extproc.request import Completed, Outcome, Refused, Routed
+from extproc.scheduling.candidate import Candidate
+from extproc.scheduling.profile import Step
+from pools.model import ObjectName
+
+SMALL_POOL = 32
+"""Up to so many candidates every decision keeps its details."""
+SAMPLE = 16
+"""In larger pools, one decision in so many does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """Who was considered, and how they looked at that moment."""
+
+    candidates: Sequence[Candidate]
+    values: Sequence[tuple[int, float, int]]
+    """Queue, KV usage and requests in flight of each candidate."""
+    trace: Sequence[Step]
+    scores: Sequence[float] | None
+
+
+@dataclass(slots=True, eq=False)
+class DecisionRecord:
+    """One decision, and later what became of it."""
+
+    id: str
+    """The pick id."""
+    at: float
+    """On the director's clock."""
+    request_id: str
+    pool: ObjectName | None
+    profile: str
+    model: str
+    target_model: str
+    priority: int
+    outcome: Outcome
+    steps: Sequence[tuple[str, int]] = ()
+    """The name of each step and how many candidates it kept."""
+    candidates: int = 0
+    """How many there were to begin with."""
+    seconds: float = 0.0
+    """What deciding cost."""
+    details: Details | None = None
+    completed: Completed | None = None
+
+    def summary(self) -> dict[str, object]:
+        """For a list of decisions."""
+        outcome = self.outcome
+        shown: dict[str, object] = {
+            "id": self.id,
+            "request_id": self.request_id,
+            "pool": str(self.pool) if self.pool is not None else None,
+            "model": self.model,
+            "target_model": self.target_model,
+            "priority": self.priority,
+            "profile": self.profile,
+        }
+        if isinstance(outcome, Routed):
+            shown["outcome"] = "routed"
+            shown["endpoints"] = list(outcome.endpoints)
+        else:
+            shown["outcome"] = outcome.reason
+            shown["status"] = outcome.status
+        shown["candidates"] = self.candidates
+        shown["steps"] = [{"name": name, "kept": kept} for name, kept in self.steps]
+        shown["decided_in_us"] = round(self.seconds * 1e6, 1)
+        shown["completed"] = _completed(self.completed)
+        return shown
+
+    def explain(self) -> dict[str, object]:
+        """Everything that is known: for each step whom it removed, for each candidate how it
+        looked."""
+        shown = self.summary()
+        if isinstance(self.outcome, Refused):
+            shown["message"] = self.outcome.message
+        if self.details is None:
+            return shown
+        details = self.details
+        shown["considered"] = [
+            {"endpoint": c.key, "queue": queue, "kv_usage": round(kv, 4), "in_flight": in_flight}
+            for c, (queue, kv, in_flight) in zip(details.candidates, details.values, strict=True)
+        ]
+        before = [c.key for c in details.candidates]
+        steps: list[dict[str, object]] = []
+        for name, kept in details.trace:
+            keys = {c.key for c in kept}
+            step: dict[str, object] = {"name": name, "kept": [c.key for c in kept]}
+            if kept:
+                step["removed"] = [key for key in before if key not in keys]
+                before = [key for key in before if key in keys]
+            else:
+                step["note"] = "kept nothing"
+            steps.append(step)
+        shown["steps"] = steps
+        if details.scores is not None:
+            shown["scores"] = dict(
+                zip(before, (round(score, 4) for score in details.scores), strict=False)
+            )
+        return shown
+
+
+def _completed(completed: Completed | None) -> dict[str, object] | None:
+    if completed is None:
+        return None
+    return {
+        "code": completed.code,
+        "duration_s": completed.duration,
+        "time_to_first_byte_s": completed.time_to_first_byte,
+        "served": completed.served,
+        "attempts": completed.attempts,
+        "flags": sorted(completed.flags),
+        "prompt_tokens": completed.prompt_tokens,
+        "cached_tokens": completed.cached_tokens,
+        "completion_tokens": completed.completion_tokens,
+    }
+
+
+def details_of(
+    number: int,
+    candidates: Sequence[Candidate],
+    trace: Sequence[Step],
+    scores: Sequence[float] | None,
+) -> Details | None:
+    """The details to keep for the ``number``-th decision, if any."""
+    if len(candidates) > SMALL_POOL and number % SAMPLE:
+        return None
+    values = [(c.queue, c.kv_usage, c.in_flight) for c in candidates]
+    return Details(candidates, values, trace, scores)
+
+
+class DecisionLog:
+    """The last ``size`` decisions. Ids carry a number, so finding one needs no index."""
+
+    def __init__(self, size: int, instance: str) -> None:
+        """``instance`` makes ids differ between processes and restarts."""
+        if size < 1:
+            raise ValueError("the number of decisions to remember must be at least 1")
+        self._ring: list[DecisionRecord | None] = [None] * size
+        self._prefix = f"{instance}-"
+        self.number = 0
+        """How many there have been."""
+
+    def next_id(self) -> str:
+        """The id of the decision that is added next."""
+        return f"{self._prefix}{self.number:x}"
+
+    def add(self, record: DecisionRecord) -> None:
+        place = self.number % len(self._ring)
+        oldest = self._ring[place]
+        if oldest is not None:
+            oldest.details = None  # it may live on in the ledger, and details are large
+        self._ring[place] = record
+        self.number += 1
+
+    def get(self, pick_id: str) -> DecisionRecord | None:
+        if not pick_id.startswith(self._prefix):
+            return None
+        try:
+            number = int(pick_id[len(self._prefix) :], 16)
+        except ValueError:
+            return None
+        record = self._ring[number % len(self._ring)]
+        return record if record is not None and record.id == pick_id else None
+
+    def latest(self) -> Iterator[DecisionRecord]:
+        """Newest first."""
+        size = len(self._ring)
+        for number in range(self.number - 1, max(-1, self.number - 1 - size), -1):
+            record = self._ring[number % size]
+            if record is not None:
+                yield record

@@ -1,0 +1,272 @@
+"""The policy behind the protocol: from one request to one decision.
+
+A pick runs from start to end without giving way to anything else. That is the lock: what it reads
+cannot change before it has charged the endpoint it chose, so a burst of requests on one snapshot
+spreads instead of falling on the same endpoint.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import time
+from collections.abc import Callable
+
+import structlog
+
+from extproc.decisions import DecisionLog, DecisionRecord, details_of
+from extproc.endpoint_health import judge
+from extproc.fleet import Fleet, PoolView
+from extproc.ledger import Ledger
+from extproc.metrics import Metrics
+from extproc.request import Completed, InferenceRequest, Outcome, Refused, Routed
+from extproc.scheduling.profile import Decision, SchedulingRequest, Step, Verdict
+from pools.model import ObjectName, World
+
+log = structlog.get_logger(__name__)
+
+ENDPOINTS_PER_PICK = 3
+BYTES_PER_TOKEN = 4
+"""A rough average over languages and tokenizers; only compared with itself."""
+
+
+def nothing_to_withdraw() -> None:
+    """What a pick that was answered at once returns."""
+
+
+class Director:
+    """Implements :class:`extproc.request.Picker` for any number of pools."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        *,
+        in_flight_expiry: float = 900.0,
+        endpoints_per_pick: int = ENDPOINTS_PER_PICK,
+        remembered: int = 1000,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+        metrics: Metrics | None = None,
+        on_end: Callable[[DecisionRecord], None] | None = None,
+    ) -> None:
+        """``on_end`` is called once for each request that ended, was refused or expired."""
+        if endpoints_per_pick < 1:
+            raise ValueError("endpoints_per_pick must be at least 1")
+        self.fleet = fleet
+        self.ledger = Ledger(in_flight_expiry)
+        self.decisions = DecisionLog(remembered, secrets.token_hex(4))
+        self.metrics = metrics or Metrics()
+        self._count = endpoints_per_pick
+        self._clock = clock
+        self._rng = rng or random.Random()
+        self._on_end = on_end
+        self._world: World | None = None
+        self._pool_by_model: dict[str, ObjectName] = {}
+
+    @property
+    def world(self) -> World | None:
+        """The World that picks are made in; None before the first."""
+        return self._world
+
+    def update(self, world: World) -> None:
+        """Take over a World."""
+        self.fleet.update(world)
+        self._world = world
+        self._pool_by_model = {}
+        for name in sorted(self.fleet.pools):
+            for model in self.fleet.pools[name].resolver.names:
+                self._pool_by_model.setdefault(model, name)
+        self.metrics.forget(self.fleet.members, (str(name) for name in self.fleet.pools))
+
+    # Picker
+
+    def pick(
+        self, request: InferenceRequest, answer: Callable[[Outcome], None]
+    ) -> Callable[[], None]:
+        answer(self.decide(request).outcome)
+        return nothing_to_withdraw
+
+    def decide(self, request: InferenceRequest) -> DecisionRecord:
+        """Decide, charge and record. Returns at once."""
+        now = self._clock()
+        view = self._view_of(request)
+        if isinstance(view, Refused):
+            return self._refuse(request, view, now)
+        rng = self._rng
+        resolved = view.resolver.resolve(request.model, request.headers, request.objective, rng)
+        trace: list[Step] = []
+        candidates = view.eligible(request.subset, now, rng, trace)
+        scheduling = SchedulingRequest(resolved.model, resolved.priority, rng, request, trace)
+        decision = view.profile.decide(scheduling, candidates, self._count)
+        chosen = decision.endpoints
+        if not chosen:
+            refusal = _refusal(view, request, decision.verdict, resolved.priority)
+            return self._refuse(
+                request, refusal, now, view, resolved.model, resolved.priority, decision
+            )
+        target = resolved.model
+        pick_id = self.decisions.next_id()
+        outcome = Routed(
+            endpoints=tuple([candidate.key for candidate in chosen]),
+            pool=view.pool.name,
+            pick_id=pick_id,
+            model=target if target != request.model else None,
+        )
+        record = self._record(
+            request, outcome, now, view, target, resolved.priority, decision, pick_id
+        )
+        self.ledger.charge(record, chosen[0], request.prompt_bytes // BYTES_PER_TOKEN, now)
+        record.seconds = self._clock() - now
+        self.metrics.routed(view.label, request.model, target, outcome.endpoints[0], record.seconds)
+        return record
+
+    def settle(self, completed: Completed) -> None:
+        charge = self.ledger.settle(completed.pick_id)
+        if charge is None:
+            return
+        now = self._clock()
+        record = charge.decision
+        record.completed = completed
+        outcome = record.outcome
+        endpoints = outcome.endpoints if isinstance(outcome, Routed) else ()
+        faults, served = judge(completed, endpoints)
+        for key, fault in faults:
+            if self.fleet.failed(key, fault, now):
+                self.metrics.ejected(key, fault)
+                log.warning("endpoint taken out of picks", endpoint=key, fault=fault.value)
+        if served:
+            self.fleet.succeeded(served, now)
+        self.metrics.ended(str(record.pool), record.model, charge.candidate.key, completed)
+        if self._on_end is not None:
+            self._on_end(record)
+
+    def expire(self) -> int:
+        """Settle requests whose end was never reported. To be called now and then. Returns how
+        many."""
+        expired = self.ledger.expire(self._clock())
+        self.metrics.expired += len(expired)
+        if self._on_end is not None:
+            for charge in expired:
+                self._on_end(charge.decision)
+        return len(expired)
+
+    # The steps
+
+    def _view_of(self, request: InferenceRequest) -> PoolView | Refused:
+        pools = self.fleet.pools
+        if self._world is None:
+            return Refused(
+                503, "starting", "The endpoint picker is starting. Try again in a moment.", 1.0
+            )
+        name = request.pool
+        if name is None:
+            if len(pools) == 1:
+                return next(iter(pools.values()))
+            name = self._pool_by_model.get(request.model)
+            if name is None:
+                return Refused(
+                    404,
+                    "no-pool-for-model",
+                    f"No pool serves the model {request.model!r}. Ask for one that an "
+                    "InferenceModel or an InferenceModelRewrite names.",
+                )
+        view = pools.get(name)
+        if view is None:
+            return Refused(
+                503,
+                "unknown-pool",
+                f"The InferencePool {name} is not known to the endpoint picker. Check that it "
+                "exists and that the picker watches it.",
+                1.0,
+            )
+        return view
+
+    def _refuse(
+        self,
+        request: InferenceRequest,
+        refusal: Refused,
+        now: float,
+        view: PoolView | None = None,
+        target: str = "",
+        priority: int = 0,
+        decision: Decision | None = None,
+    ) -> DecisionRecord:
+        record = self._record(
+            request,
+            refusal,
+            now,
+            view,
+            target,
+            priority,
+            decision,
+            self.decisions.next_id(),
+        )
+        record.seconds = self._clock() - now
+        self.metrics.refused(
+            view.label if view is not None else "",
+            request.model,
+            target,
+            refusal.reason,
+            record.seconds,
+        )
+        if self._on_end is not None:
+            self._on_end(record)
+        return record
+
+    def _record(
+        self,
+        request: InferenceRequest,
+        outcome: Outcome,
+        now: float,
+        view: PoolView | None,
+        target: str,
+        priority: int,
+        decision: Decision | None,
+        pick_id: str,
+    ) -> DecisionRecord:
+        decisions = self.decisions
+        record = DecisionRecord(
+            pick_id,
+            now,
+            request.id,
+            view.pool.name if view is not None else request.pool,
+            view.profile.name if view is not None else "",
+            request.model,
+            target,
+            priority,
+            outcome,
+        )
+        if view is not None and decision is not None:
+            record.candidates = len(view.candidates)
+            record.steps = [(name, len(kept)) for name, kept in decision.trace]
+            record.details = details_of(
+                decisions.number, view.candidates, decision.trace, decision.scores
+            )
+        decisions.add(record)
+        return record
+
+
+def _refusal(view: PoolView, request: InferenceRequest, verdict: Verdict, priority: int) -> Refused:
+    pool = view.pool.name
+    if verdict is Verdict.SHED:
+        return Refused(
+            429,
+            "shed",
+            f"All endpoints of the pool {pool} are busy, and requests of priority {priority} are "
+            "dropped while they are. Try again later.",
+            1.0,
+        )
+    if request.subset is not None and view.candidates:
+        return Refused(
+            503,
+            "no-endpoint-in-subset",
+            f"None of the endpoints that this request may use is a ready endpoint of the pool "
+            f"{pool}.",
+        )
+    return Refused(
+        503,
+        "no-ready-endpoints",
+        f"The pool {pool} has no ready endpoint for this request. Check that its pods run and are "
+        "ready.",
+        5.0,
+    )

@@ -1,0 +1,263 @@
+"""The live state of all endpoints, and each pool's view of it.
+
+An endpoint that several pools select is one server, so it has one state: scraped once, charged for
+all of them. The fleet is told of Worlds, scrapes and finished requests; it owns no clock or task.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from extproc.endpoint_health import EndpointHealth, Fault, HealthPolicy, Standing
+from extproc.scheduling.candidate import Candidate, assume_missing
+from extproc.scheduling.profile import Profile, Step
+from extproc.scheduling.resolution import Resolver
+from extproc.scheduling.signals import Signals
+from pools.model import Endpoint, InferencePool, ObjectName, World, is_ip
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """One endpoint: what picks see of it, and how it has fared."""
+
+    candidate: Candidate
+    health: EndpointHealth
+    scrape_error: str = ""
+    """Why its last scrape failed; empty if it did not."""
+    scrapes: int = 0
+    scrape_failures: int = 0
+    views: list[PoolView] = field(default_factory=list)
+    """The pools that select it."""
+
+
+class PoolView:
+    """One pool, as its picks see it."""
+
+    __slots__ = (
+        "_by_address",
+        "_by_key",
+        "_floor",
+        "assuming",
+        "candidates",
+        "impaired",
+        "label",
+        "members",
+        "pool",
+        "profile",
+        "resolver",
+    )
+
+    def __init__(
+        self,
+        pool: InferencePool,
+        members: Sequence[Member],
+        resolver: Resolver,
+        profile: Profile,
+        floor: float,
+    ) -> None:
+        self.pool = pool
+        self.label = str(pool.name)
+        """Its name in metrics."""
+        self.members = tuple(members)
+        self.candidates = tuple(member.candidate for member in members)
+        self.resolver = resolver
+        self.profile = profile
+        self.impaired = True
+        """Whether some members may have to be left out; checked when it next matters."""
+        self.assuming = True
+        """Whether some signals had to be assumed."""
+        self._floor = floor
+        self._by_key = {member.candidate.key: member for member in members}
+        self._by_address: dict[str, list[Member]] = {}
+        for member in members:
+            address = _canonical(member.candidate.endpoint.address)
+            self._by_address.setdefault(address, []).append(member)
+
+    @property
+    def name(self) -> ObjectName:
+        return self.pool.name
+
+    def eligible(
+        self,
+        subset: tuple[str, ...] | None,
+        now: float,
+        rng: random.Random,
+        trace: list[Step],
+    ) -> Sequence[Candidate]:
+        """The endpoints that may be picked now: in the subset, not draining, in good health.
+
+        What leaves some out leaves a step in the trace. Rules (P5, P6): an empty subset, or one
+        that names none of ours, leaves nothing. Draining and ill endpoints are used if there is
+        nothing better.
+        """
+        members: Sequence[Member] = self.members
+        if subset is not None:
+            members = self._in_subset(subset)
+            trace.append(("subset", [member.candidate for member in members]))
+        if not self.impaired:
+            if subset is None:
+                return self.candidates
+            return [member.candidate for member in members]
+        return self._fit(members, now, rng, trace)
+
+    def _in_subset(self, subset: tuple[str, ...]) -> Sequence[Member]:
+        wanted: dict[str, Member] = {}
+        for entry in subset:
+            if (member := self._by_key.get(entry)) is not None:
+                wanted[entry] = member
+            else:
+                for member in self._by_address.get(_canonical(entry.strip("[]")), ()):
+                    wanted[member.candidate.key] = member
+        return list(wanted.values())
+
+    def _fit(
+        self, members: Sequence[Member], now: float, rng: random.Random, trace: list[Step]
+    ) -> Sequence[Candidate]:
+        if len(members) == len(self.members) and not any(
+            member.candidate.endpoint.draining or member.health.standing(now) is not Standing.IN
+            for member in members
+        ):
+            self.impaired = False
+            return self.candidates
+        staying = [member for member in members if not member.candidate.endpoint.draining]
+        if staying and len(staying) < len(members):
+            members = staying
+            trace.append(("not-draining", [member.candidate for member in members]))
+        fit: list[Member] = []
+        unfit: list[Member] = []
+        for member in members:
+            share = member.health.share(now)
+            (fit if share >= 1.0 or rng.random() < share else unfit).append(member)
+        if not unfit:
+            return [member.candidate for member in members]
+        least = max(1, round(self._floor * len(members)))
+        if len(fit) < least:
+            unfit.sort(key=lambda member: member.health.badness(now))
+            fit += unfit[: least - len(fit)]
+        candidates = [member.candidate for member in fit]
+        trace.append(("healthy", candidates))
+        return candidates
+
+
+def _canonical(address: str) -> str:
+    """IPv6 addresses can be written in several ways."""
+    return str(ipaddress.ip_address(address)) if ":" in address and is_ip(address) else address
+
+
+class Fleet:
+    """Every endpoint of every pool."""
+
+    def __init__(
+        self,
+        profile_for: Callable[[InferencePool], Profile],
+        health: HealthPolicy | None = None,
+        stale_after: Callable[[int], float] = lambda endpoints: 2.0,
+    ) -> None:
+        """``stale_after``: seconds after which signals are no longer believed, given how many
+        endpoints there are (the more, the less often each is scraped)."""
+        self._profile_for = profile_for
+        self._health = health or HealthPolicy()
+        self._stale_after = stale_after
+        self._keep_for = stale_after(0)
+        self._leaving: dict[str, Member] = {}
+        self.members: dict[str, Member] = {}
+        self.pools: dict[ObjectName, PoolView] = {}
+
+    def update(self, world: World) -> None:
+        """Take over a World. Endpoints that stay keep their state; so does one that comes back
+        while requests are still under way there."""
+        wanted: dict[str, Endpoint] = {}
+        for name in sorted(world.pools):
+            for endpoint in world.endpoints_of(name):
+                known = wanted.get(endpoint.key)
+                if known is None or (endpoint.draining and not known.draining):
+                    wanted[endpoint.key] = endpoint
+        for key in [key for key in self.members if key not in wanted]:
+            self._leaving[key] = self.members.pop(key)
+        self._leaving = {
+            key: member for key, member in self._leaving.items() if member.candidate.in_flight
+        }
+        for key, endpoint in wanted.items():
+            member = self.members.get(key)
+            if member is None:
+                member = self._leaving.pop(key, None) or Member(
+                    Candidate(endpoint), EndpointHealth(self._health)
+                )
+                self.members[key] = member
+            member.candidate.endpoint = endpoint
+            member.views = []
+        self._keep_for = self._stale_after(len(self.members))
+        previous, self.pools = self.pools, {}
+        for name, pool in world.pools.items():
+            members = [self.members[endpoint.key] for endpoint in world.endpoints_of(name)]
+            before = previous.get(name)
+            view = PoolView(
+                pool,
+                members,
+                Resolver.of_pool(world, name),
+                before.profile if before is not None else self._profile_for(pool),
+                self._health.floor,
+            )
+            self.pools[name] = view
+            for member in members:
+                member.views.append(view)
+            view.assuming = assume_missing(view.candidates)
+
+    def targets(self) -> Mapping[str, str]:
+        """What to scrape: metrics address by endpoint key."""
+        return {
+            key: member.candidate.endpoint.metrics_address for key, member in self.members.items()
+        }
+
+    def scrape_started(self, key: str) -> None:
+        if (member := self.members.get(key)) is not None:
+            member.candidate.scrape_started()
+
+    def scraped(self, key: str, sample: Signals, began: float) -> None:
+        member = self.members.get(key)
+        if member is None:
+            return
+        member.scrapes += 1
+        member.scrape_error = ""
+        candidate = member.candidate
+        was_complete = candidate.complete()
+        candidate.observe(sample, began, self._keep_for)
+        member.health.scrape_succeeded(began)
+        changed = candidate.complete() != was_complete
+        for view in member.views:
+            if view.assuming or changed:
+                view.assuming = assume_missing(view.candidates)
+
+    def scrape_failed(self, key: str, error: str, alive: bool, now: float) -> None:
+        """``alive``: the server answered, but not with metrics."""
+        member = self.members.get(key)
+        if member is None:
+            return
+        member.scrapes += 1
+        member.scrape_failures += 1
+        member.scrape_error = error
+        if member.candidate.expire(now, self._keep_for):
+            for view in member.views:
+                view.assuming = assume_missing(view.candidates)
+        if not alive and member.health.scrape_failed(now):
+            self._impair(member)
+
+    def failed(self, key: str, fault: Fault, now: float) -> bool:
+        """A request failed at an endpoint. Returns whether that took it out of picks."""
+        member = self.members.get(key)
+        if member is None or not member.health.failed(fault, now):
+            return False
+        self._impair(member)
+        return True
+
+    def succeeded(self, key: str, now: float) -> None:
+        if (member := self.members.get(key)) is not None:
+            member.health.succeeded(now)
+
+    @staticmethod
+    def _impair(member: Member) -> None:
+        for view in member.views:
+            view.impaired = True

@@ -1,0 +1,103 @@
+"""The filters. Each returns what it keeps, in the order given; none changes its input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from extproc.scheduling.candidate import Candidate
+from extproc.scheduling.profile import Filter, SchedulingRequest
+
+
+def not_sheddable() -> Filter:
+    """All or nothing: whether this request must be served."""
+
+    def apply(request: SchedulingRequest, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+        return candidates if request.priority >= 0 else ()
+
+    return Filter("not-sheddable", apply)
+
+
+def queue_below(limit: int) -> Filter:
+    """``queue < limit``."""
+
+    def apply(request: SchedulingRequest, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+        return [c for c in candidates if c.queue < limit]
+
+    return Filter(f"queue-below-{limit}", apply)
+
+
+def capacity(max_backlog: int, max_kv_usage: float) -> Filter:
+    """Room for more: a backlog and a KV cache not above these."""
+
+    def apply(request: SchedulingRequest, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+        return [c for c in candidates if c.backlog <= max_backlog and c.kv_usage <= max_kv_usage]
+
+    return Filter("capacity", apply)
+
+
+def least_queue() -> Filter:
+    """The shortest queues: those within ``min + (max - min) // n`` of ``n`` candidates.
+
+    A band, not the strict minimum, so that the next steps have something to choose from.
+    """
+
+    def apply(request: SchedulingRequest, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+        if not candidates:
+            return candidates
+        queues = [c.queue for c in candidates]
+        low, high = min(queues), max(queues)
+        if low == high:
+            return candidates
+        limit = low + (high - low) // len(queues)
+        return [c for c in candidates if c.queue <= limit]
+
+    return Filter("least-queue", apply)
+
+
+def least_kv_usage() -> Filter:
+    """The emptiest KV caches: within ``min + (max - min) / n`` of ``n`` candidates."""
+
+    def apply(request: SchedulingRequest, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+        if not candidates:
+            return candidates
+        usages = [c.kv_usage for c in candidates]
+        low, high = min(usages), max(usages)
+        if low == high:
+            return candidates
+        limit = low + (high - low) / len(usages)
+        return [c for c in candidates if c.kv_usage <= limit]
+
+    return Filter("least-kv-usage", apply)
+
+
+def adapter_active() -> Filter:
+    """Servers that are running the requested adapter."""
+
+    def apply(request: SchedulingRequest, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+        model = request.model
+        return [c for c in candidates if model in c.active_adapters]
+
+    return Filter("adapter-active", apply)
+
+
+def adapter_room() -> Filter:
+    """Servers that can load one more adapter."""
+
+    def apply(request: SchedulingRequest, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+        return [c for c in candidates if len(c.active_adapters) < c.adapter_capacity]
+
+    return Filter("adapter-room", apply)
+
+
+def low_adapter_cost() -> Filter:
+    """Servers that are running the requested adapter, or can load one more."""
+
+    def apply(request: SchedulingRequest, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+        model = request.model
+        return [
+            c
+            for c in candidates
+            if len(c.active_adapters) < c.adapter_capacity or model in c.active_adapters
+        ]
+
+    return Filter("low-adapter-cost", apply)

@@ -1,0 +1,200 @@
+"""Keeping up with the metrics of every endpoint.
+
+Each endpoint has a loop of its own, so a slow server delays nobody else's numbers. Loops start at
+random offsets and jitter their interval, so that a fleet is not asked all at once. An endpoint that
+does not answer is asked less and less often, down to once in ``max_backoff`` seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import aiohttp
+import structlog
+
+from extproc.scheduling.signals import Signals
+from extproc.signals.engines import Engine, engine_of
+
+log = structlog.get_logger(__name__)
+
+MAX_PAGE_BYTES = 8 * 1024 * 1024
+
+
+class ScrapeError(Exception):
+    """The endpoint did not give a page of metrics.
+
+    ``alive`` tells whether it answered at all: a server without metrics is not a dead one.
+    """
+
+    def __init__(self, message: str, *, alive: bool) -> None:
+        super().__init__(message)
+        self.alive = alive
+
+
+class SignalSink(Protocol):
+    """Who is told what the scrapes gave. ``key`` is the endpoint's, times are the loop's."""
+
+    def scrape_started(self, key: str) -> None: ...
+
+    def scraped(self, key: str, sample: Signals, began: float) -> None: ...
+
+    def scrape_failed(self, key: str, error: str, alive: bool, now: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ScrapeSettings:
+    interval: float = 0.2
+    """Seconds between two scrapes of one endpoint."""
+    timeout: float = 1.0
+    """Seconds for one scrape."""
+    max_backoff: float = 5.0
+    """Seconds between two scrapes of an endpoint that does not answer, at most."""
+    max_concurrent: int = 64
+    """Scrapes under way at once, over all endpoints."""
+    max_per_second: float = 250.0
+    """Scrapes in all. Beyond ``interval * max_per_second`` endpoints the interval grows."""
+    path: str = "/metrics"
+
+    def __post_init__(self) -> None:
+        for name in ("interval", "timeout", "max_backoff", "max_concurrent", "max_per_second"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"scrape {name} must be greater than 0")
+
+    def interval_for(self, endpoints: int) -> float:
+        """Seconds between two scrapes of one endpoint when there are so many."""
+        return max(self.interval, endpoints / self.max_per_second)
+
+    def stale_after(self, endpoints: int) -> float:
+        """Seconds after which signals are out of date: five scrapes missed."""
+        return 5 * self.interval_for(endpoints) + self.timeout
+
+
+def delay_before_next(
+    settings: ScrapeSettings, endpoints: int, failures: int, rng: random.Random
+) -> float:
+    """Seconds until an endpoint is asked again, after ``failures`` failures in a row."""
+    interval = settings.interval_for(endpoints)
+    if failures:
+        interval = min(interval * 2 ** min(failures - 1, 16), max(settings.max_backoff, interval))
+    return interval * rng.uniform(0.9, 1.1)
+
+
+Fetch = Callable[[str], Awaitable[bytes]]
+"""Get the page of metrics at this URL, or raise :class:`ScrapeError`."""
+
+
+class Scraper:
+    """Runs one loop for each endpoint that it is told to follow."""
+
+    def __init__(
+        self,
+        sink: SignalSink,
+        fetch: Fetch,
+        settings: ScrapeSettings | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._sink = sink
+        self._fetch = fetch
+        self._settings = settings or ScrapeSettings()
+        self._rng = rng or random.Random()
+        self._slots = asyncio.Semaphore(self._settings.max_concurrent)
+        self._loops: dict[str, tuple[str, asyncio.Task[None]]] = {}
+
+    def follow(self, targets: Mapping[str, str]) -> None:
+        """Scrape exactly these from now on: metrics address (``ip:port``) by endpoint key."""
+        for key, (address, task) in list(self._loops.items()):
+            if targets.get(key) != address:
+                task.cancel()
+                del self._loops[key]
+        for key, address in targets.items():
+            if key not in self._loops:
+                task = asyncio.create_task(self._loop(key, address), name=f"scrape {key}")
+                self._loops[key] = (address, task)
+
+    async def stop(self) -> None:
+        tasks = [task for _, task in self._loops.values()]
+        self._loops.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _loop(self, key: str, address: str) -> None:
+        settings, clock = self._settings, asyncio.get_running_loop().time
+        url = f"http://{address}{settings.path}"
+        engine: Engine | None = None
+        failures = 0
+        # The first one soon, but not all at the same instant.
+        await asyncio.sleep(self._rng.uniform(0, min(0.02, settings.interval)))
+        while True:
+            try:
+                async with self._slots:
+                    began = clock()
+                    self._sink.scrape_started(key)
+                    async with asyncio.timeout(settings.timeout):
+                        page = await self._fetch(url)
+                if engine is None or engine.prefix not in page:
+                    engine = engine_of(page)
+                sample = engine.read(page) if engine is not None else Signals()
+                if not sample:
+                    raise ScrapeError(
+                        f"{url} has none of the metrics of a model server", alive=True
+                    )
+                failures = 0
+                self._sink.scraped(key, sample, began)
+            except (ScrapeError, TimeoutError) as error:
+                failures += 1
+                alive = isinstance(error, ScrapeError) and error.alive
+                reason = str(error) or f"{url} did not answer within {settings.timeout:g} s"
+                self._sink.scrape_failed(key, reason, alive, clock())
+            except Exception as error:
+                # A loop must not end: its endpoint would keep its last numbers for ever.
+                failures += 1
+                log.exception("scrape loop error", endpoint=key)
+                self._sink.scrape_failed(key, f"{type(error).__name__}: {error}", True, clock())
+            await asyncio.sleep(delay_before_next(settings, len(self._loops), failures, self._rng))
+
+
+class HttpFetch:
+    """Fetches pages over kept-alive connections. Use as an async context manager."""
+
+    def __init__(self, settings: ScrapeSettings) -> None:
+        self._settings = settings
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> HttpFetch:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=75, use_dns_cache=False),
+            timeout=aiohttp.ClientTimeout(total=None),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Accept": "text/plain", "Accept-Encoding": "identity"},
+            trust_env=False,
+        )
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def __call__(self, url: str) -> bytes:
+        if self._session is None:
+            raise RuntimeError("HttpFetch is used outside its async with block")
+        try:
+            async with self._session.get(url, allow_redirects=False) as response:
+                if response.status != 200:
+                    raise ScrapeError(
+                        f"{url} answered {response.status}", alive=response.status < 500
+                    )
+                page = await response.content.read(MAX_PAGE_BYTES + 1)
+                while len(page) <= MAX_PAGE_BYTES and not response.content.at_eof():
+                    more = await response.content.read(MAX_PAGE_BYTES + 1 - len(page))
+                    page += more
+                if len(page) > MAX_PAGE_BYTES:
+                    raise ScrapeError(f"{url} is larger than {MAX_PAGE_BYTES} bytes", alive=True)
+                return page
+        except (aiohttp.ClientError, OSError) as error:
+            raise ScrapeError(f"{url}: {error or type(error).__name__}", alive=False) from error
