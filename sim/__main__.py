@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from sim.config import BASE_MODEL, QUICKSTART_ADAPTERS, PodConfig, pod_name
 from sim.cost import CostModel
 from sim.engine import EngineConfig
-from sim.server import Pod, serve
+from sim.pod import Pod
+from sim.server import serve
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from dataclasses import dataclass
+import time
+from typing import Any, NoReturn
 
 from aiohttp import HttpVersion11, web
 
-from sim.engine import Finished, FirstToken
-from sim.openai import DONE, Choice, ChunkWriter, Job
+from sim.events import Finished, FirstToken
+from sim.openai import DONE, Choice, ChunkWriter, Job, answer
 
 # A client that reads slowly gets larger chunks, not a larger buffer here.
 _BUFFER_LIMIT = 256 * 1024
 
 
-def reset(request: web.BaseRequest) -> None:
+def _reset(request: web.BaseRequest) -> None:
     """Cut the connection with a TCP reset, as a process that is killed does."""
     if (transport := request.transport) is None:
         return
@@ -24,6 +25,13 @@ def reset(request: web.BaseRequest) -> None:
     if connection is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
+
+
+async def cut(request: web.BaseRequest) -> NoReturn:
+    """Reset the connection; the server cancels the request's task, which waits here for it."""
+    _reset(request)
+    await asyncio.get_running_loop().create_future()
+    raise AssertionError("the future above is never set")
 
 
 class EventStream:
@@ -47,51 +55,76 @@ class EventStream:
             return
         if self._left is not None:
             if not self._left:
-                reset(self._request)
+                _reset(self._request)
                 return
             self._left -= 1
         transport.write(b"%x\r\n%b\r\n" % (len(event), event) if self._chunked else event)
 
 
-@dataclass(slots=True)
-class Timeline:
-    """When things happened to a request, on the engine's clock, and what it found cached."""
-
-    arrived: float | None = None
-    first_token: float | None = None
-    finished: float | None = None
-    cached_tokens: int = 0
-
-
 class Answer:
-    """All choices of one request; ``done`` is set when the last has ended."""
+    """One request being answered: what its choices have come to so far."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, answer_id: str) -> None:
         self.job = job
-        self.timeline = Timeline()
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.id = answer_id
+        self.created = int(time.time())
+        self.cached_tokens = 0
+        self._first_token: float | None = None
+        self._last: Finished | None = None
         self._left = len(job.choices)
+        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def done(self) -> None:
+        """Wait for the last choice; CancelledError if the pod gives the request up."""
+        await self._done
+
+    def cancel(self) -> None:
+        """Give the request up."""
+        self._done.cancel()
 
     def first_token(self, choice: Choice, event: FirstToken) -> None:
-        if self.timeline.first_token is None:
-            self.timeline.first_token = event.at
+        if self._first_token is None:
+            self._first_token = event.at
         if choice.counts_prompt:
-            self.timeline.cached_tokens += event.cached_tokens
+            self.cached_tokens += event.cached_tokens
 
     def finished(self, event: Finished) -> None:
-        self.timeline.arrived = event.arrived
-        self.timeline.finished = event.at
+        self._last = event
         self._left -= 1
-        if not self._left and not self.done.done():
-            self.done.set_result(None)
+        if not self._left and not self._done.done():
+            self._done.set_result(None)
+
+    def body(self) -> bytes:
+        """The whole answer, once it is done."""
+        return answer(self.job, self.id, self.created, self.cached_tokens)
+
+    def note(self, scale: float) -> dict[str, Any]:
+        """What is remembered of the request; times are real milliseconds."""
+        job, last = self.job, self._last
+        times: dict[str, float | None] = {"ttft_ms": None, "e2e_ms": None}
+        if not self._left and last is not None and self._first_token is not None:
+            times = {
+                "ttft_ms": round((self._first_token - last.arrived) / scale * 1000, 3),
+                "e2e_ms": round((last.at - last.arrived) / scale * 1000, 3),
+            }
+        return {
+            "id": self.id,
+            "model": job.model,
+            "stream": job.stream,
+            "prompt_tokens": sum(len(c.prompt) for c in job.choices if c.counts_prompt),
+            "cached_tokens": self.cached_tokens,
+            "output_tokens": sum(len(c.output) for c in job.choices),
+            "outcome": "aborted" if self._left else "finished",
+            **times,
+        }
 
 
 class PlainChoice:
     """A choice whose text is wanted at the end only."""
 
-    def __init__(self, answer: Answer, choice: Choice) -> None:
+    def __init__(self, under_way: Answer, choice: Choice) -> None:
         self.finish_reason = choice.finish_reason
-        self._answer = answer
+        self._answer = under_way
         self._choice = choice
 
     def on_first_token(self, event: FirstToken) -> None:
@@ -108,10 +141,10 @@ class StreamedChoice:
     """A choice whose tokens are sent as they come."""
 
     def __init__(
-        self, answer: Answer, choice: Choice, stream: EventStream, writer: ChunkWriter
+        self, under_way: Answer, choice: Choice, stream: EventStream, writer: ChunkWriter
     ) -> None:
         self.finish_reason = choice.finish_reason
-        self._answer = answer
+        self._answer = under_way
         self._choice = choice
         self._stream = stream
         self._writer = writer
@@ -135,8 +168,8 @@ class StreamedChoice:
         self._answer.finished(event)
 
 
-def end_stream(answer: Answer, stream: EventStream, writer: ChunkWriter) -> None:
+def end_stream(under_way: Answer, stream: EventStream, writer: ChunkWriter) -> None:
     """What follows the last token."""
-    if answer.job.include_usage:
-        stream.send(writer.usage(answer.timeline.cached_tokens))
+    if under_way.job.include_usage:
+        stream.send(writer.usage(under_way.cached_tokens))
     stream.send(DONE)

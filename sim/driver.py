@@ -7,7 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-from sim.engine import Engine, Finished, FirstToken, Request
+from sim.engine import Engine
+from sim.events import Finished, FirstToken, Request
 from sim.metrics import Metrics
 
 # Work on behalf of streams rests ten times as long as it took. Where tokens come faster than

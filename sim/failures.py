@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, replace
+from typing import Any
 
 HEADER = "x-sim-fail"
 
@@ -50,3 +52,55 @@ def _seconds(text: str) -> float:
     if not 0 <= seconds < float("inf"):
         raise ValueError
     return seconds
+
+
+@dataclass(slots=True)
+class _Order:
+    text: str
+    failure: Failure
+    rate: float
+    left: int | None  # requests still to fail; None: all
+
+
+class Orders:
+    """Failures that an admin call asked for, at most one for each kind of request."""
+
+    KINDS = ("inference", "metrics", "health")
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._orders: dict[str, _Order] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._orders)
+
+    def place(self, kind: str, text: str, rate: float = 1.0, count: int | None = None) -> None:
+        """Fail this share of such requests, ``count`` of them or all. ValueError says why not."""
+        if kind not in self.KINDS:
+            raise ValueError(f"{kind!r} is no kind of request; known: {', '.join(self.KINDS)}")
+        if not 0 < rate <= 1:
+            raise ValueError(f"rate {rate} must be above 0 and at most 1")
+        if count is not None and count < 1:
+            raise ValueError(f"count {count} must be at least 1")
+        self._orders[kind] = _Order(text, parse_failure(text), rate, count)
+
+    def withdraw(self, kind: str) -> None:
+        """Let such requests succeed again."""
+        self._orders.pop(kind, None)
+
+    def take(self, kind: str) -> Failure:
+        """The fate of one request."""
+        order = self._orders.get(kind)
+        if order is None or self._random.random() >= order.rate:
+            return Failure()
+        if order.left is not None:
+            order.left -= 1
+            if not order.left:
+                del self._orders[kind]
+        return order.failure
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            kind: {"fail": order.text, "rate": order.rate, "left": order.left}
+            for kind, order in self._orders.items()
+        }

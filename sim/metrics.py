@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 
 from sim.adapters import AdapterSlots
 from sim.config import PodConfig
-from sim.engine import Decoded, Engine, Event, Finished, FirstToken
+from sim.engine import Engine
+from sim.events import Decoded, Event, Finished, FirstToken
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -205,6 +206,8 @@ class Metrics:
     ) -> Iterator[str]:
         """Adapters that running and waiting requests use. An adapter that is in a slot but idle is
         not told: vLLM does not tell it either."""
+        if not (self._config.adapters or slots.loads):
+            return  # as a server that was started without LoRA
         name = "vllm:lora_requests_info"
         series = (
             f'{name}{{max_lora="{slots.slots}",'
