@@ -1,0 +1,675 @@
+"""The server's side of one HTTP/2 connection that carries gRPC (RFC 9113, gRPC over HTTP/2)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from extproc.transport.api import GrpcStatus
+from extproc.transport.h2 import frames, responses
+from extproc.transport.h2.blocks import OpenBlock, depends_on, fragment
+from extproc.transport.h2.events import (
+    ConnectionClosed,
+    Event,
+    HalfClosed,
+    Message,
+    StreamOpened,
+    StreamReset,
+)
+from extproc.transport.h2.frames import ConnectionBrokenError, ErrorCode, Setting, StreamBrokenError
+from extproc.transport.h2.headers import TABLE_SIZE_ZERO, HeaderDecoder
+from extproc.transport.h2.limits import Bucket, Limits
+from extproc.transport.h2.messages import BadMessageError, MessageReader
+from extproc.transport.h2.request import MalformedError, Request, RequestReader, check_trailers
+from extproc.transport.h2.sender import Sender
+from extproc.transport.h2.stream import GoneStreams, Stream
+
+_DRAIN_PING: Final = b"draining"
+
+
+class Connection:
+    """Bytes in by :meth:`receive`, which returns events; bytes out by :meth:`outgoing`.
+
+    Times are seconds of any one clock that never goes back. A call that answers on a stream which
+    is gone does nothing: the client may have reset it before its events were read.
+    """
+
+    def __init__(self, limits: Limits, now: float) -> None:
+        self.limits = limits
+        self.closed = False
+        self._sender = Sender(now)
+        self._streams: dict[int, Stream] = {}
+        self._gone = GoneStreams()
+        self._last_stream = 0
+        self._draining = False
+        self._refusing = False
+        self._events: list[Event] = []
+
+        # Input: what is left over, how much of it there must be, and what came already.
+        self._rest = bytearray()
+        self._need = len(frames.PREFACE)
+        self._preface_seen = False
+        self._settings_seen = False
+        self._started = now
+        self._block: OpenBlock | None = None
+
+        self._decoder = HeaderDecoder(limits.max_header_list, limits.max_header_fields)
+        self._requests = RequestReader(self._decoder)
+        self._messages = MessageReader(limits.max_message, limits.max_unread)
+        self._table_must_shrink = False
+
+        self._window = limits.connection_window
+        self._unacknowledged = 0
+
+        self._resets = Bucket(limits.resets, now)
+        self._pings = Bucket(limits.pings, now)
+        self._settings = Bucket(limits.settings, now)
+        self._empty = Bucket(limits.empty_frames, now)
+        self._window_updates = Bucket(limits.window_updates, now)
+        self._ignored = Bucket(limits.ignored_frames, now)
+
+        self._sender.put(
+            frames.settings(
+                (
+                    (Setting.MAX_CONCURRENT_STREAMS, limits.max_streams),
+                    (Setting.INITIAL_WINDOW_SIZE, limits.stream_window),
+                    (Setting.MAX_FRAME_SIZE, limits.max_frame_size),
+                    (Setting.MAX_HEADER_LIST_SIZE, limits.max_header_list),
+                )
+            )
+        )
+        more = limits.connection_window - frames.DEFAULT_WINDOW
+        if more:
+            self._sender.put(frames.window_update(0, more))
+
+    # --- What the server does
+
+    @property
+    def open_streams(self) -> int:
+        """Streams that are not over, those whose answer is still held up included."""
+        return len(self._streams)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of answers that the client's flow control holds up."""
+        return self._sender.unsent
+
+    def outgoing(self) -> bytes:
+        """Everything to be written now, for one write."""
+        return self._sender.take()
+
+    def send(self, stream_id: int, message: bytes) -> bool:
+        """Send one message. False if the stream is gone: it was before, or the client has let more
+        than the limit pile up and it is reset now (or the whole connection, see ``closed``)."""
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.ended or stream.ending is not None:
+            return False
+        if not stream.headers_sent:
+            self._send_headers(stream, responses.RESPONSE)
+        self._sender.message(stream, message)
+        if stream.queue is not None:
+            self._pump()
+            if self._sender.unsent > self.limits.max_unsent:
+                reason = "too much of what was answered is held up by flow control"
+                self._close(ErrorCode.ENHANCE_YOUR_CALM, reason)
+                return False
+            if stream.queued > self.limits.max_unsent_stream:
+                self._reset(stream, ErrorCode.ENHANCE_YOUR_CALM)
+                return False
+        return True
+
+    def finish(self, stream_id: int, status: GrpcStatus, message: str = "") -> None:
+        """End the call, after what was sent on it."""
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.ended or stream.ending is not None:
+            return
+        block = responses.trailers(status, message)
+        if not stream.headers_sent:
+            block = responses.RESPONSE + block
+            stream.headers_sent = True
+        self._end(stream, frames.headers(stream.id, self._with_table_size(block), end_stream=True))
+
+    def reset(self, stream_id: int, code: ErrorCode) -> None:
+        """Drop the stream and what it still had to send."""
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            self._reset(stream, code)
+
+    def ping(self, payload: bytes) -> None:
+        """Ask the client for a sign of life: eight bytes, which it sends back."""
+        self._sender.put(frames.ping(payload, ack=False))
+
+    def drain(self) -> None:
+        """Ask the client to open no more streams here. Those that it has opened before it knows
+        are still served: the GOAWAY that counts follows when a PING has been there and back (RFC
+        9113 6.8), or by :meth:`drain_now`."""
+        if not self.closed and not self._draining:
+            self._draining = True
+            self._sender.put(frames.goaway(frames.MAX_WINDOW, ErrorCode.NO_ERROR))
+            self._sender.put(frames.ping(_DRAIN_PING, ack=False))
+
+    def drain_now(self) -> None:
+        """From here on new streams are not served, and the client is told so."""
+        if not self.closed and not self._refusing:
+            self._draining = self._refusing = True
+            self._sender.put(frames.goaway(self._last_stream, ErrorCode.NO_ERROR))
+
+    @property
+    def drained(self) -> bool:
+        """No stream is open and no new one will be."""
+        return self._refusing and not self._streams
+
+    def close(self) -> None:
+        """Say goodbye. Streams that are open are lost; :meth:`finish` them before."""
+        if not self.closed:
+            self.closed = True
+            self._forget_streams()
+            self._sender.put(frames.goaway(self._last_stream, ErrorCode.NO_ERROR))
+
+    # --- What the client does
+
+    def receive(self, data: bytes, now: float) -> list[Event]:
+        """Take bytes as they come from the network and tell what they mean."""
+        if self.closed:
+            return []
+        self._sender.now = now
+        rest = self._rest
+        if rest or not self._preface_seen:
+            rest += data
+            if len(rest) < self._need:
+                return self._starting(now)
+            data = bytes(rest)
+            rest.clear()
+        try:
+            position = self._read(data, now)
+            if position < len(data):
+                rest += memoryview(data)[position:]
+        except ConnectionBrokenError as fault:
+            self._close(fault.code, fault.reason)
+            self._events.append(ConnectionClosed(fault.code, fault.reason))
+        else:
+            self._acknowledge_connection()
+            if self._sender.unsent:
+                self._pump()
+        events = self._events
+        self._events = []
+        return events
+
+    def tick(self, now: float) -> list[Event]:
+        """Look for what takes too long. Call it about once a second."""
+        if self.closed:
+            return []
+        self._sender.now = now
+        limits = self.limits
+        reason = ""
+        if self._block is not None and now - self._block.since > limits.handshake_timeout:
+            reason = f"a header block did not end within {limits.handshake_timeout:g} s"
+        elif not self._settings_seen and now - self._started > limits.handshake_timeout:
+            reason = f"no SETTINGS came within {limits.handshake_timeout:g} s"
+        if reason:
+            self._close(ErrorCode.ENHANCE_YOUR_CALM, reason)
+            return [ConnectionClosed(ErrorCode.ENHANCE_YOUR_CALM, reason)]
+        since = now - limits.stall_timeout
+        reason = f"the client let nothing through for {limits.stall_timeout:g} s"
+        stalled = [stream for stream in self._sender.held.values() if stream.held_since < since]
+        for stream in stalled:
+            self._reset(stream, ErrorCode.ENHANCE_YOUR_CALM)
+        return [StreamReset(stream.id, ErrorCode.ENHANCE_YOUR_CALM, reason) for stream in stalled]
+
+    # --- Frames
+
+    def _starting(self, now: float) -> list[Event]:
+        """Fewer bytes than are needed. A wrong beginning is known at once, though."""
+        if not self._preface_seen and not frames.PREFACE.startswith(bytes(self._rest)):
+            return self._not_http2()
+        return []
+
+    def _not_http2(self) -> list[Event]:
+        reason = "what came is not HTTP/2 (an HTTP/1 or TLS client on this port?)"
+        self._close(ErrorCode.PROTOCOL_ERROR, reason)
+        return [ConnectionClosed(ErrorCode.PROTOCOL_ERROR, reason)]
+
+    def _read(self, data: bytes, now: float) -> int:
+        """Take all whole frames. Returns where the rest begins."""
+        position = 0
+        end = len(data)
+        if not self._preface_seen:
+            position = len(frames.PREFACE)
+            if data[:position] != frames.PREFACE:
+                raise ConnectionBrokenError(
+                    ErrorCode.PROTOCOL_ERROR,
+                    "what came is not HTTP/2 (an HTTP/1 or TLS client on this port?)",
+                )
+            self._preface_seen = True
+        unpack = frames.FRAME_HEADER.unpack_from
+        largest = self.limits.max_frame_size
+        while end - position >= frames.HEADER_SIZE:
+            high, low, kind, flags, stream_id = unpack(data, position)
+            length = high << 8 | low
+            if length > largest:
+                raise ConnectionBrokenError(
+                    ErrorCode.FRAME_SIZE_ERROR, f"a frame of {length} bytes, {largest} is most"
+                )
+            start = position + frames.HEADER_SIZE
+            stop = start + length
+            if stop > end:
+                self._need = stop - position
+                return position
+            position = stop
+            stream_id &= 0x7FFFFFFF
+            try:
+                if kind == frames.DATA and self._settings_seen and self._block is None:
+                    self._on_data(data, start, stop, flags, stream_id, now)
+                else:
+                    self._on_frame(kind, flags, stream_id, data[start:stop], now)
+            except StreamBrokenError as fault:
+                self._on_stream_fault(fault, now)
+        self._need = frames.HEADER_SIZE
+        return position
+
+    def _on_frame(self, kind: int, flags: int, stream_id: int, payload: bytes, now: float) -> None:
+        if self._block is not None and (
+            kind != frames.CONTINUATION or stream_id != self._block.stream_id
+        ):
+            raise ConnectionBrokenError(
+                ErrorCode.PROTOCOL_ERROR, "another frame where a header block goes on"
+            )
+        if not self._settings_seen and (kind != frames.SETTINGS or flags & frames.ACK):
+            raise ConnectionBrokenError(
+                ErrorCode.PROTOCOL_ERROR, "the first frame must be SETTINGS (RFC 9113 3.4)"
+            )
+        if kind == frames.HEADERS:
+            self._on_headers(flags, stream_id, payload, now)
+        elif kind == frames.WINDOW_UPDATE:
+            self._on_window_update(stream_id, payload, now)
+        elif kind == frames.RST_STREAM:
+            self._on_rst_stream(stream_id, payload, now)
+        elif kind == frames.PING:
+            self._on_ping(flags, stream_id, payload, now)
+        elif kind == frames.SETTINGS:
+            self._on_settings(flags, stream_id, payload, now)
+        elif kind == frames.CONTINUATION:
+            self._on_continuation(flags, payload, now)
+        elif kind == frames.GOAWAY:
+            if stream_id:
+                raise ConnectionBrokenError(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream")
+            if len(payload) < 8:
+                raise ConnectionBrokenError(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY of under 8 bytes")
+            self._count(self._ignored, now, "GOAWAY frames")
+        elif kind == frames.PRIORITY:
+            self._on_priority(stream_id, payload, now)
+        elif kind == frames.PUSH_PROMISE:
+            raise ConnectionBrokenError(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE from a client")
+        else:
+            self._count(self._ignored, now, "frames of unknown types")
+
+    def _count(self, bucket: Bucket, now: float, what: str) -> None:
+        if not bucket.take(now):
+            raise ConnectionBrokenError(ErrorCode.ENHANCE_YOUR_CALM, f"too many {what}")
+
+    # --- DATA
+
+    def _on_data(
+        self, data: bytes, start: int, stop: int, flags: int, stream_id: int, now: float
+    ) -> None:
+        length = stop - start
+        # RFC 9113 6.9: padding counts, and so does what is for streams that are gone.
+        self._window -= length
+        self._unacknowledged += length
+        if self._window < 0:
+            raise ConnectionBrokenError(
+                ErrorCode.FLOW_CONTROL_ERROR, "more than the connection's window was sent"
+            )
+        if flags & frames.PADDED:
+            if not length or data[start] >= length:
+                raise ConnectionBrokenError(ErrorCode.PROTOCOL_ERROR, "DATA of padding alone")
+            stop -= data[start]
+            start += 1
+        stream = self._streams.get(stream_id)
+        if stream is None or not stream.receiving:
+            self._data_on_closed(stream, stream_id, flags, now)
+            return
+        stream.receive_window -= length
+        if stream.receive_window < 0:
+            raise StreamBrokenError(
+                stream_id, ErrorCode.FLOW_CONTROL_ERROR, "more than the stream's window was sent"
+            )
+        if stream.content_left is not None:
+            stream.content_left -= stop - start
+            if stream.content_left < 0:
+                raise StreamBrokenError(
+                    stream_id, ErrorCode.PROTOCOL_ERROR, "more than content-length"
+                )
+        if start < stop:
+            if stream.reading:
+                try:
+                    for message in self._messages.read(stream, data, start, stop):
+                        self._events.append(Message(stream_id, message))
+                except BadMessageError as error:
+                    self._fail(stream, error.status, error.reason)
+                    return
+        elif not flags & frames.END_STREAM:
+            self._count(self._empty, now, "empty DATA frames")
+        if flags & frames.END_STREAM:
+            self._end_of_input(stream)
+            return
+        stream.unacknowledged += length
+        if stream.unacknowledged * 2 >= self.limits.stream_window and stream.receiving:
+            self._sender.put(frames.window_update(stream_id, stream.unacknowledged))
+            stream.receive_window += stream.unacknowledged
+            stream.unacknowledged = 0
+
+    def _data_on_closed(
+        self, stream: Stream | None, stream_id: int, flags: int, now: float
+    ) -> None:
+        if stream is None:
+            if stream_id == 0:
+                raise ConnectionBrokenError(ErrorCode.PROTOCOL_ERROR, "DATA on stream 0")
+            if self._is_idle(stream_id):
+                raise ConnectionBrokenError(ErrorCode.PROTOCOL_ERROR, "DATA on an idle stream")
+            if self._gone.by_us(stream_id):
+                # It was on its way when we ended the stream.
+                if flags & frames.END_STREAM:
+                    self._gone.client_ended(stream_id)
+                return
+        raise StreamBrokenError(
+            stream_id, ErrorCode.STREAM_CLOSED, "DATA on a stream that was ended"
+        )
+
+    def _acknowledge_connection(self) -> None:
+        if self._unacknowledged * 2 >= self.limits.connection_window:
+            self._sender.put(frames.window_update(0, self._unacknowledged))
+            self._window += self._unacknowledged
+            self._unacknowledged = 0
+
+    # --- Header blocks
+
+    def _on_headers(self, flags: int, stream_id: int, payload: bytes, now: float) -> None:
+        if stream_id == 0:
+            raise ConnectionBrokenError(ErrorCode.PROTOCOL_ERROR, "HEADERS on stream 0")
+        itself = False
+        if flags & (frames.PADDED | frames.HAS_PRIORITY):
+            payload, itself = fragment(flags, stream_id, payload)
+        end_stream = bool(flags & frames.END_STREAM)
+        if flags & frames.END_HEADERS:
+            self._on_block(stream_id, payload, end_stream)
+        else:
+            if not payload:
+                self._count(self._empty, now, "empty HEADERS frames")
+            self._block = OpenBlock(stream_id, end_stream, bytearray(payload), now)
+        if itself:
+            raise StreamBrokenError(
+                stream_id, ErrorCode.PROTOCOL_ERROR, "a stream depends on itself"
+            )
+
+    def _on_continuation(self, flags: int, payload: bytes, now: float) -> None:
+        block = self._block
+        if block is None:
+            raise ConnectionBrokenError(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
+        block.continuations += 1
+        if block.continuations > self.limits.max_continuations:
+            raise ConnectionBrokenError(ErrorCode.ENHANCE_YOUR_CALM, "too many CONTINUATION frames")
+        block.data += payload
+        if flags & frames.END_HEADERS:
+            self._block = None
+            self._on_block(block.stream_id, bytes(block.data), block.end_stream)
+        elif not payload:
+            self._count(self._empty, now, "empty CONTINUATION frames")
+
+    def _on_block(self, stream_id: int, block: bytes, end_stream: bool) -> None:
+        if len(block) > self.limits.max_header_list:
+            raise ConnectionBrokenError(
+                ErrorCode.ENHANCE_YOUR_CALM,
+                f"a header block over {self.limits.max_header_list} bytes",
+            )
+        # A block must be decoded whatever becomes of it: the table goes on from it.
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            fields = self._decoder.decode(block)
+            if not stream.receiving:
+                raise StreamBrokenError(
+                    stream_id, ErrorCode.STREAM_CLOSED, "HEADERS on a stream that was ended"
+                )
+            if not end_stream:
+                raise StreamBrokenError(
+                    stream_id, ErrorCode.PROTOCOL_ERROR, "a second HEADERS without END_STREAM"
+                )
+            try:
+                check_trailers(fields)
+            except MalformedError as error:
+                raise StreamBrokenError(stream_id, ErrorCode.PROTOCOL_ERROR, str(error)) from None
+            self._end_of_input(stream)
+            return
+        if stream_id <= self._last_stream:
+            self._decoder.decode(block)
+            by_us = self._gone.by_us(stream_id)
+            if by_us is None:
+                raise ConnectionBrokenError(
+                    ErrorCode.PROTOCOL_ERROR, f"stream {stream_id} opens after a higher one"
+                )
+            if not by_us:
+                raise ConnectionBrokenError(
+                    ErrorCode.STREAM_CLOSED, "HEADERS on a stream that was ended"
+                )
+            if end_stream:
+                self._gone.client_ended(stream_id)
+            return
+        if not stream_id & 1:
+            raise ConnectionBrokenError(
+                ErrorCode.PROTOCOL_ERROR, "a client opens a stream of even number"
+            )
+        self._last_stream = stream_id
+        try:
+            request = self._requests.read(block)
+        except MalformedError as error:
+            raise StreamBrokenError(stream_id, ErrorCode.PROTOCOL_ERROR, str(error)) from None
+        if self._refusing:
+            # It was opened before the client saw our GOAWAY, which says that it is not served.
+            self._gone.add(stream_id, by_us=not end_stream)
+            return
+        if len(self._streams) >= self.limits.max_streams:
+            raise StreamBrokenError(stream_id, ErrorCode.REFUSED_STREAM, "too many open streams")
+        self._open(stream_id, request, end_stream)
+
+    def _open(self, stream_id: int, request: Request, end_stream: bool) -> None:
+        stream = Stream(
+            stream_id,
+            self.limits.stream_window,
+            self._sender.initial_window,
+            request.content_length,
+        )
+        self._streams[stream_id] = stream
+        if request.refusal is None:
+            self._events.append(StreamOpened(stream_id, request))
+        else:
+            # Not gRPC: answered here, in plain HTTP. What else it sends is passed over.
+            stream.reading = False
+            stream.lingering = True
+            self._send_headers(stream, responses.refusal(request.refusal))
+            self._sender.enqueue(stream, request.refusal.text.encode())
+            self._sender.end(stream, b"")
+        if end_stream:
+            self._end_of_input(stream)
+
+    def _end_of_input(self, stream: Stream) -> None:
+        if stream.content_left:
+            raise StreamBrokenError(stream.id, ErrorCode.PROTOCOL_ERROR, "less than content-length")
+        stream.receiving = False
+        if stream.ended:
+            self._remove(stream, by_us=False)
+        if not stream.reading:
+            return
+        if stream.partial is not None:
+            self._fail(stream, GrpcStatus.INTERNAL, "the stream ends in the middle of a message")
+        else:
+            self._events.append(HalfClosed(stream.id))
+
+    # --- Other frames
+
+    def _on_rst_stream(self, stream_id: int, payload: bytes, now: float) -> None:
+        if len(payload) != 4:
+            raise ConnectionBrokenError(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM is 4 bytes")
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            self._check_not_idle(stream_id, "RST_STREAM")
+            self._gone.client_ended(stream_id)
+            self._count(self._ignored, now, "RST_STREAM frames for streams that are gone")
+            return
+        self._count(self._resets, now, "reset streams")
+        code = ErrorCode(int.from_bytes(payload, "big"))
+        self._remove(stream, by_us=False)
+        if stream.reading:
+            self._events.append(StreamReset(stream_id, code, "reset by the client"))
+
+    def _on_window_update(self, stream_id: int, payload: bytes, now: float) -> None:
+        if len(payload) != 4:
+            raise ConnectionBrokenError(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE is 4 bytes")
+        self._count(self._window_updates, now, "WINDOW_UPDATE frames")
+        increment = int.from_bytes(payload, "big") & 0x7FFFFFFF
+        if stream_id == 0:
+            if not increment:
+                raise ConnectionBrokenError(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of nothing")
+            self._sender.widen(increment)
+            return
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            self._check_not_idle(stream_id, "WINDOW_UPDATE")
+        elif increment:
+            self._sender.widen_stream(stream, increment)
+        else:
+            raise StreamBrokenError(stream_id, ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of nothing")
+
+    def _on_ping(self, flags: int, stream_id: int, payload: bytes, now: float) -> None:
+        if stream_id:
+            raise ConnectionBrokenError(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
+        if len(payload) != 8:
+            raise ConnectionBrokenError(ErrorCode.FRAME_SIZE_ERROR, "PING is 8 bytes")
+        self._count(self._pings, now, "PING frames")
+        if not flags & frames.ACK:
+            self._sender.put(frames.ping(payload, ack=True))
+        elif self._draining and payload == _DRAIN_PING:
+            self.drain_now()
+
+    def _on_settings(self, flags: int, stream_id: int, payload: bytes, now: float) -> None:
+        if stream_id:
+            raise ConnectionBrokenError(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
+        self._count(self._settings, now, "SETTINGS frames")
+        if flags & frames.ACK:
+            if payload:
+                raise ConnectionBrokenError(
+                    ErrorCode.FRAME_SIZE_ERROR, "SETTINGS ACK with a payload"
+                )
+            return
+        if len(payload) % 6:
+            raise ConnectionBrokenError(
+                ErrorCode.FRAME_SIZE_ERROR, "SETTINGS is not entries of 6 bytes"
+            )
+        if len(payload) > 6 * 100:
+            raise ConnectionBrokenError(ErrorCode.ENHANCE_YOUR_CALM, "over 100 entries in SETTINGS")
+        for setting, value in frames.SETTING.iter_unpack(payload):
+            self._on_setting(setting, value)
+        self._sender.put(frames.SETTINGS_ACK)
+        if not self._settings_seen:
+            self._settings_seen = True
+
+    def _on_setting(self, setting: int, value: int) -> None:
+        if setting == Setting.INITIAL_WINDOW_SIZE:
+            self._sender.set_initial_window(value, self._streams)
+        elif setting == Setting.MAX_FRAME_SIZE:
+            self._sender.set_max_frame(value)
+        elif setting == Setting.ENABLE_PUSH:
+            if value > 1:
+                raise ConnectionBrokenError(
+                    ErrorCode.PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH is wrong"
+                )
+        elif setting == Setting.HEADER_TABLE_SIZE and value < frames.DEFAULT_TABLE_SIZE:
+            self._table_must_shrink = True
+
+    def _on_priority(self, stream_id: int, payload: bytes, now: float) -> None:
+        if stream_id == 0:
+            raise ConnectionBrokenError(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
+        self._count(self._ignored, now, "PRIORITY frames")
+        if len(payload) != 5:
+            raise StreamBrokenError(stream_id, ErrorCode.FRAME_SIZE_ERROR, "PRIORITY is 5 bytes")
+        if depends_on(payload) == stream_id:
+            raise StreamBrokenError(
+                stream_id, ErrorCode.PROTOCOL_ERROR, "a stream depends on itself"
+            )
+
+    # --- Ends
+
+    def _is_idle(self, stream_id: int) -> bool:
+        return stream_id > self._last_stream or not stream_id & 1
+
+    def _check_not_idle(self, stream_id: int, what: str) -> None:
+        if stream_id == 0 or self._is_idle(stream_id):
+            where = "an idle stream" if stream_id else "stream 0"
+            raise ConnectionBrokenError(ErrorCode.PROTOCOL_ERROR, f"{what} on {where}")
+
+    def _on_stream_fault(self, fault: StreamBrokenError, now: float) -> None:
+        """End one stream for what the client did on it. It counts like a reset by the client,
+        which could make us do the work of a stream over and over this way too."""
+        self._count(self._resets, now, "stream errors")
+        stream = self._streams.get(fault.stream_id)
+        if stream is None:
+            self._sender.put(frames.rst_stream(fault.stream_id, fault.code))
+            if not self._is_idle(fault.stream_id):
+                self._gone.add(fault.stream_id, by_us=True)
+            return
+        self._reset(stream, fault.code)
+        if stream.reading:
+            self._events.append(StreamReset(stream.id, fault.code, fault.reason))
+
+    def _fail(self, stream: Stream, status: GrpcStatus, reason: str) -> None:
+        """End a call, with a status that says why."""
+        self._messages.drop(stream)
+        stream.reading = False
+        self.finish(stream.id, status, reason)
+        self._events.append(StreamReset(stream.id, ErrorCode.CANCEL, reason))
+
+    def _send_headers(self, stream: Stream, block: bytes) -> None:
+        stream.headers_sent = True
+        self._sender.put(frames.headers(stream.id, self._with_table_size(block), end_stream=False))
+
+    def _with_table_size(self, block: bytes) -> bytes:
+        if self._table_must_shrink:
+            self._table_must_shrink = False
+            return TABLE_SIZE_ZERO + block
+        return block
+
+    def _end(self, stream: Stream, trailers: bytes) -> None:
+        self._sender.end(stream, trailers)
+        if stream.ended:
+            self._after_end(stream)
+
+    def _after_end(self, stream: Stream) -> None:
+        """Our END_STREAM is out."""
+        if not stream.receiving:
+            self._remove(stream, by_us=False)
+        elif not stream.lingering:
+            # RFC 9113 8.1: the answer is complete without the rest of the request.
+            self._reset(stream, ErrorCode.NO_ERROR)
+
+    def _pump(self) -> None:
+        for stream in self._sender.pump():
+            self._after_end(stream)
+
+    def _reset(self, stream: Stream, code: ErrorCode) -> None:
+        self._sender.put(frames.rst_stream(stream.id, code))
+        self._remove(stream, by_us=stream.receiving)
+
+    def _remove(self, stream: Stream, *, by_us: bool) -> None:
+        del self._streams[stream.id]
+        self._sender.drop(stream)
+        self._messages.drop(stream)
+        self._gone.add(stream.id, by_us=by_us)
+
+    def _forget_streams(self) -> None:
+        for stream in list(self._streams.values()):
+            self._remove(stream, by_us=True)
+
+    def _close(self, code: ErrorCode, reason: str) -> None:
+        self.closed = True
+        self._rest.clear()
+        self._block = None
+        self._forget_streams()
+        self._sender.put(frames.goaway(self._last_stream, code, reason))

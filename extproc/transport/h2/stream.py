@@ -1,0 +1,71 @@
+"""Streams, as their connection keeps them."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+_GONE_KEPT: Final = 1024
+
+
+@dataclass(slots=True, eq=False)
+class Stream:
+    """Both directions of one stream. It lives until both have ended."""
+
+    id: int
+    receive_window: int
+    send_window: int
+    content_left: int | None = None
+    """What content-length announced and has not come."""
+    receiving: bool = True
+    """The client may still send on it."""
+    reading: bool = True
+    """Whether what comes is read as gRPC messages, and told; otherwise it is passed over."""
+    lingering: bool = False
+    """It stays until the client has ended it, even if we have."""
+    partial: bytearray | None = None
+    """The beginning of a message, with its prefix, and ..."""
+    need: int = 0
+    """... how long it must become before there is more to know."""
+    unacknowledged: int = 0
+    """Received since the last WINDOW_UPDATE."""
+    headers_sent: bool = False
+    queue: deque[memoryview] | None = None
+    """What the client's flow control holds up, ..."""
+    queued: int = 0
+    """... in bytes, ..."""
+    held_since: float = 0.0
+    """... without progress since then."""
+    in_line: bool = False
+    """It waits for its turn to use the connection's window."""
+    ending: bytes | None = None
+    """The trailers' frame, to be sent after the queue. Empty: END_STREAM on the last DATA frame."""
+    ended: bool = False
+    """We have sent END_STREAM."""
+
+
+class GoneStreams:
+    """The streams that were gone last. RFC 9113 5.1 tells apart how a stream was closed, and the
+    same frame may be late on one and wrong on the other."""
+
+    __slots__ = ("_by_us",)
+
+    def __init__(self) -> None:
+        self._by_us: dict[int, bool] = {}
+
+    def add(self, stream_id: int, *, by_us: bool) -> None:
+        """``by_us``: the client had not ended it, so frames of it may be on their way."""
+        by_us_or_not = self._by_us
+        by_us_or_not[stream_id] = by_us
+        if len(by_us_or_not) > _GONE_KEPT:
+            del by_us_or_not[next(iter(by_us_or_not))]
+
+    def by_us(self, stream_id: int) -> bool | None:
+        """None if it is not remembered, or never was."""
+        return self._by_us.get(stream_id)
+
+    def client_ended(self, stream_id: int) -> None:
+        """Nothing more may come of it."""
+        if stream_id in self._by_us:
+            self._by_us[stream_id] = False
