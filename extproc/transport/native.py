@@ -13,7 +13,7 @@ import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 import structlog
 
@@ -106,8 +106,8 @@ class ServerConnection(asyncio.Protocol):
 
     # --- asyncio.Protocol
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+    def connection_made(self, base: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.Transport, base)  # uvloop's is one without saying so
         address = transport.get_extra_info("peername")
         if isinstance(address, tuple):
             self.peer = join_host_port(address[0], address[1])
