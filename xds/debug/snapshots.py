@@ -1,0 +1,78 @@
+"""Snapshots and their resources as JSON, with Envoy's field names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from xds import resource as types
+from xds.provider import Variant
+from xds.resource import Resource
+from xds.snapshot import Snapshot
+from xds.translate.features import missing
+
+TYPE_NAMES: Mapping[str, str] = {
+    "listeners": types.LISTENER,
+    "routes": types.ROUTE,
+    "scoped-routes": types.SCOPED_ROUTE,
+    "virtual-hosts": types.VIRTUAL_HOST,
+    "clusters": types.CLUSTER,
+    "endpoints": types.ENDPOINT,
+    "secrets": types.SECRET,
+    "runtimes": types.RUNTIME,
+    "extension-configs": types.EXTENSION_CONFIG,
+}
+"""What the types are called in paths."""
+
+_SHORT = {type_url: short for short, type_url in TYPE_NAMES.items()}
+
+
+def short_type(type_url: str) -> str:
+    return _SHORT.get(type_url, type_url)
+
+
+def variant_json(variant: Variant) -> dict[str, object]:
+    return {
+        "group": variant.group,
+        "lacking": list(missing(variant.features)),
+        "problem": variant.problem,
+        **(snapshot_json(variant.snapshot) if variant.snapshot else {"version": None}),
+    }
+
+
+def snapshot_json(snapshot: Snapshot) -> dict[str, object]:
+    return {
+        "version": snapshot.version,
+        "cause": snapshot.cause,
+        "notes": list(snapshot.notes),
+        "counts": {
+            short_type(url): len(named) for url, named in sorted(snapshot.resources.items())
+        },
+    }
+
+
+def resources_json(snapshot: Snapshot) -> dict[str, object]:
+    """Every resource by type and name, without its content."""
+    return {
+        short_type(url): {name: resource_head(r) for name, r in named.items()}
+        for url, named in sorted(snapshot.resources.items())
+    }
+
+
+def resource_head(resource: Resource) -> dict[str, object]:
+    return {
+        "version_info": resource.version,
+        "bytes": len(resource.body),
+        "origin": resource.origin,
+        "needs": [f"{short_type(url)}/{name}" for url, name in resource.needs],
+    }
+
+
+def resource_json(resource: Resource) -> dict[str, object]:
+    """A resource with its content, as it would stand in Envoy's config dump."""
+    from xds.translate.render import as_json
+
+    return {
+        "name": resource.name,
+        **resource_head(resource),
+        "resource": {"@type": resource.type_url, **as_json(resource)},
+    }

@@ -1,0 +1,154 @@
+"""Which Envoy gets which configuration: the provider of snapshots made from Worlds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import structlog
+
+from pools.model import Gateway, World
+from xds.cause import cause_of
+from xds.snapshot import Node, Snapshot
+from xds.translate import ALL, DEFAULT_GATEWAY, Features, Translator, features_of
+
+log = structlog.get_logger(__name__)
+
+GATEWAY_METADATA = "gateway"
+"""Key of the node metadata that names the Gateway an Envoy serves, as ``namespace/name``."""
+NO_GROUP = "none"
+"""The group of nodes that no Gateway claims. They wait, and keep what they have."""
+
+_MOST_VARIANTS = 16
+"""Different sets of features that are kept up to date; a fleet has two or three."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """The configuration of one group for Envoys with one set of features."""
+
+    group: str
+    features: Features
+    snapshot: Snapshot | None
+    """The last good one; None: there never was one."""
+    problem: str = ""
+    """Why the World's newest state is not what these Envoys get; empty: it is."""
+
+
+class WorldProvider:
+    """Implements :class:`xds.snapshot.SnapshotProvider` over the newest World.
+
+    Each Gateway is a group: a node says in its metadata, its cluster or its id which one it serves,
+    and need not say so where there is only one. Without Gateways all nodes form one group. A
+    configuration that cannot be made, or that would be inconsistent, is reported and the last good
+    one stays.
+    """
+
+    def __init__(self, translator: Translator) -> None:
+        self._translator = translator
+        self.world: World | None = None
+        self._gateways: dict[str, Gateway | None] = {}
+        self._features: dict[Features, None] = {ALL: None}
+        self._variants: dict[tuple[str, Features], Variant] = {}
+
+    def offer(self, world: World) -> str:
+        """Make this the World that snapshots are made from; returns what caused the change, empty
+        if no snapshot is different from before."""
+        cause = cause_of(self.world, world)
+        self.world = world
+        self._translator.next_world()
+        before = self._gateways.keys()
+        self._gateways = {str(gateway.name): gateway for gateway in world.gateways}
+        if not world.gateways:
+            self._gateways = {DEFAULT_GATEWAY: None}
+        # Where Gateways come and go, nodes may belong to another group than before.
+        changed = before != self._gateways.keys()
+        for key in list(self._variants):
+            if key[0] not in self._gateways:
+                del self._variants[key]
+        for group, gateway in self._gateways.items():
+            for features in self._features:
+                changed |= self._make(group, gateway, features, cause)
+        return (cause or "changed") if changed else ""
+
+    def group(self, node: Node) -> str:
+        groups = self._gateways
+        if DEFAULT_GATEWAY in groups:
+            return DEFAULT_GATEWAY
+        wanted = node.metadata.get(GATEWAY_METADATA)
+        if wanted is not None:
+            return _matching(str(wanted), groups) or NO_GROUP
+        claimed = _matching(node.cluster, groups) or _matching(node.id, groups)
+        if claimed is None and len(groups) == 1:
+            (claimed,) = groups
+        return claimed or NO_GROUP
+
+    def snapshot(self, node: Node) -> Snapshot | None:
+        group = self.group(node)
+        if group == NO_GROUP:
+            return None
+        features = features_of(node)
+        if features not in self._features:
+            self._remember(features)
+        key = (group, features)
+        if key not in self._variants:
+            self._make(group, self._gateways[group], features, "first such Envoy")
+        return self._variants[key].snapshot
+
+    def variants(self) -> Iterator[Variant]:
+        """Every configuration that is kept up to date, by group."""
+        yield from sorted(self._variants.values(), key=lambda v: (v.group, v.features != ALL))
+
+    def _remember(self, features: Features) -> None:
+        self._features[features] = None
+        if len(self._features) > _MOST_VARIANTS:
+            oldest = next(known for known in self._features if known != ALL)
+            del self._features[oldest]
+            for key in [key for key in self._variants if key[1] == oldest]:
+                del self._variants[key]
+
+    def _make(self, group: str, gateway: Gateway | None, features: Features, cause: str) -> bool:
+        """Bring one variant up to date. True if its snapshot is another one than before."""
+        assert self.world is not None
+        key = (group, features)
+        before = self._variants.get(key)
+        last_good = before.snapshot if before else None
+        try:
+            made = self._translator.translate(self.world, gateway, features, cause=cause)
+            problem = _inconsistency(made)
+        except Exception as error:
+            log.exception("configuration cannot be made; the last one stays", group=group)
+            made, problem = None, f"cannot be made: {type(error).__name__}: {error}"
+        else:
+            if problem:
+                log.error(
+                    "inconsistent configuration; the last one stays", group=group, why=problem
+                )
+        if made is None or problem:
+            self._variants[key] = Variant(group, features, last_good, problem)
+            return False
+        if last_good is not None and last_good.version == made.version:
+            if last_good.notes == made.notes:
+                made = last_good
+            self._variants[key] = Variant(group, features, made)
+            return False
+        self._variants[key] = Variant(group, features, made)
+        return True
+
+
+def _inconsistency(snapshot: Snapshot) -> str:
+    dangling = snapshot.dangling()
+    if not dangling:
+        return ""
+    resource, (type_url, name) = dangling[0]
+    more = f" (and {len(dangling) - 1} more like it)" if len(dangling) > 1 else ""
+    kind, missing = (url.rpartition(".")[2] for url in (resource.type_url, type_url))
+    return f"{kind} {resource.name} needs {missing} {name}, which is not there{more}"
+
+
+def _matching(text: str, groups: dict[str, Gateway | None]) -> str | None:
+    """The group of this name; a name without a namespace matches if only one Gateway has it."""
+    if text in groups:
+        return text
+    found = [group for group in groups if group.rpartition("/")[2] == text]
+    return found[0] if len(found) == 1 else None
