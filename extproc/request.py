@@ -81,7 +81,7 @@ class Refused:
     """Answer the client at once."""
 
     status: int
-    """400, 404, 413, 429, 500 or 503."""
+    """400, 404, 408, 413, 429, 500 or 503."""
     reason: str
     """A stable code in kebab-case, sent in ``x-poolpilot-reason`` and listed in docs/errors.md."""
     message: str
@@ -106,6 +106,8 @@ class Completed:
     """Seconds until the first upstream byte (for vLLM: headers, not the first token)."""
     served: str = ""
     """``ip:port`` that answered; empty: none did."""
+    tried: str = ""
+    """``ip:port`` of the last try, whether it answered or not; empty: Envoy tried none."""
     attempts: int = 1
     """Tries that Envoy made, over all endpoints."""
     flags: frozenset[str] = frozenset()

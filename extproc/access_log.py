@@ -1,0 +1,156 @@
+"""The access log service: Envoy tells how each routed request ended.
+
+Envoy streams an entry for every request when it is over (``DownstreamEnd``) and answers nothing are
+expected. Our pick's id comes back in the entry's dynamic metadata; entries without one were not
+routed by us.
+"""
+
+from __future__ import annotations
+
+import structlog
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.struct_pb2 import Struct
+
+from extproc.exchange.response import served_endpoint
+from extproc.request import Completed, Picker
+from extproc.transport.api import Handler, Services, Stream
+from extproc.wire import access_log_pb2 as pb
+
+log = structlog.get_logger(__name__)
+
+METHOD = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
+USAGE = "poolpilot.usage"
+"""Metadata namespace into which Envoy's filters put the token usage of a response."""
+
+FLAGS: dict[str, str] = {
+    "failed_local_healthcheck": "LH",
+    "no_healthy_upstream": "UH",
+    "upstream_request_timeout": "UT",
+    "local_reset": "LR",
+    "upstream_remote_reset": "UR",
+    "upstream_connection_failure": "UF",
+    "upstream_connection_termination": "UC",
+    "upstream_overflow": "UO",
+    "no_route_found": "NR",
+    "delay_injected": "DI",
+    "fault_injected": "FI",
+    "rate_limited": "RL",
+    "unauthorized_details": "UAEX",
+    "rate_limit_service_error": "RLSE",
+    "downstream_connection_termination": "DC",
+    "upstream_retry_limit_exceeded": "URX",
+    "stream_idle_timeout": "SI",
+    "invalid_envoy_request_headers": "IH",
+    "downstream_protocol_error": "DPE",
+    "upstream_max_stream_duration_reached": "UMSDR",
+    "response_from_cache_filter": "RFCF",
+    "no_filter_config_found": "NFCF",
+    "duration_timeout": "DT",
+    "upstream_protocol_error": "UPE",
+    "no_cluster_found": "NC",
+    "overload_manager": "OM",
+    "dns_resolution_failure": "DF",
+    "downstream_remote_reset": "DR",
+}
+"""Envoy's short names of its response flags, as in its text access log."""
+
+_ENDS = frozenset((pb.NotSet, pb.DownstreamEnd))
+
+
+def completions(message: bytes) -> list[Completed]:
+    """The ends of requests that one ``StreamAccessLogsMessage`` tells of."""
+    ends: list[Completed] = []
+    for entry in pb.StreamAccessLogsMessage.FromString(message).http_logs.log_entry:
+        common = entry.common_properties
+        metadata = common.metadata.filter_metadata
+        if common.access_log_type not in _ENDS or "poolpilot" not in metadata:
+            continue
+        ours = metadata["poolpilot"].fields
+        pick_id = ours["pick"].string_value if "pick" in ours else ""
+        if pick_id:
+            ends.append(_completed(pick_id, entry))
+    return ends
+
+
+def _completed(pick_id: str, entry: pb.HttpAccessLogEntry) -> Completed:
+    common = entry.common_properties
+    metadata = common.metadata.filter_metadata
+    usage = metadata.get(USAGE)
+    first_byte = (
+        _seconds(common.time_to_first_upstream_rx_byte)
+        if common.HasField("time_to_first_upstream_rx_byte")
+        else None
+    )
+    tried = _endpoint(common.upstream_remote_address)
+    answered = served_endpoint(common.metadata) or tried
+    duration = (
+        common.duration if common.HasField("duration") else common.time_to_last_downstream_tx_byte
+    )
+    return Completed(
+        pick_id=pick_id,
+        code=entry.response.response_code.value,
+        duration=_seconds(duration),
+        time_to_first_byte=first_byte,
+        # An address alone only says that Envoy tried; a byte says that someone answered.
+        served=answered if first_byte is not None else "",
+        tried=tried or answered,
+        attempts=common.upstream_request_attempt_count or 1,
+        flags=frozenset(FLAGS[name.name] for name, _ in common.response_flags.ListFields()),
+        prompt_tokens=_tokens(usage, "prompt_tokens"),
+        cached_tokens=_tokens(usage, "cached_tokens"),
+        completion_tokens=_tokens(usage, "completion_tokens"),
+        request_bytes=entry.request.request_body_bytes,
+        response_bytes=entry.response.response_body_bytes,
+    )
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.seconds + duration.nanos / 1e9
+
+
+def _endpoint(address: pb.Address) -> str:
+    socket = address.socket_address
+    if not socket.address:
+        return ""
+    host = f"[{socket.address}]" if ":" in socket.address else socket.address
+    return f"{host}:{socket.port_value}"
+
+
+def _tokens(usage: Struct | None, key: str) -> int | None:
+    if usage is None or key not in usage.fields:
+        return None
+    value = usage.fields[key]
+    if value.WhichOneof("kind") == "string_value":
+        return int(value.string_value) if value.string_value.isdecimal() else None
+    return int(value.number_value) if value.WhichOneof("kind") == "number_value" else None
+
+
+class AccessLog:
+    """Serves :data:`METHOD`: settles each pick that an entry names."""
+
+    def __init__(self, picker: Picker) -> None:
+        self._picker = picker
+
+    def services(self) -> Services:
+        return {METHOD: self.stream}
+
+    def stream(self, stream: Stream) -> Handler:
+        return _Entries(stream, self._picker)
+
+
+class _Entries:
+    __slots__ = ("_picker", "_stream")
+
+    def __init__(self, stream: Stream, picker: Picker) -> None:
+        self._stream = stream
+        self._picker = picker
+
+    def on_message(self, message: bytes) -> None:
+        for completed in completions(message):
+            self._picker.settle(completed)
+
+    def on_half_close(self) -> None:
+        self._stream.finish()
+
+    def on_closed(self) -> None:
+        pass

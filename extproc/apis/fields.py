@@ -1,0 +1,161 @@
+"""What of a request's body matters to a pick."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from extproc.apis import model_name
+from extproc.request import Api, Refused
+
+_TOKEN_BYTES = 4
+"""A prompt that is given as token ids counts as this many bytes of text for each."""
+
+_MAX_TOKENS: dict[Api, tuple[str, ...]] = {
+    Api.COMPLETIONS: ("max_tokens",),
+    Api.CHAT_COMPLETIONS: ("max_completion_tokens", "max_tokens"),
+    Api.RESPONSES: ("max_output_tokens",),
+    Api.MESSAGES: ("max_tokens",),
+}
+_PROMPT: dict[Api, tuple[str, ...]] = {
+    Api.COMPLETIONS: ("prompt", "suffix"),
+    Api.CHAT_COMPLETIONS: ("messages", "tools"),
+    Api.RESPONSES: ("instructions", "input", "tools"),
+    Api.EMBEDDINGS: ("input", "messages"),
+    Api.MESSAGES: ("system", "messages", "tools"),
+    Api.GENERATE: ("token_ids",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """What was read from a body. Fields of a wrong type count as absent: the pod will say so."""
+
+    model: str
+    stream: bool = False
+    max_tokens: int | None = None
+    prompt_bytes: int = 0
+    document: Mapping[str, object] | None = None
+
+
+def read(api: Api, body: bytes) -> Fields | Refused:
+    """Decode a whole body once. ``api`` is not ``Api.OTHER``."""
+    try:
+        document: object = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError) as strict:
+        # Python's own parser takes what model servers take as well: NaN, lone surrogates.
+        try:
+            document = json.loads(body.decode())
+        except (ValueError, RecursionError):
+            return _unreadable(strict)
+    if type(document) is not dict:
+        return Refused(400, "invalid-json", "The request body must be a JSON object.")
+    return _fields(api, document)
+
+
+def read_prefix(api: Api, body: bytes) -> Fields:
+    """What the first bytes of a body tell, where the rest is not shown to us.
+
+    The model is empty if it comes later."""
+    document: dict[str, object] = {}
+    for key, start, end in model_name.members(body):
+        if key in ("model", "stream") or key in _MAX_TOKENS.get(api, ()):
+            try:
+                document[key] = msgspec.json.decode(body[start:end])
+            except msgspec.DecodeError:
+                continue
+    model = document.get("model")
+    return Fields(
+        model=model if isinstance(model, str) else "",
+        stream=document.get("stream") is True,
+        max_tokens=_max_tokens(api, document),
+        prompt_bytes=len(body),
+    )
+
+
+def _unreadable(error: Exception) -> Refused:
+    reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+    return Refused(400, "invalid-json", f"The request body is not valid JSON: {reason}")
+
+
+def _fields(api: Api, document: dict[str, object]) -> Fields | Refused:
+    model = document.get("model")
+    if not isinstance(model, str) or not model:
+        if api is not Api.GENERATE or model is not None:
+            problem = (
+                "has no model"
+                if model is None
+                else "has an empty model"
+                if model == ""
+                else "has a model that is not a string"
+            )
+            return Refused(
+                400, "missing-model", f'The request body {problem}. Set "model" to a model\'s name.'
+            )
+        model = ""
+    prompt_bytes = 0
+    for key in _PROMPT[api]:
+        value = document.get(key)
+        if value is not None:
+            prompt_bytes += _text_bytes(value)
+    return Fields(
+        model=model,
+        stream=document.get("stream") is True,
+        max_tokens=_max_tokens(api, document),
+        prompt_bytes=prompt_bytes,
+        document=document,
+    )
+
+
+def _max_tokens(api: Api, document: Mapping[str, object]) -> int | None:
+    if api is Api.GENERATE:
+        sampling = document.get("sampling_params")
+        document = sampling if isinstance(sampling, dict) else {}
+    for key in _MAX_TOKENS.get(api, ("max_tokens",)):
+        value = document.get(key)
+        if type(value) is int and value >= 0:
+            return value
+    return None
+
+
+def _text_bytes(value: object) -> int:
+    """UTF-8 size of all text in a prompt: a string, token ids, or messages with their parts."""
+    total = 0
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        kind = type(item)
+        if kind is str:
+            text = str(item)
+            total += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+        elif kind is list:
+            assert isinstance(item, list)
+            if item and type(item[0]) is int:
+                total += _TOKEN_BYTES * len(item)
+            else:
+                pending += item
+        elif kind is dict:
+            assert isinstance(item, dict)
+            # An image or audio part is no text; its data must not count as a million tokens.
+            if item.get("type") in _NOT_TEXT:
+                continue
+            pending += item.values()
+    return total
+
+
+_NOT_TEXT = frozenset(
+    {
+        "audio_url",
+        "document",
+        "file",
+        "image",
+        "image_url",
+        "input_audio",
+        "input_file",
+        "input_image",
+        "video_url",
+    }
+)

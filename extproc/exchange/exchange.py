@@ -1,0 +1,524 @@
+"""The request half of an exchange, for every mode in which Envoy can show us a body.
+
+Rules that differ by mode (Envoy 1.40, measured):
+
+========================  ==============  ==========================  ===========================
+mode                      body is seen    the pick is sent            a rewritten body needs
+========================  ==============  ==========================  ===========================
+NONE                      never           with the headers            (not possible)
+STREAMED                  after headers   with the headers, only      nothing: length is removed
+BUFFERED                  whole           with the body               a matching content-length
+BUFFERED_PARTIAL          its beginning   with the body               nothing: length is removed
+FULL_DUPLEX_STREAMED      whole           with the headers, after     a matching content-length,
+                                          the body was seen           where Envoy keeps it
+========================  ==============  ==========================  ===========================
+
+A request whose body tells us nothing (no body, an unknown API, an upgrade, gRPC) is picked for at
+its headers in every mode; its body then flows past. That also keeps a WebSocket from hanging, whose
+"body" begins only after our answer.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+
+from extproc import errors
+from extproc.apis import fields, model_name
+from extproc.apis.path import api_of
+from extproc.body import Body, full_duplex
+from extproc.exchange.action import Action, Withdraw
+from extproc.exchange.response import ResponsePhase
+from extproc.exchange.settings import BodyMode, ExchangeSettings
+from extproc.exchange.subset import subset_of
+from extproc.request import Api, Completed, InferenceRequest, Outcome, Refused, Routed
+from extproc.wire import encode
+from extproc.wire import ext_proc_pb2 as pb
+from pools.model import ObjectName
+
+MODEL_HEADER = "x-gateway-model-name"
+"""Where a body-reading filter before us put the model name; used where we see no body."""
+
+_PEEK = 65_536
+"""Bytes of a streamed body to look for the model in, before picking without it."""
+_DRAIN_FACTOR = 2
+"""Up to this many body limits are read and dropped, so that the client is ready to read its 413."""
+
+_FDS, _STREAMED = BodyMode.FULL_DUPLEX_STREAMED, BodyMode.STREAMED
+
+
+class _State(enum.Enum):
+    OPEN = enum.auto()
+    """Nothing has arrived."""
+    COLLECTING = enum.auto()
+    """The body is arriving; the picker has not been asked."""
+    ASKED = enum.auto()
+    PICKED = enum.auto()
+    """The pick is sent; what still comes of the body flows past."""
+    REFUSED = enum.auto()
+    """To be refused when the client has sent its body: before that, it may not listen."""
+    DONE = enum.auto()
+
+
+class Waiting(enum.Enum):
+    """What an exchange waits for, where that is bounded in time."""
+
+    NOTHING = enum.auto()
+    UPLOAD = enum.auto()
+    PICK = enum.auto()
+
+
+_WAITING = {
+    _State.COLLECTING: Waiting.UPLOAD,
+    _State.REFUSED: Waiting.UPLOAD,
+    _State.ASKED: Waiting.PICK,
+}
+
+
+class Exchange:
+    """One HTTP request. Each call returns what is to be done, in order."""
+
+    __slots__ = (
+        "_api",
+        "_body",
+        "_bodyless",
+        "_chatty",
+        "_ended",
+        "_grpc",
+        "_has_length",
+        "_in_body",
+        "_mode",
+        "_model",
+        "_refused",
+        "_request",
+        "_response",
+        "_response_mode",
+        "_rewrite_to",
+        "_routed",
+        "_seen_before_answer",
+        "_settings",
+        "_started",
+        "_state",
+        "_trailers",
+        "pool",
+    )
+
+    def __init__(self, pool: ObjectName | None, settings: ExchangeSettings, now: float) -> None:
+        self.pool = pool
+        self._settings = settings
+        self._started = now
+        self._state = _State.OPEN
+        self._mode = settings.assumed_body_mode
+        self._response_mode = BodyMode.NONE
+        self._body = Body()
+        self._request: InferenceRequest | None = None
+        """Until it is decided; then its body is let go."""
+        self._api = Api.OTHER
+        self._model = ""
+        self._routed: Routed | None = None
+        self._refused: Refused | None = None
+        self._response: ResponsePhase | None = None
+        self._rewrite_to: str | None = None
+        """The model to write into a streamed body that is being held back."""
+        self._ended = False
+        self._bodyless = False
+        """The headers ended the request."""
+        self._trailers = False
+        self._in_body = False
+        """The pick is the answer to the body, not to the headers."""
+        self._seen_before_answer = False
+        """Body is sent to us before the headers are answered."""
+        self._has_length = False
+        self._grpc = False
+        self._chatty = False
+        """Both sides talk at once: the end of the request's body is not to be waited for."""
+
+    @property
+    def waiting(self) -> Waiting:
+        return _WAITING.get(self._state, Waiting.NOTHING)
+
+    # -- what happens to it ---------------------------------------------------------------------
+
+    def receive(self, message: bytes, now: float) -> list[Action]:
+        """A ``ProcessingRequest``. Raises ``google.protobuf.message.DecodeError`` if it is not
+        one."""
+        request = pb.ProcessingRequest.FromString(message)
+        kind = request.WhichOneof("request")
+        if kind == "request_body":
+            body = request.request_body
+            if self._state is _State.OPEN:
+                # Envoy is set to send no headers: nothing to pick by, so the body just passes.
+                self._take_protocol(request)
+                self._state = _State.PICKED
+            return self._on_body(body.body, body.end_of_stream)
+        if kind == "request_headers":
+            return self._on_headers(request)
+        if kind == "request_trailers":
+            return self._on_trailers()
+        if kind is None:
+            return []
+        return self._on_response(kind, request, now)
+
+    def answer(self, outcome: Outcome) -> list[Action]:
+        """The picker's answer to the request it was asked about."""
+        if self._state is not _State.ASKED:
+            return []
+        if isinstance(outcome, Refused):
+            return self._refuse(outcome)
+        return self._route(outcome)
+
+    def expire(self) -> list[Action]:
+        """It has waited for too long (see :attr:`waiting`)."""
+        if self._state is _State.ASKED:
+            timeout = self._settings.pick_timeout
+            late = Refused(
+                503, "pick-timeout", f"No endpoint was chosen within {timeout:g} s.", retry_after=1
+            )
+            return [Withdraw.WITHDRAW, *self._tell(late)]
+        if self._state is _State.REFUSED and self._refused is not None:
+            return self._tell(self._refused)
+        if self._state is _State.COLLECTING:
+            timeout = self._settings.upload_timeout
+            message = f"The request body did not arrive within {timeout:g} s."
+            return self._tell(Refused(408, "upload-timeout", message))
+        return []
+
+    def close(self, now: float) -> list[Action]:
+        """Envoy has ended the stream: it needs nothing more, or the client hung up."""
+        actions: list[Action] = []
+        if self._state is _State.ASKED:
+            actions.append(Withdraw.WITHDRAW)
+        elif self._response is not None:
+            actions += self._response.close(now)
+        self._state = _State.DONE
+        self._body.clear()
+        return actions
+
+    # -- the request's messages -----------------------------------------------------------------
+
+    def _on_headers(self, message: pb.ProcessingRequest) -> list[Action]:
+        if self._state is not _State.OPEN:
+            return []
+        if message.observability_mode:
+            # Envoy only lets us watch and takes no answers; a pick would never be obeyed.
+            self._state = _State.DONE
+            return []
+        self._take_protocol(message)
+        headers = message.request_headers
+        request = self._describe(_header_values(headers.headers), message)
+        self._request = request
+        self._api = request.api
+        self._ended = self._bodyless = headers.end_of_stream
+        if self._ended:
+            if request.api is not Api.OTHER:
+                self._state = _State.COLLECTING
+                return self._refuse(_NO_BODY)
+            return self._ask()
+        if request.api is Api.OTHER:
+            return self._ask()
+        if self._mode is BodyMode.NONE or (
+            self._mode is _STREAMED and not self._seen_before_answer
+        ):
+            request.model = request.headers.get(MODEL_HEADER, "")
+            return self._ask()
+        self._state = _State.COLLECTING
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > self._settings.body_limit:
+            return self._refuse(self._too_large())
+        if self._mode is _FDS or self._mode is _STREAMED:
+            return []
+        self._in_body = True
+        return [encode.REQUEST_HEADERS_CONTINUE]
+
+    def _take_protocol(self, message: pb.ProcessingRequest) -> None:
+        if not message.HasField("protocol_config"):
+            return
+        config = message.protocol_config
+        self._mode = _body_mode(config.request_body_mode)
+        self._response_mode = _body_mode(config.response_body_mode)
+        self._seen_before_answer = config.send_body_without_waiting_for_header_response
+
+    def _describe(
+        self, headers: Mapping[str, str], message: pb.ProcessingRequest
+    ) -> InferenceRequest:
+        method = headers.get(":method", "")
+        path = headers.get(":path", "")
+        self._has_length = "content-length" in headers
+        self._grpc = headers.get("content-type", "").startswith("application/grpc")
+        self._chatty = self._grpc or "upgrade" in headers or method == "CONNECT"
+        return InferenceRequest(
+            id=headers.get("x-request-id", ""),
+            pool=self.pool,
+            path=path,
+            method=method,
+            headers=headers,
+            api=Api.OTHER if self._chatty else api_of(method, path),
+            objective=headers.get("x-gateway-inference-objective", ""),
+            fairness_id=headers.get("x-gateway-inference-fairness-id", ""),
+            subset=(
+                subset_of(message.metadata_context)
+                if message.HasField("metadata_context")
+                else None
+            ),
+        )
+
+    def _on_body(self, chunk: bytes, end_of_stream: bool) -> list[Action]:
+        state = self._state
+        if self._ended or state is _State.DONE:
+            # Envoy 1.35 to 1.37 could send a second end of stream in full duplex.
+            return []
+        self._ended = end_of_stream
+        if state is _State.PICKED:
+            return self._pass_on(chunk)
+        size = self._body.size + len(chunk)
+        if state is _State.REFUSED:
+            self._body.size = size
+            enough = end_of_stream or size > self._settings.body_limit * _DRAIN_FACTOR
+            return self._tell(self._refused) if self._refused and enough else []
+        if size > self._settings.body_limit:
+            withdrawal: list[Action] = [Withdraw.WITHDRAW] if state is _State.ASKED else []
+            return withdrawal + self._refuse(self._too_large())
+        if self._mode is _STREAMED:
+            self._body.chunks.append(chunk)  # an empty one takes an answer too
+            self._body.size = size
+        else:
+            self._body.add(chunk)
+        if state is _State.ASKED:
+            return []
+        if end_of_stream or self._in_body:
+            return self._read()
+        if self._mode is _STREAMED:
+            return self._peek()
+        return []
+
+    def _on_trailers(self) -> list[Action]:
+        state = self._state
+        if self._ended or state is _State.DONE:
+            return []
+        self._ended = self._trailers = True
+        if state is _State.COLLECTING:
+            return self._read()
+        if state is _State.REFUSED and self._refused is not None:
+            return self._tell(self._refused)
+        if state is _State.ASKED:
+            return []
+        if self._rewrite_to is not None:
+            return self._tell(_HELD_BY_TRAILERS)
+        return [encode.REQUEST_TRAILERS_CONTINUE]
+
+    # -- asking -----------------------------------------------------------------------------------
+
+    def _ask(self) -> list[Action]:
+        assert self._request is not None
+        self._state = _State.ASKED
+        return [self._request]
+
+    def _read(self) -> list[Action]:
+        """Ask with all that the body tells."""
+        request = self._request
+        assert request is not None
+        body = self._body.joined()
+        if not body:
+            return self._refuse(_NO_BODY)
+        found = fields.read(request.api, body)
+        if isinstance(found, Refused):
+            if self._mode is BodyMode.BUFFERED_PARTIAL and not self._ended:
+                return self._ask_with(fields.read_prefix(request.api, body), body)
+            encoding = request.headers.get("content-encoding", "identity")
+            if encoding != "identity":
+                found = Refused(
+                    400,
+                    "invalid-json",
+                    f"The request body is compressed ({encoding}). Send it uncompressed.",
+                )
+            return self._refuse(found)
+        return self._ask_with(found, body)
+
+    def _peek(self) -> list[Action]:
+        """Ask as soon as a streamed body has told its model, or is not going to soon."""
+        assert self._request is not None
+        body = self._body.joined()
+        found = fields.read_prefix(self._request.api, body)
+        if not found.model and len(body) < _PEEK:
+            return []
+        return self._ask_with(found, body)
+
+    def _ask_with(self, found: fields.Fields, body: bytes) -> list[Action]:
+        request = self._request
+        assert request is not None
+        request.model = found.model or request.headers.get(MODEL_HEADER, "")
+        request.stream = found.stream
+        request.max_tokens = found.max_tokens
+        request.prompt_bytes = found.prompt_bytes
+        request.document = found.document
+        request.body = body
+        return self._ask()
+
+    # -- answering --------------------------------------------------------------------------------
+
+    def _route(self, routed: Routed) -> list[Action]:
+        request = self._request
+        assert request is not None
+        rewrite = routed.model if routed.model != request.model and request.model else None
+        self._state = _State.PICKED
+        self._routed = routed
+        self._request = None
+        self._model = request.model
+        if rewrite is not None and not self._can_rewrite(request.body):
+            settled = Completed(pick_id=routed.pick_id, code=_NOT_VISIBLE.status)
+            return [settled, *self._tell(_NOT_VISIBLE)]
+        endpoints = ",".join(routed.endpoints)
+        clear = routed.pool != request.pool
+        length: int | None = None
+        body: bytes | None = None
+        if rewrite is not None and self._mode is not _STREAMED:
+            body = model_name.replaced(request.body, rewrite)
+            # Only where the client gave a length: beside chunked encoding it would be smuggling.
+            if self._has_length and self._mode is not BodyMode.BUFFERED_PARTIAL:
+                length = len(body)
+        if self._in_body:
+            actions: list[Action] = [
+                encode.body_response(
+                    endpoints,
+                    routed.pick_id,
+                    headers=routed.headers,
+                    content_length=length,
+                    clear_route_cache=clear,
+                    body=body,
+                )
+            ]
+            self._body.clear()
+            if self._trailers:
+                actions.append(encode.REQUEST_TRAILERS_CONTINUE)
+            return actions
+        actions = [
+            encode.headers_response(
+                endpoints,
+                routed.pick_id,
+                headers=routed.headers,
+                content_length=length,
+                clear_route_cache=clear,
+            )
+        ]
+        if self._mode is _STREAMED:
+            self._rewrite_to = rewrite
+        actions += self._release([body] if body is not None else self._body.chunks)
+        return actions
+
+    def _can_rewrite(self, body: bytes) -> bool:
+        if self._mode is BodyMode.BUFFERED_PARTIAL:
+            return any(key == "model" for key, _, _ in model_name.members(body))
+        return self._mode is _STREAMED or bool(body)
+
+    def _release(self, chunks: list[bytes]) -> list[Action]:
+        """Hand back what of the body was held while the picker was asked."""
+        self._body = Body()
+        answers: list[Action] = []
+        if self._mode is _FDS:
+            if not self._bodyless:
+                answers += full_duplex(chunks, ended=self._ended, trailers=self._trailers)
+        else:
+            ended, last = self._ended, len(chunks) - 1
+            for index, chunk in enumerate(chunks):
+                self._ended = ended and index == last
+                answers += self._pass_on(chunk)
+            self._ended = ended
+        if self._trailers:
+            answers.append(encode.REQUEST_TRAILERS_CONTINUE)
+        return answers
+
+    def _pass_on(self, chunk: bytes) -> list[Action]:
+        """The answer to a chunk of the body that comes after the pick."""
+        if self._mode is _FDS:
+            return list(full_duplex([chunk] if chunk else [], ended=self._ended))
+        if self._rewrite_to is None:
+            return [encode.REQUEST_BODY_CONTINUE]
+        self._body.add(chunk)
+        if self._body.size > self._settings.body_limit:
+            return self._tell(self._too_large())
+        if not self._ended:
+            return [encode.replaced_body(b"")]
+        body, name = self._body.joined(), self._rewrite_to
+        self._body.clear()
+        self._rewrite_to = None
+        if not isinstance(fields.read(self._api, body), Refused):
+            body = model_name.replaced(body, name)
+        return [encode.replaced_body(body)]
+
+    def _refuse(self, refused: Refused) -> list[Action]:
+        """Now if the client listens, else when it has sent its body.
+
+        Simple HTTP/1.1 clients read nothing while they send: Envoy's early answer and close would
+        look like a broken connection to them. Only full duplex lets us wait for the end.
+        """
+        if self._mode is _FDS and not self._ended and not self._chatty:
+            self._state = _State.REFUSED
+            self._refused = refused
+            self._body.chunks = []
+            return []
+        return self._tell(refused)
+
+    def _tell(self, refused: Refused) -> list[Action]:
+        self._state = _State.DONE
+        self._refused = refused
+        self._body.clear()
+        self._request = None
+        return [errors.immediate_response(refused, self._api, grpc=self._grpc), refused]
+
+    def _too_large(self) -> Refused:
+        limit = self._settings.body_limit
+        return Refused(413, "body-too-large", f"The request body is larger than {limit} bytes.")
+
+    # -- the response -----------------------------------------------------------------------------
+
+    def _on_response(self, kind: str, message: pb.ProcessingRequest, now: float) -> list[Action]:
+        if message.observability_mode:
+            return []
+        if self._response is None:
+            self._take_protocol(message)
+            self._response = ResponsePhase(
+                self._routed.pick_id if self._routed else None,
+                self._response_mode,
+                self._started,
+                self._restoration(),
+            )
+        return self._response.receive(kind, message, now)
+
+    def _restoration(self) -> tuple[str, str] | None:
+        """The model name that the pod was told, and the one the client asked for."""
+        told = self._routed.model if self._routed else None
+        if not self._settings.restore_model or told is None or told == self._model:
+            return None
+        return (told, self._model) if self._model else None
+
+
+_NO_BODY = Refused(400, "invalid-json", "The request has no body; it must be a JSON object.")
+_NOT_VISIBLE = Refused(
+    500,
+    "body-not-visible",
+    "The model must be rewritten, but the gateway does not let the endpoint picker change the "
+    "body. Set request_body_mode to FULL_DUPLEX_STREAMED or BUFFERED.",
+)
+_HELD_BY_TRAILERS = Refused(
+    500,
+    "body-not-visible",
+    "The model must be rewritten, but a streamed body that ends with trailers cannot be changed. "
+    "Set request_body_mode to FULL_DUPLEX_STREAMED or BUFFERED.",
+)
+
+
+def _body_mode(value: int) -> BodyMode:
+    try:
+        return BodyMode(value)
+    except ValueError:
+        return BodyMode.NONE
+
+
+def _header_values(headers: pb.HeaderMap) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for header in headers.headers:
+        name = header.key
+        # Envoy sends raw bytes; before 1.27 it sent text.
+        value = header.raw_value.decode("latin-1") or header.value
+        values[name] = f"{values[name]},{value}" if name in values else value
+    return values

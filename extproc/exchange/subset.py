@@ -1,0 +1,33 @@
+"""The subset hint: which endpoints a gateway allows (endpoint picker protocol P3 to P7)."""
+
+from __future__ import annotations
+
+from extproc.wire import ext_proc_pb2 as pb
+
+NAMESPACE = "envoy.lb.subset_hint"
+KEY = "x-gateway-destination-endpoint-subset"
+
+
+def subset_of(metadata: pb.Metadata) -> tuple[str, ...] | None:
+    """``ip`` or ``ip:port``, in the gateway's order; None where there is no hint (P7).
+
+    The protocol asks for a list; some gateways send a comma-joined string. A hint of any other
+    type allows nothing (P6): sending the request anywhere might break what the hint is there for.
+    """
+    hints = metadata.filter_metadata
+    if NAMESPACE not in hints:
+        return None
+    fields = hints[NAMESPACE].fields
+    if KEY not in fields:
+        return None
+    value = fields[KEY]
+    kind = value.WhichOneof("kind")
+    if kind == "list_value":
+        entries = [item.string_value for item in value.list_value.values]
+    elif kind == "string_value":
+        entries = value.string_value.split(",")
+    elif kind == "null_value":
+        return None
+    else:
+        entries = []
+    return tuple(entry for entry in map(str.strip, entries) if entry)

@@ -1,0 +1,142 @@
+"""The ext-proc service: exchanges on gRPC streams, with a clock, deadlines and a picker."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from extproc.deadlines import Deadlines
+from extproc.exchange import Action, Exchange, ExchangeSettings, Waiting, Withdraw
+from extproc.request import Completed, InferenceRequest, Outcome, Picker, Refused
+from extproc.transport.api import GrpcStatus, Handler, Services, Stream
+from pools.model import ObjectName
+
+log = structlog.get_logger(__name__)
+
+METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+POOL_METADATA = "x-inference-pool"
+"""gRPC metadata by which Envoy's route tells the pool: ``namespace/name``."""
+
+
+class ExternalProcessor:
+    """Serves :data:`METHOD`. Needs a running event loop; one object serves any number of streams.
+
+    ``on_refused`` is told of each request that is answered without a pod, for counting.
+    """
+
+    def __init__(
+        self,
+        picker: Picker,
+        settings: ExchangeSettings | None = None,
+        on_refused: Callable[[Refused], None] | None = None,
+    ) -> None:
+        self.picker = picker
+        self.settings = settings or ExchangeSettings()
+        self.on_refused = on_refused
+        self.open = 0
+        """Exchanges in progress."""
+        self._loop = asyncio.get_running_loop()
+        self.time = self._loop.time
+        self._deadlines: dict[Waiting, Deadlines[_Process]] = {
+            Waiting.UPLOAD: Deadlines(self.settings.upload_timeout),
+            Waiting.PICK: Deadlines(self.settings.pick_timeout),
+        }
+        self._timer: asyncio.TimerHandle | None = None
+
+    def services(self) -> Services:
+        return {METHOD: self.process}
+
+    def process(self, stream: Stream) -> Handler:
+        try:
+            pool = _pool_named(stream.metadata.get(POOL_METADATA, ""))
+        except ValueError as error:
+            log.error("gateway names no pool", metadata=POOL_METADATA, error=str(error))
+            stream.finish(GrpcStatus.INVALID_ARGUMENT, f"metadata {POOL_METADATA}: {error}")
+            pool = None
+        return _Process(self, stream, pool)
+
+    def moved(self, process: _Process, before: Waiting, after: Waiting) -> None:
+        """An exchange waits for something else than it did."""
+        if before is not Waiting.NOTHING:
+            self._deadlines[before].end(process)
+        if after is not Waiting.NOTHING:
+            self._deadlines[after].begin(process, self.time())
+            if self._timer is None:
+                self._set_timer()
+
+    def _set_timer(self) -> None:
+        dues = [due for each in self._deadlines.values() if (due := each.next_due()) is not None]
+        # Looking once for many that are due closely one after another is soon enough.
+        self._timer = self._loop.call_at(min(dues) + _SLACK, self._expire) if dues else None
+
+    def _expire(self) -> None:
+        now = self.time()
+        for deadlines in self._deadlines.values():
+            for process in deadlines.pop_late(now):
+                process.expire()
+        self._set_timer()
+
+
+_SLACK = 0.05
+
+
+@functools.lru_cache(maxsize=1024)
+def _pool_named(text: str) -> ObjectName | None:
+    return ObjectName.parse(text) if text else None
+
+
+class _Process:
+    """One stream: an exchange, and what its actions do."""
+
+    __slots__ = ("_exchange", "_service", "_stream", "_waiting", "_withdraw")
+
+    def __init__(self, service: ExternalProcessor, stream: Stream, pool: ObjectName | None) -> None:
+        self._service = service
+        self._stream = stream
+        self._exchange = Exchange(pool, service.settings, service.time())
+        self._waiting = Waiting.NOTHING
+        self._withdraw: Callable[[], None] | None = None
+        service.open += 1
+
+    def on_message(self, message: bytes) -> None:
+        self._perform(self._exchange.receive(message, self._service.time()))
+
+    def on_half_close(self) -> None:
+        self._perform(self._exchange.close(self._service.time()))
+        self._stream.finish()
+
+    def on_closed(self) -> None:
+        self._service.open -= 1
+        self._perform(self._exchange.close(self._service.time()))
+
+    def expire(self) -> None:
+        self._waiting = Waiting.NOTHING
+        self._perform(self._exchange.expire())
+
+    def _answered(self, outcome: Outcome) -> None:
+        self._perform(self._exchange.answer(outcome))
+
+    def _perform(self, actions: Sequence[Action]) -> None:
+        service = self._service
+        for action in actions:
+            if isinstance(action, bytes):
+                self._stream.send(action)
+            elif isinstance(action, InferenceRequest):
+                withdraw = service.picker.pick(action, self._answered)
+                if self._exchange.waiting is Waiting.PICK:
+                    self._withdraw = withdraw
+            elif isinstance(action, Completed):
+                service.picker.settle(action)
+            elif isinstance(action, Refused):
+                if service.on_refused is not None:
+                    service.on_refused(action)
+            elif action is Withdraw.WITHDRAW and self._withdraw is not None:
+                self._withdraw()
+                self._withdraw = None
+        waiting = self._exchange.waiting
+        if waiting is not self._waiting:
+            before, self._waiting = self._waiting, waiting
+            service.moved(self, before, waiting)
