@@ -214,9 +214,12 @@ def endpoints_of(
 
 def _unresolved(host: Host, lookup: Lookup, origin: Origin | None, field: str) -> Problem:
     kept = len(lookup.addresses)
-    what = (
-        f"its last {kept} address{'es' if kept > 1 else ''} stay in use" if kept else "no endpoint"
-    )
+    if kept == 1:
+        what = "its last address stays in use"
+    elif kept:
+        what = f"its last {kept} addresses stay in use"
+    else:
+        what = "no endpoint"
     return Problem(
         Severity.WARNING if kept else Severity.ERROR,
         f"{host.address!r} could not be resolved ({lookup.error}): {what}",

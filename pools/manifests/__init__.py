@@ -202,7 +202,7 @@ def _stranger(kind: str, version: str, source: str, node: Node) -> Manifest | No
         else:
             message = f"kind {kind!r} is not known{did_you_mean(kind, KINDS)}"
     else:
-        hint = did_you_mean(version, KINDS.get(kind, ()))
+        hint = did_you_mean(version, KINDS.get(kind, ()), alike=0.85)
         if not hint:
             return None
         message = f"apiVersion {version!r} of {kind} is not known{hint}"

@@ -161,10 +161,10 @@ def shown(node: Node) -> str:
             return repr(value)
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str], *, alike: float = 0.7) -> str:
     """`` (did you mean 'x'?)`` or nothing."""
     by_lower = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.7)
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=alike)
     return f" (did you mean {by_lower[close[0]]!r}?)" if close else ""
 
 
