@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 
+from poolpilot.errors import PoolPilotError
 
-class EnvoyNotFoundError(Exception):
+
+class EnvoyNotFoundError(PoolPilotError):
     """There is no Envoy to run. The message says where it was looked for and how to get one."""
 
 

@@ -10,10 +10,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 
 import structlog
+
+from poolpilot.errors import PoolPilotError
 
 log = structlog.get_logger(__name__)
 
@@ -22,7 +25,7 @@ FORCED_EXIT = 130
 """Exit status after a second stop signal."""
 
 
-class PartDiedError(Exception):
+class PartDiedError(PoolPilotError):
     """A part of the server ended although nobody asked it to."""
 
 
@@ -69,8 +72,48 @@ async def run(
         _, late = await asyncio.wait(tasks, timeout=grace)
     for task in tasks & done:
         cause = task.exception() if not task.cancelled() else None
-        why = f"{type(cause).__name__}: {cause}" if cause else "it returned"
-        raise PartDiedError(f"{task.get_name()} ended: {why}") from cause
+        raise PartDiedError(f"{task.get_name()} ended: {_why(cause)}") from cause
     if late:
         names = ", ".join(sorted(task.get_name() for task in late))
         raise TimeoutError(f"{names} did not stop within {grace:g} s")
+
+
+def _why(cause: BaseException | None) -> str:
+    if cause is None:
+        return "it returned"
+    if isinstance(cause, PoolPilotError | OSError):
+        # Written for people, and what they must do is outside this process.
+        return str(cause)
+    log.error("unexpected error", exc_info=cause)
+    return f"{type(cause).__name__}: {cause}"
+
+
+def run_until_stopped(
+    parts: Callable[[], Mapping[str, Coroutine[object, object, None]]], *, grace: float
+) -> None:
+    """Run ``parts`` (called inside the event loop) until a stop signal, on uvloop if it is there.
+
+    Raises PartDiedError when one of them ends by itself.
+    """
+
+    async def serve() -> None:
+        async with stop_signals() as stop:
+            await run(parts(), stop, grace=grace)
+
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        try:
+            runner.run(serve())
+        except TimeoutError as error:
+            # Closing the loop would wait for the same part again, without a limit.
+            log.error("not stopped in time, leaving anyway", error=str(error))
+            sys.stderr.flush()
+            os._exit(FORCED_EXIT)
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's event loop where it is installed, else asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

@@ -9,11 +9,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from poolpilot.errors import PoolPilotError
+
 LOOPBACK = "127.0.0.1"
 _LISTEN = "0A"
 
 
-class PortTakenError(Exception):
+class PortTakenError(PoolPilotError):
     """A port that we need is held by another process. The message says by which, where known."""
 
 

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Literal
 
 from poolpilot.demo import launcher
+from poolpilot.errors import PoolPilotError
 
 TieTo = Literal["kernel", "pipe"]
 """How a child is tied to us (see ``launcher``)."""
 DEFAULT_TIE: TieTo = "kernel" if sys.platform == "linux" else "pipe"
 
 
-class ChildDiedError(Exception):
+class ChildDiedError(PoolPilotError):
     """A child ended although nobody asked it to. The message shows the end of its log."""
 
 

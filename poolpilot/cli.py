@@ -1,0 +1,57 @@
+"""The command line. What a command needs is imported when it runs, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from poolpilot.commands import bootstrap, check, demo, fake_vllm, inspect, serve
+from poolpilot.errors import PoolPilotError
+
+app = typer.Typer(
+    name="poolpilot",
+    help="Routes LLM requests behind Envoy to the model-server pod that will answer them best.\n\n"
+    "Start here:  [bold]poolpilot demo[/bold]",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(demo.demo)
+app.add_typer(serve.app, name="serve")
+app.command()(bootstrap.bootstrap)
+app.command()(check.check)
+app.command()(inspect.status)
+app.command()(inspect.snapshot)
+app.command()(inspect.picks)
+app.command("fake-vllm")(fake_vllm.fake_vllm)
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"poolpilot {installed('poolpilot')}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """The ``poolpilot`` command: exit status 0 for success, 1 for a failure that is explained on
+    stderr, 2 for wrong usage."""
+    try:
+        app()
+    except PoolPilotError as error:
+        sys.stderr.write(f"poolpilot: {error}\n")
+        sys.exit(1)
+    except BrokenPipeError:
+        # Whoever read our output has enough; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

@@ -1,0 +1,22 @@
+"""Reading addresses from options, with errors that name the option."""
+
+from __future__ import annotations
+
+import typer
+
+from xds.translate.settings import SocketAddress, TargetAddress, parse_target
+
+
+def socket_address(text: str, option: str) -> SocketAddress:
+    try:
+        return SocketAddress.parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
+
+
+def target_address(text: str, option: str) -> TargetAddress:
+    """``host:port`` or ``unix:/path``."""
+    try:
+        return parse_target(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error

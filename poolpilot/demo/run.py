@@ -1,0 +1,168 @@
+"""What ``poolpilot demo`` does from start to end."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import tempfile
+import time
+from collections.abc import Coroutine
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import TypeVar
+
+import aiohttp
+import msgspec
+from rich.console import Console
+from rich.live import Live
+
+from poolpilot.debug import endpoint_rows
+from poolpilot.demo import quickstart
+from poolpilot.demo.load import Report, ask, mix, send
+from poolpilot.demo.ports import Ports
+from poolpilot.demo.stack import Stack
+from poolpilot.demo.table import line, table
+from poolpilot.envoy_binary import find_envoy
+from poolpilot.lifecycle import stop_signals
+
+READY_LIMIT = 60.0
+REFRESH = 0.5
+"""Seconds between two frames of the live table."""
+LINE_EVERY = 5.0
+"""Seconds between two lines where there is no terminal."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    pods: int = 3
+    free_ports: bool = False
+    requests: int | None = None
+    """Send this many requests and report, instead of showing the pods."""
+    as_json: bool = False
+    load: float = 0.0
+    """Requests per second that the demo sends by itself."""
+    time_scale: float = 1.0
+    delta: bool = False
+    envoy: str | None = None
+    log_dir: Path | None = None
+
+
+async def run(options: Options) -> int:
+    """The exit status. Raises PoolPilotError for what the user can mend."""
+    # What a program may read goes to stdout; with --json that is the report alone.
+    console = Console(stderr=options.as_json, highlight=False)
+    with ExitStack() as cleanup:
+        directory = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="poolpilot-")))
+        envoy = find_envoy(options.envoy)
+        ports = Ports.free(options.pods) if options.free_ports else Ports.fixed(options.pods)
+        stack = Stack(
+            directory,
+            ports,
+            [f"vllm-{n}" for n in range(options.pods)],
+            envoy,
+            delta=options.delta,
+            pod_options=[f"--time-scale={options.time_scale:g}"],
+            log_dir=options.log_dir,
+        )
+        cleanup.callback(stack.stop)
+        async with stop_signals() as stop:
+            return await _until(stop, _demo(options, stack, console))
+
+
+async def _until(stop: asyncio.Event, work: Coroutine[object, object, int]) -> int:
+    """The result of ``work``, or 0 if it was stopped before."""
+    task = asyncio.create_task(work)
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task})
+        return 0
+    return task.result()
+
+
+async def _demo(options: Options, stack: Stack, console: Console) -> int:
+    start = time.monotonic()
+    stack.write(quickstart.manifests(stack.placed()))
+    stack.start()
+    with console.status("starting") as status:
+        await stack.ready(READY_LIMIT, lambda what: status.update(f"{what} is ready"))
+    console.print(
+        f"Ready after {time.monotonic() - start:.1f} s: Envoy, the xDS server, the endpoint picker"
+        f" and {len(stack.pods)} simulated vLLM pods."
+    )
+    if options.requests is not None:
+        return await _report(options.requests, options.as_json, stack, console)
+    console.print(_introduction(stack))
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_watch(stack, console))
+        if options.load:
+            group.create_task(_load(options.load, stack.url))
+    return 0
+
+
+def _introduction(stack: Stack) -> str:
+    return f"""
+Send a request:
+
+  curl {stack.url}/v1/completions -H 'content-type: application/json' \\
+    -d '{{"model": "{quickstart.ADAPTER}", "prompt": "Write as if you were a critic: \
+San Francisco", "max_tokens": 100}}'
+
+Manifests   {stack.manifests}  (edit them: what you save takes effect)
+Picks       {stack.extproc_url}    Configuration  {stack.xds_url}    Envoy  {stack.admin_url}
+Ctrl-C stops everything.
+"""
+
+
+async def _report(count: int, as_json: bool, stack: Stack, console: Console) -> int:
+    with console.status(f"sending {count} requests"):
+        report = await send(stack.url, mix(quickstart.MODELS, count))
+    stack.children.check()
+    if as_json:
+        print(msgspec.json.encode(asdict(report)).decode(), flush=True)  # noqa: T201
+    else:
+        console.print(_summary(report))
+    return 0 if report.all_answered else 1
+
+
+def _summary(report: Report) -> str:
+    lines = [
+        f"{report.ok} of {report.requests} requests answered;"
+        f" p50 {report.p50_ms:g} ms, p99 {report.p99_ms:g} ms",
+        *(f"  {pod}: {count}" for pod, count in report.by_pod.items()),
+        *(f"  failed, {count} times: {error}" for error, count in report.errors.items()),
+    ]
+    return "\n".join(lines)
+
+
+async def _watch(stack: Stack, console: Console) -> None:
+    """Show the pods until cancelled. Raises ChildDiedError when a process ends."""
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
+        if not console.is_terminal:
+            while True:
+                stack.children.check()
+                rows = await endpoint_rows(session, stack.extproc_url)
+                console.print(f"{time.strftime('%H:%M:%S')} {line(rows)}", soft_wrap=True)
+                await asyncio.sleep(LINE_EVERY)
+        with Live(console=console, auto_refresh=False) as live:
+            while True:
+                stack.children.check()
+                live.update(table(await endpoint_rows(session, stack.extproc_url)), refresh=True)
+                await asyncio.sleep(REFRESH)
+
+
+async def _load(rate: float, url: str) -> None:
+    """Send ``rate`` requests per second, evenly mixed, at random moments."""
+    pending: set[asyncio.Task[object]] = set()
+    async with aiohttp.ClientSession() as session:
+        for question in cycle(mix(quickstart.MODELS, 4 * len(quickstart.MODELS), max_tokens=200)):
+            await asyncio.sleep(random.expovariate(rate))
+            task: asyncio.Task[object] = asyncio.create_task(ask(session, url, question))
+            pending.add(task)
+            task.add_done_callback(pending.discard)

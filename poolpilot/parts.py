@@ -1,0 +1,70 @@
+"""The parts that servers are made of: coroutines that serve until they are cancelled.
+
+Each imports what it needs when it is made, because no process needs all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from poolpilot.errors import PoolPilotError
+
+if TYPE_CHECKING:
+    from extproc.config import PickerConfig
+    from sim.config import PodConfig
+    from xds.config import XdsServerConfig
+    from xds.http import HttpConfig
+    from xds.translate import TranslateSettings
+
+
+class CannotListenError(PoolPilotError):
+    """An address that a server was told to listen on cannot be had."""
+
+
+async def simulated_pod(config: PodConfig) -> None:
+    """One simulated vLLM server."""
+    from sim.server import Pod
+
+    pod = Pod(config)
+    try:
+        await pod.start()
+    except OSError as error:
+        raise CannotListenError(
+            f"cannot listen on {config.host}:{config.port}: {error.strerror or error};"
+            " choose another with --address"
+        ) from error
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await pod.stop()
+
+
+async def xds_server(
+    manifests: Path,
+    settings: TranslateSettings,
+    server: XdsServerConfig,
+    http: HttpConfig,
+    grace: float,
+) -> None:
+    """The xDS server on a directory of manifests; streams get ``grace`` seconds at the end."""
+    from pools.files import FilesSource, SourceError
+    from xds.control_plane import ControlPlane
+
+    try:
+        await ControlPlane(FilesSource(manifests), settings, server, http).run(grace=grace)
+    except SourceError as error:
+        raise PoolPilotError(str(error)) from error
+
+
+async def endpoint_picker(manifests: Path, config: PickerConfig, grace: float) -> None:
+    """The endpoint picker on a directory of manifests; requests get ``grace`` seconds at the
+    end."""
+    from extproc.server import EndpointPickerServer
+    from pools.files import FilesSource, SourceError
+
+    try:
+        await EndpointPickerServer(FilesSource(manifests), config).run(grace)
+    except SourceError as error:
+        raise PoolPilotError(str(error)) from error
