@@ -511,10 +511,14 @@ class Connection:
         stream = self._streams.get(stream_id)
         if stream is None:
             self._check_not_idle(stream_id, "RST_STREAM")
-            self._gone.client_ended(stream_id)
-            self._count(self._ignored, now, "RST_STREAM frames for streams that are gone")
+            # Once it may cross the end of the stream on its way.
+            if not self._gone.forget(stream_id):
+                self._count(self._ignored, now, "RST_STREAM frames for streams that are gone")
             return
-        self._count(self._resets, now, "reset streams")
+        if not stream.headers_sent:
+            # Envoy resets every call when it has the answers it wants. What no client does often
+            # is to ask and not want to know: that is the rapid reset attack.
+            self._count(self._resets, now, "streams reset before an answer")
         code = ErrorCode(int.from_bytes(payload, "big"))
         self._remove(stream, by_us=False)
         if stream.reading:

@@ -25,7 +25,7 @@ class Limits:
     ends alone, with RESOURCE_EXHAUSTED.
     """
 
-    max_frame_size: int = 64 * KIB
+    max_frame_size: int = 16 * KIB
     """The largest frame taken (SETTINGS_MAX_FRAME_SIZE, 16 KiB to 16 MiB - 1)."""
     stream_window: int = 1 * MIB
     """How much a client may send on one stream before it hears from us (64 KiB - 1 or more)."""
@@ -52,13 +52,12 @@ class Limits:
     stall_timeout: float = 60.0
     """How long a client may hold up an answer by its flow control."""
     resets: Rate = Rate(1_000, 10_000)
-    """Streams reset by the client, or by us for the client's faults, before their answer was
-    complete."""
+    """Streams that the client reset before there was any answer, or made us reset by its faults."""
     pings: Rate = Rate(2_000, 10_000)
     settings: Rate = Rate(10, 100)
     empty_frames: Rate = Rate(100, 1_000)
     """DATA, HEADERS and CONTINUATION frames that carry nothing and end nothing."""
-    window_updates: Rate = Rate(20_000, 100_000)
+    window_updates: Rate = Rate(100_000, 200_000)
     ignored_frames: Rate = Rate(1_000, 10_000)
     """PRIORITY frames, frames of unknown types and those for streams that are gone."""
 

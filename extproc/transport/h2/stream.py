@@ -65,6 +65,10 @@ class GoneStreams:
         """None if it is not remembered, or never was."""
         return self._by_us.get(stream_id)
 
+    def forget(self, stream_id: int) -> bool:
+        """Whether it was still remembered."""
+        return self._by_us.pop(stream_id, None) is not None
+
     def client_ended(self, stream_id: int) -> None:
         """Nothing more may come of it."""
         if stream_id in self._by_us:
