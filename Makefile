@@ -39,5 +39,9 @@ contracts: $(STAMP)  ## Who may import whom
 
 check: lint types contracts test  ## What CI runs
 
+proto: $(STAMP)  ## Generate the message classes from the .proto files
+	$(BIN)/python -m grpc_tools.protoc -I. --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
+	  --python_out=. --mypy_out=quiet:. $$(find xds extproc -name '*.proto')
+
 clean:  ## Remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -1,0 +1,1 @@
+"""The xDS transport protocol as pure objects: values in, values out, time passed in."""

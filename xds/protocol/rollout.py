@@ -1,0 +1,199 @@
+"""Make before break: in which order one stream gets to see a new snapshot.
+
+Routes are not warmed: a route to a cluster that is not there yet, or no more, is an error for a
+user. So what is added goes first, and only when the client has acknowledged it do listeners and
+routes change; only when these are acknowledged do clusters go. Every wait ends after a time-out,
+because a client that never answers must not be kept from the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+
+from xds.protocol.view import EMPTY, Target, View
+from xds.protocol.watch import Watch
+from xds.resource import CLUSTER, ENDPOINT, RUNTIME, SECRET, Resource
+
+SUPPORT = (CLUSTER, ENDPOINT, SECRET)
+"""What others refer to: added first, taken away last."""
+
+_WAITED_FOR = (ENDPOINT, SECRET)
+_LONGEST = 5
+"""New snapshots renew a wait, but not beyond this many time-outs."""
+_REJOIN = 0.05
+"""Seconds in which a client that comes back may be expected to ask for its clusters."""
+
+
+class Phase(StrEnum):
+    MAKE = "make"
+    """New and changed clusters, endpoints and secrets; the old ones stay."""
+    SWITCH = "switch"
+    """Listeners, routes, and all that refers to clusters."""
+    BREAK = "break"
+    """The old clusters, endpoints and secrets go."""
+    DONE = "done"
+
+
+class Rollout:
+    """The way of one aggregated stream to its target."""
+
+    __slots__ = ("_began", "_deadline", "_rejoins_until", "held", "kept", "phase", "timed_out")
+
+    def __init__(self) -> None:
+        self.phase = Phase.DONE
+        self.held: Mapping[tuple[str, str], str] = {}
+        """(type URL, name) of what stays in its old form, since it would refer to this cluster,
+        which the client rejected."""
+        self.kept: frozenset[str] = frozenset()
+        """Clusters no longer in the target that the client's routes still need."""
+        self.timed_out = 0
+        self._began = 0.0
+        self._deadline = 0.0
+        self._rejoins_until = 0.0
+
+    def retarget(self, now: float, timeout: float) -> None:
+        """The target has changed: begin anew, at the first phase."""
+        if self.phase is Phase.DONE:
+            self._began = now
+            self._deadline = now + timeout
+        else:
+            self._deadline = min(now + timeout, self._began + _LONGEST * timeout)
+        self.phase = Phase.MAKE
+
+    def rejoined(self, now: float) -> None:
+        """The client was here before: it will ask for its clusters soon, if it has any."""
+        self._rejoins_until = now + _REJOIN
+
+    def advance(
+        self, target: Target, watches: Mapping[str, Watch], now: float, timeout: float
+    ) -> None:
+        """Show each watch what it may see by now."""
+        if self.phase is Phase.MAKE:
+            for type_url, watch in watches.items():
+                if type_url in SUPPORT:
+                    watch.show(target.of(type_url).over(watch.view or EMPTY))
+                elif type_url == RUNTIME:
+                    watch.show(target.of(type_url))
+            if not self._over(self._made(watches, now), now, timeout):
+                return
+            self.phase = Phase.SWITCH
+        if self.phase is Phase.SWITCH:
+            for type_url, watch in watches.items():
+                if type_url in SUPPORT and watch.view is None:
+                    watch.show(target.of(type_url))
+            self._switch(target, watches)
+            done = all(w.settled for t, w in watches.items() if t not in SUPPORT)
+            if not self._over(done, now, timeout):
+                return
+            self.phase = Phase.BREAK
+        if self.phase is Phase.BREAK or self.kept or self.held or self._newcomers(watches):
+            self._switch(target, watches)
+            self._break(target, watches)
+            self.phase = Phase.DONE
+
+    def deadline(self, now: float) -> float | None:
+        if self.phase is Phase.DONE:
+            return None
+        if now < self._rejoins_until:
+            return min(self._rejoins_until, self._deadline)
+        return self._deadline
+
+    def _over(self, done: bool, now: float, timeout: float) -> bool:
+        if not done and now < self._deadline:
+            return False
+        if not done:
+            self.timed_out += 1
+        self._deadline = now + timeout
+        return True
+
+    def _made(self, watches: Mapping[str, Watch], now: float) -> bool:
+        clusters = watches.get(CLUSTER)
+        if clusters is None:
+            return now >= self._rejoins_until
+        if not clusters.settled:
+            return False
+        for type_url in _WAITED_FOR:
+            watch = watches.get(type_url)
+            if watch is None or watch.view is None:
+                continue
+            for name in watch.subscription.names:
+                missing = name in watch.view.resources and name not in watch.have
+                if missing and not watch.rejects(name):
+                    return False
+        return True
+
+    def _newcomers(self, watches: Mapping[str, Watch]) -> bool:
+        return any(watch.view is None for watch in watches.values())
+
+    def _switch(self, target: Target, watches: Mapping[str, Watch]) -> None:
+        clusters = watches.get(CLUSTER)
+        refused = (
+            {name for name in clusters.isolation.rejected if name not in clusters.have}
+            if clusters is not None
+            else set()
+        )
+        held: dict[tuple[str, str], str] = {}
+        for type_url, watch in watches.items():
+            if type_url in SUPPORT:
+                continue
+            view = target.of(type_url)
+            if refused:
+                view = self._holding(view, watch, refused, held)
+            if watch.view is None or view.since(watch.view).names:
+                watch.show(view)
+        self.held = held
+
+    def _holding(
+        self, view: View, watch: Watch, refused: set[str], held: dict[tuple[str, str], str]
+    ) -> View:
+        """The view, but what would refer to a refused cluster stays as the client has it."""
+        old: dict[str, Resource] = {}
+        for name, resource in view.resources.items():
+            had = watch.have.get(name)
+            if had is None or had.version == resource.version or not had.body:
+                continue
+            for need in resource.needs:
+                if need[0] == CLUSTER and need[1] in refused and need not in had.needs:
+                    old[name] = had
+                    held[watch.type_url, name] = need[1]
+        return View({**view.resources, **old}) if old else view
+
+    def _break(self, target: Target, watches: Mapping[str, Watch]) -> None:
+        needed = set(_needs(_in_use(target, watches)))
+        kept: set[str] = set()
+        for type_url in SUPPORT:  # Clusters first: what they need is kept too.
+            watch = watches.get(type_url)
+            if watch is None:
+                continue
+            view = target.of(type_url)
+            stale = {
+                name: resource
+                for name, resource in (watch.view or EMPTY).resources.items()
+                if name not in view.resources and (type_url, name) in needed
+            }
+            if stale:
+                view = View({**stale, **view.resources})
+                needed.update(_needs(stale.values()))
+                if type_url == CLUSTER:
+                    kept.update(stale)
+            if watch.view is None or view.since(watch.view).names:
+                watch.show(view)
+        self.kept = frozenset(kept)
+
+
+def _in_use(target: Target, watches: Mapping[str, Watch]) -> Iterable[Resource]:
+    """What the client has, or may have, that is not what the target says."""
+    for type_url, watch in watches.items():
+        if type_url in SUPPORT:
+            continue
+        wanted = target.of(type_url).resources
+        pending = watch.pending.by_name.values() if watch.pending is not None else ()
+        for resource in (*watch.have.values(), *pending):
+            current = wanted.get(resource.name)
+            if current is None or current.version != resource.version:
+                yield resource
+
+
+def _needs(resources: Iterable[Resource]) -> Iterable[tuple[str, str]]:
+    return (need for resource in resources for need in resource.needs)

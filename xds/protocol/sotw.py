@@ -1,0 +1,144 @@
+"""State-of-the-World: each request lists all names, a response may be the whole truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from xds.protocol.message import Response, SotwRequest
+from xds.protocol.view import EMPTY, set_version
+from xds.protocol.watch import Fallback, Kind, Received, Watch
+from xds.resource import CLUSTER, LISTENER, SCOPED_ROUTE, Resource
+
+FULL_STATE = frozenset({LISTENER, CLUSTER, SCOPED_ROUTE})
+"""Types of which a client deletes what a response does not contain."""
+
+_REPEAT_INTERVAL = 1.0
+"""Seconds between answers to a client that keeps asking for what it was just given."""
+
+
+class SotwWatch(Watch):
+    def __init__(self, type_url: str, fallback: Fallback) -> None:
+        super().__init__(type_url, fallback)
+        self.full_state = type_url in FULL_STATE
+        self._claimed = ""
+        self._exact = True
+        self._repeated_at = float("-inf")
+        self._repeat_at: float | None = None
+
+    def receive(self, request: SotwRequest, now: float) -> Received:
+        if not self.started:
+            # A nonce or an error here belongs to an earlier stream.
+            self.started = True
+            self._claimed = request.version
+            self._exact = not request.version
+            return self._subscribe(request)
+        if request.nonce != self.last_nonce:
+            self.counters.stale += 1
+            return Received(Kind.STALE, self.type_url, request.nonce, request.version)
+        if self.pending is not None and request.nonce:
+            if request.error is not None:
+                received = self._reject(request.error, now)
+            else:
+                received = self._acknowledge(now)
+            self._subscribe(request)
+            return received
+        before = (set(self.subscription.names), self.subscription.wildcard)
+        received = self._subscribe(request)
+        if before == (self.subscription.names, self.subscription.wildcard):
+            if request.error is None and not self.subscription.wildcard:
+                self._repeat_at = max(now, self._repeated_at + _REPEAT_INTERVAL)
+            return Received(Kind.REPEAT, self.type_url, request.nonce, request.version)
+        return received
+
+    def deadline(self) -> float | None:
+        due = [at for at in (super().deadline(), self._repeat_at) if at is not None]
+        return min(due, default=None) if self.pending is None else None
+
+    def _subscribe(self, request: SotwRequest) -> Received:
+        change = self.subscription.replace(request.names)
+        self._subscribed(change)
+        if self.full_state and change.added:
+            # Absence from a full answer is how these types say "does not exist".
+            self._must_answer = True
+        return Received(
+            Kind.SUBSCRIBE, self.type_url, request.nonce, names=tuple(sorted(change.added))
+        )
+
+    def _fall_due(self, now: float) -> None:
+        if self._repeat_at is not None and now >= self._repeat_at:
+            self._repeat_at = None
+            self._repeated_at = now
+            self.touch(tuple(self.subscription.names))
+
+    def _tells_absence(self, known: bool) -> bool:
+        return self.full_state and known
+
+    def _compose(
+        self, nonce: str, upserts: Mapping[str, Resource], removals: frozenset[str]
+    ) -> Response | None:
+        if not self.full_state:
+            return Response(
+                self.type_url,
+                nonce,
+                (self.view or EMPTY).version,
+                tuple(upserts.values()),
+                changes={name: resource.version for name, resource in upserts.items()},
+            )
+        resources = self._everything(upserts)
+        if resources is None:
+            return None
+        view = self.view or EMPTY
+        whole = len(resources) == len(view.resources) and all(
+            resource.version == view.resources[resource.name].version for resource in resources
+        )
+        changes: dict[str, str | None] = {name: r.version for name, r in upserts.items()}
+        changes.update(dict.fromkeys(removals))
+        version = view.version if whole else set_version(resources)
+        return Response(self.type_url, nonce, version, resources, changes=changes)
+
+    def _already_has(self) -> bool:
+        """A client that comes back tells the version of the whole set that it has."""
+        return (
+            self.full_state
+            and self.subscription.wildcard
+            and not self.subscription.names
+            and self.view is not None
+            and self._claimed == self.view.version
+        )
+
+    def _adopt(self, now: float) -> None:
+        super()._adopt(now)
+        self._exact = True
+
+    def _everything(self, upserts: Mapping[str, Resource]) -> tuple[Resource, ...] | None:
+        """The whole set, with ``upserts`` in their new form and the rest as the client has it.
+
+        What is held back (it was rejected, or is under suspicion) stays as it was accepted last,
+        and is left out where it never was. None where the client may have content from before
+        this stream which leaving it out would delete.
+        """
+        everything = []
+        for name, wanted in (self.view or EMPTY).resources.items():
+            if not self.subscription.covers(name):
+                continue
+            if name in upserts:
+                everything.append(wanted)
+                continue
+            kept = self.have.get(name) or self._fallback(self.type_url, name)
+            if kept is not None:
+                everything.append(kept)
+            elif not self._exact:
+                return None
+        return tuple(everything)
+
+    def _acknowledge(self, now: float) -> Received:
+        pending = self.pending
+        received = super()._acknowledge(now)
+        if self.full_state and pending is not None:
+            self.have = {
+                name: resource
+                for name, resource in pending.by_name.items()
+                if self.subscription.covers(name)
+            }
+            self._exact = True
+        return received

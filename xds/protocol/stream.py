@@ -1,0 +1,163 @@
+"""One xDS stream: requests in, responses out, the newest snapshot always the goal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from xds.protocol.delta import DeltaWatch
+from xds.protocol.message import DeltaRequest, Request, Response, SotwRequest
+from xds.protocol.rollout import Rollout
+from xds.protocol.sotw import SotwWatch
+from xds.protocol.view import Target
+from xds.protocol.watch import Fallback, Received, Watch
+from xds.resource import CLUSTER, ENDPOINT, LISTENER, SECRET, TYPES, Resource
+
+_ORDER = {type_url: rank for rank, type_url in enumerate(TYPES)}
+
+
+class ProtocolError(ValueError):
+    """The client breaks the protocol or a limit: the stream must end, with these words."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSettings:
+    phase_timeout: float = 2.0
+    """Seconds that a phase of a rollout waits for its ACKs."""
+    max_names: int = 20_000
+    """Names that one type of one stream may subscribe to."""
+    max_types: int = 32
+
+
+def _no_fallback(_type_url: str, _name: str) -> Resource | None:
+    return None
+
+
+class Stream:
+    """All the state of one stream. Aggregated where ``type_url`` is None."""
+
+    def __init__(
+        self,
+        *,
+        delta: bool,
+        type_url: str | None = None,
+        settings: StreamSettings | None = None,
+        fallback: Fallback = _no_fallback,
+    ) -> None:
+        self.delta = delta
+        self.type_url = type_url
+        self.settings = settings or StreamSettings()
+        self.watches: dict[str, Watch] = {}
+        self.target: Target | None = None
+        self.rollout = Rollout()
+        self._fallback = fallback
+        self._nonce = 0
+
+    def receive(self, request: Request, now: float) -> Received:
+        """Take in a request. Raises ProtocolError where the stream must end."""
+        type_url = self._type_of(request)
+        watch = self.watches.get(type_url)
+        if watch is None:
+            if len(self.watches) >= self.settings.max_types:
+                raise ProtocolError(f"more than {self.settings.max_types} types on one stream")
+            watch = self._watch(type_url)
+            if _says_it_was_here(request):
+                self.rollout.rejoined(now)
+        received = self._read(watch, request, now)
+        if len(watch.subscription.names) > self.settings.max_names:
+            raise ProtocolError(
+                f"{len(watch.subscription.names)} names of {type_url} subscribed, "
+                f"at most {self.settings.max_names} are allowed; use the wildcard '*'"
+            )
+        return received
+
+    def offer(self, target: Target, now: float) -> None:
+        """Make ``target`` what the client is meant to have in the end."""
+        if self.target is not None and target.snapshot.version == self.target.snapshot.version:
+            return
+        self.target = target
+        self.rollout.retarget(now, self.settings.phase_timeout)
+
+    def poll(self, now: float) -> Iterator[Response]:
+        """What to send now, in order. Each response counts as sent when it is taken."""
+        if self.target is None:
+            return
+        if self.type_url is None:
+            self.rollout.advance(self.target, self.watches, now, self.settings.phase_timeout)
+        else:
+            for type_url, watch in self.watches.items():
+                watch.show(self.target.of(type_url))
+        for type_url in sorted(self.watches, key=lambda t: _ORDER.get(t, len(_ORDER))):
+            watch = self.watches[type_url]
+            response = watch.next(str(self._nonce + 1), now)
+            if response is not None:
+                self._nonce += 1
+                self._touch_dependants(response)
+                yield response
+
+    def deadline(self, now: float) -> float | None:
+        """When to poll again although nothing happens."""
+        if self.target is None:
+            return None
+        due = [watch.deadline() for watch in self.watches.values()]
+        if self.type_url is None:
+            due.append(self.rollout.deadline(now))
+        return min((at for at in due if at is not None), default=None)
+
+    @property
+    def converged(self) -> bool:
+        """Whether the client has acknowledged all of the target that it subscribed to."""
+        if self.target is None or not self.watches:
+            return False
+        if self.type_url is None and (self.rollout.phase != "done" or self.rollout.held):
+            return False
+        return all(
+            watch.settled and not watch.isolation.rejected for watch in self.watches.values()
+        )
+
+    def _type_of(self, request: Request) -> str:
+        if self.type_url is None:
+            if not request.type_url:
+                raise ProtocolError("a request on an aggregated stream must carry a type_url")
+            return request.type_url
+        if request.type_url not in ("", self.type_url):
+            raise ProtocolError(f"this service speaks of {self.type_url}, not {request.type_url}")
+        return self.type_url
+
+    def _watch(self, type_url: str) -> Watch:
+        kind = DeltaWatch if self.delta else SotwWatch
+        watch = self.watches[type_url] = kind(type_url, self._fallback)
+        return watch
+
+    def _read(self, watch: Watch, request: Request, now: float) -> Received:
+        if isinstance(watch, DeltaWatch) and isinstance(request, DeltaRequest):
+            return watch.receive(request, now)
+        if isinstance(watch, SotwWatch) and isinstance(request, SotwRequest):
+            return watch.receive(request, now)
+        raise TypeError(f"{type(request).__name__} on a {'delta' if self.delta else 'SotW'} stream")
+
+    def _touch_dependants(self, response: Response) -> None:
+        """A cluster or listener that is replaced warms anew: it waits for its endpoints and
+        secrets although these did not change, and in Delta it does not even ask."""
+        if response.type_url not in (CLUSTER, LISTENER):
+            return
+        endpoints, secrets = self.watches.get(ENDPOINT), self.watches.get(SECRET)
+        if endpoints is None and secrets is None:
+            return
+        for resource in response.resources:
+            if resource.name not in response.changes:
+                continue
+            needs = resource.needs
+            if response.type_url == CLUSTER and not needs:
+                needs = ((ENDPOINT, resource.name),)
+            for type_url, name in needs:
+                if type_url == ENDPOINT and endpoints is not None:
+                    endpoints.touch((name,))
+                elif type_url == SECRET and secrets is not None:
+                    secrets.touch((name,))
+
+
+def _says_it_was_here(request: Request) -> bool:
+    if isinstance(request, SotwRequest):
+        return bool(request.version)
+    return bool(request.initial_versions)
