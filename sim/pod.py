@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-import structlog
 from aiohttp import web
 
 from sim import openai
@@ -26,8 +25,6 @@ from sim.metrics import CONTENT_TYPE, Metrics
 from sim.openai import ApiError, ChunkWriter, Job
 from sim.replies import JSON, json_reply, read_json, refusing
 from sim.tokens import block_hashes
-
-log = structlog.get_logger(__name__)
 
 POD_HEADER = "x-sim-pod"
 VERSION = "0.11.0"  # the vLLM release whose surface this follows
@@ -96,7 +93,6 @@ class Pod:
             raise
         self._runner, self._site = runner, site
         self.port = runner.addresses[0][1]
-        log.debug("pod serves", pod=self.config.name, url=self.url, model=self.config.model)
 
     async def stop(self) -> None:
         """Accept no connection any more, let requests finish for ``grace_seconds``, cut the rest.
