@@ -76,7 +76,7 @@ class Director:
         for name in sorted(self.fleet.pools):
             for model in self.fleet.pools[name].resolver.names:
                 self._pool_by_model.setdefault(model, name)
-        self.metrics.forget(self.fleet.members, (str(name) for name in self.fleet.pools))
+        self.metrics.forget_all_but(self.fleet.members)
 
     # Picker
 
@@ -117,7 +117,7 @@ class Director:
         )
         self.ledger.charge(record, chosen[0], request.prompt_bytes // BYTES_PER_TOKEN, now)
         record.seconds = self._clock() - now
-        self.metrics.routed(view.label, request.model, target, outcome.endpoints[0], record.seconds)
+        self.metrics.decided(view.label, request.model, target, "routed", record.seconds)
         return record
 
     def settle(self, completed: Completed) -> None:
@@ -202,7 +202,7 @@ class Director:
             self.decisions.next_id(),
         )
         record.seconds = self._clock() - now
-        self.metrics.refused(
+        self.metrics.decided(
             view.label if view is not None else "",
             request.model,
             target,

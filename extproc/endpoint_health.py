@@ -172,7 +172,10 @@ class EndpointHealth:
         self._strain = 0.0
 
 
-_LOCAL = frozenset({"UH", "NR", "NC", "UO", "RL", "UAEX", "FI", "LH", "DPE", "SI", "DI"})
+_TIMED_OUT = frozenset({"UT", "UPE"})
+_LOCAL = frozenset(
+    {"UH", "NR", "NC", "UO", "RL", "UAEX", "FI", "LH", "DPE", "SI", "DI", "OM", "IH"}
+)
 """Flags of answers that Envoy made itself, for reasons that are not the endpoint's."""
 
 
@@ -182,26 +185,24 @@ def judge(
     """Which endpoints failed, and which one did well (empty: none), in one finished request.
 
     ``endpoints`` is the ordered list of its pick. Envoy walks down it, so those before the one that
-    was last tried have failed in a way that it retries: hardly ever anything else than a connection
+    it tried last have failed in a way that it retries: hardly ever anything else than a connection
     that could not be made.
     """
-    tried = completed.served
-    attempts = max(1, completed.attempts)
-    if not tried and attempts <= len(endpoints) and "UF" in completed.flags:
-        tried = endpoints[attempts - 1]
+    tried = completed.served or completed.tried
+    again = max(0, completed.attempts - 1)
     if tried in endpoints:
-        passed_over = endpoints[: min(endpoints.index(tried), attempts - 1)]
-    else:
-        passed_over = endpoints[: attempts - 1]
-    faults = [(key, Fault.CONNECT) for key in passed_over]
-    if not tried:
-        return tuple(faults), ""
+        again = min(again, endpoints.index(tried))
+    faults = [(key, Fault.CONNECT) for key in endpoints[:again]]
     flags = completed.flags
-    if "UF" in flags:
+    if not tried:
+        pass
+    elif "UF" in flags:
         faults.append((tried, Fault.CONNECT))
     elif "UC" in flags or "UR" in flags:
         faults.append((tried, Fault.RESET))
-    elif flags & _LOCAL:
+    elif flags & _TIMED_OUT:
+        faults.append((tried, Fault.ERROR))
+    elif flags & _LOCAL or not completed.served:
         pass
     elif completed.code >= 500:
         faults.append((tried, Fault.ERROR))

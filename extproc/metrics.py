@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from extproc.endpoint_health import Fault, Standing
 from extproc.fleet import Fleet
-from extproc.request import Completed
+from extproc.request import Completed, Refused
 
 Counts = defaultdict[tuple[str, ...], int]
 """By label values."""
@@ -65,7 +65,7 @@ class Metrics:
         self._max_models = max_models
         self._models: set[str] = set()
         self.requests: Counts = defaultdict(int)
-        self.picks: Counts = defaultdict(int)
+        self.answers: Counts = defaultdict(int)
         self.pick_seconds = Histogram(PICK_SECONDS)
         self.completed: Counts = defaultdict(int)
         self.tokens: Counts = defaultdict(int)
@@ -87,16 +87,15 @@ class Metrics:
             return model
         return OTHER
 
-    def routed(self, pool: str, model: str, target: str, endpoint: str, seconds: float) -> None:
+    def decided(self, pool: str, model: str, target: str, outcome: str, seconds: float) -> None:
+        """``outcome``: ``routed``, or the reason of the refusal."""
         label = self.model_label
-        self.requests[pool, label(model), label(target), "routed"] += 1
-        self.picks[pool, endpoint] += 1
+        self.requests[pool, label(model), label(target), outcome] += 1
         self.pick_seconds.observe(seconds)
 
-    def refused(self, pool: str, model: str, target: str, reason: str, seconds: float) -> None:
-        label = self.model_label
-        self.requests[pool, label(model), label(target), reason] += 1
-        self.pick_seconds.observe(seconds)
+    def refused(self, refused: Refused) -> None:
+        """A client was told this, by the protocol or by the policy."""
+        self.answers[str(refused.status), refused.reason] += 1
 
     def ended(self, pool: str, model: str, picked: str, completed: Completed) -> None:
         model = self.model_label(model)
@@ -122,13 +121,10 @@ class Metrics:
     def ejected(self, endpoint: str, fault: Fault) -> None:
         self.ejections[endpoint, fault.value] += 1
 
-    def forget(self, endpoints: Iterable[str], pools: Iterable[str]) -> None:
-        """Keep only series of endpoints and pools that still exist."""
-        keys, names = set(endpoints), set(pools)
-        for pick in [pick for pick in self.picks if pick[1] not in keys or pick[0] not in names]:
-            del self.picks[pick]
-        for ejection in [ejection for ejection in self.ejections if ejection[0] not in keys]:
-            del self.ejections[ejection]
+    def forget_all_but(self, endpoints: Container[str]) -> None:
+        """Drop the series of endpoints that are gone."""
+        for series in [series for series in self.ejections if series[0] not in endpoints]:
+            del self.ejections[series]
 
     def collect(self) -> Iterator[Metric]:
         yield _counter(
@@ -138,10 +134,10 @@ class Metrics:
             self.requests,
         )
         yield _counter(
-            "poolpilot_picks",
-            "Requests sent to each endpoint as first choice.",
-            ("pool", "endpoint"),
-            self.picks,
+            "poolpilot_refusals",
+            "Requests that were answered without an endpoint.",
+            ("status", "reason"),
+            self.answers,
         )
         yield _histogram(
             "poolpilot_pick_duration_seconds", "What a decision costs.", {"": self.pick_seconds}
@@ -229,6 +225,9 @@ def _histogram(name: str, text: str, by_pool: dict[str, Histogram]) -> Metric:
 
 def fleet_families(fleet: Fleet, now: float) -> Iterator[Metric]:
     """Gauges of all endpoints, read at this moment."""
+    picks = CounterMetricFamily(
+        "poolpilot_picks", "Requests sent there as first choice.", labels=("endpoint",)
+    )
     in_flight = GaugeMetricFamily(
         "poolpilot_in_flight", "Requests under way, counted here.", labels=("endpoint",)
     )
@@ -258,6 +257,7 @@ def fleet_families(fleet: Fleet, now: float) -> Iterator[Metric]:
     )
     for key, member in fleet.members.items():
         candidate = member.candidate
+        picks.add_metric((key,), candidate.picked)
         in_flight.add_metric((key,), candidate.in_flight)
         queue.add_metric((key,), candidate.queue)
         running.add_metric((key,), candidate.running)
@@ -281,7 +281,7 @@ def fleet_families(fleet: Fleet, now: float) -> Iterator[Metric]:
                 for member in view.members
             ),
         )
-    yield from (in_flight, queue, running, kv_usage, age, up, scrapes, ready)
+    yield from (picks, in_flight, queue, running, kv_usage, age, up, scrapes, ready)
 
 
 class PickerCollector(Collector):

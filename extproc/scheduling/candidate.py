@@ -49,6 +49,7 @@ class Candidate:
         "key",
         "kv_usage",
         "observed_at",
+        "picked",
         "queue",
         "running",
         "signals",
@@ -87,6 +88,8 @@ class Candidate:
         """Requests sent from here that have not ended."""
         self.tokens = 0
         """Their prompt tokens, estimated."""
+        self.picked = 0
+        """Requests ever sent from here."""
 
         self._epoch = 0
         self._seen_epoch = 0
@@ -111,6 +114,7 @@ class Candidate:
     def charge(self, tokens: int = 0) -> int:
         """A request was sent. Returns the epoch to hand back to :meth:`release`."""
         self.in_flight += 1
+        self.picked += 1
         self.tokens += tokens
         self._unseen_now += 1
         self.queue += 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -36,7 +37,7 @@ class ScrapeError(Exception):
 
 
 class SignalSink(Protocol):
-    """Who is told what the scrapes gave. ``key`` is the endpoint's, times are the loop's."""
+    """Who is told what the scrapes gave. ``key`` is the endpoint's."""
 
     def scrape_started(self, key: str) -> None: ...
 
@@ -96,11 +97,14 @@ class Scraper:
         fetch: Fetch,
         settings: ScrapeSettings | None = None,
         rng: random.Random | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``clock`` is what the sink's times are read from."""
         self._sink = sink
         self._fetch = fetch
         self._settings = settings or ScrapeSettings()
         self._rng = rng or random.Random()
+        self._clock = clock
         self._slots = asyncio.Semaphore(self._settings.max_concurrent)
         self._loops: dict[str, tuple[str, asyncio.Task[None]]] = {}
 
@@ -123,7 +127,7 @@ class Scraper:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _loop(self, key: str, address: str) -> None:
-        settings, clock = self._settings, asyncio.get_running_loop().time
+        settings, clock = self._settings, self._clock
         url = f"http://{address}{settings.path}"
         engine: Engine | None = None
         failures = 0
@@ -159,13 +163,12 @@ class Scraper:
 
 
 class HttpFetch:
-    """Fetches pages over kept-alive connections. Use as an async context manager."""
+    """Fetches pages over kept-alive connections, between :meth:`open` and :meth:`close`."""
 
-    def __init__(self, settings: ScrapeSettings) -> None:
-        self._settings = settings
+    def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
 
-    async def __aenter__(self) -> HttpFetch:
+    async def open(self) -> None:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=75, use_dns_cache=False),
             timeout=aiohttp.ClientTimeout(total=None),
@@ -173,16 +176,15 @@ class HttpFetch:
             headers={"Accept": "text/plain", "Accept-Encoding": "identity"},
             trust_env=False,
         )
-        return self
 
-    async def __aexit__(self, *exc: object) -> None:
+    async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
             self._session = None
 
     async def __call__(self, url: str) -> bytes:
         if self._session is None:
-            raise RuntimeError("HttpFetch is used outside its async with block")
+            raise RuntimeError("HttpFetch is not open")
         try:
             async with self._session.get(url, allow_redirects=False) as response:
                 if response.status != 200:

@@ -1,0 +1,81 @@
+"""What an operator can set about the endpoint picker."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from extproc.director import ENDPOINTS_PER_PICK
+from extproc.endpoint_health import HealthPolicy
+from extproc.exchange.settings import ExchangeSettings
+from extproc.scheduling.profiles import PROFILES
+from extproc.signals.scraper import ScrapeSettings
+from extproc.transport.listen import parse_address
+from extproc.transport.tls import TlsFiles
+
+
+class TransportKind(enum.StrEnum):
+    """What carries the gRPC streams."""
+
+    GRPCIO = "grpcio"
+    NATIVE = "native"
+    """Our own HTTP/2 server: the same exchanges at a fraction of the cost."""
+
+
+@dataclass(frozen=True, slots=True)
+class PickerConfig:
+    """Addresses are ``host:port`` (port 0: any free one), ``[ipv6]:port``, ``:port`` for every
+    interface, or ``unix:/path``. Raises ValueError for what cannot work."""
+
+    address: str = ":9002"
+    """ext-proc, access log and health, for Envoy."""
+    health_address: str | None = ":9003"
+    """Health alone, for probes; None: only on ``address``."""
+    http_address: str | None = "127.0.0.1:9090"
+    """Debug pages and metrics, which show the whole configuration; None: not served."""
+    transport: TransportKind = TransportKind.GRPCIO
+    tls: TlsFiles | None = None
+    """For ``address``. Probes on ``health_address`` are always plain."""
+    profile: str = "filter-tree"
+    """How endpoints are chosen, in every pool."""
+    exchange: ExchangeSettings = field(default_factory=ExchangeSettings)
+    scrape: ScrapeSettings = field(default_factory=ScrapeSettings)
+    health: HealthPolicy = field(default_factory=HealthPolicy)
+    endpoints_per_pick: int = ENDPOINTS_PER_PICK
+    """The pick and its fallbacks, which Envoy's retries walk down."""
+    in_flight_expiry: float = 900.0
+    """Seconds after which a request whose end nobody reported is counted as over."""
+    remembered_decisions: int = 1000
+    """How many decisions can be read back."""
+    request_log_share: float = 0.0
+    """The share of requests (0 to 1) that get a log line when they end."""
+    drain_delay: float = 0.0
+    """Seconds between saying "not ready" and taking no more streams, when stopping. With several
+    replicas, give it two of Envoy's health check intervals: until then Envoy still comes here."""
+
+    def __post_init__(self) -> None:
+        for name in ("address", "health_address", "http_address"):
+            if (address := getattr(self, name)) is not None:
+                try:
+                    parse_address(address)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from None
+        if self.profile not in PROFILES:
+            known = ", ".join(sorted(PROFILES))
+            raise ValueError(f"profile: there is no {self.profile!r}; choose one of {known}")
+        if self.endpoints_per_pick < 1:
+            raise ValueError("endpoints_per_pick: must be at least 1")
+        if self.in_flight_expiry <= 0:
+            raise ValueError("in_flight_expiry: must be greater than 0 seconds")
+        if self.remembered_decisions < 1:
+            raise ValueError("remembered_decisions: must be at least 1")
+        if not 0.0 <= self.request_log_share <= 1.0:
+            raise ValueError("request_log_share: must be between 0 and 1")
+        if self.drain_delay < 0:
+            raise ValueError("drain_delay: must not be negative")
+        if (
+            self.tls is not None
+            and self.tls.client_ca is not None
+            and self.transport is TransportKind.GRPCIO
+        ):
+            raise ValueError("tls: client certificates need the transport native")

@@ -1,0 +1,203 @@
+"""The endpoint picker as a server: a source, a director, and what they are reached by."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+
+import structlog
+
+from extproc.access_log import AccessLog
+from extproc.config import PickerConfig, TransportKind
+from extproc.debug import application
+from extproc.director import Director
+from extproc.ext_proc import ExternalProcessor
+from extproc.fleet import Fleet
+from extproc.grpc_health import Health
+from extproc.http import HttpServer
+from extproc.lasting import LastingStreams
+from extproc.metrics import registry_of
+from extproc.request_log import RequestLog
+from extproc.scheduling.profiles import PROFILES
+from extproc.signals.scraper import HttpFetch, Scraper
+from extproc.transport.api import Server, Services
+from extproc.transport.grpcio import serve_grpcio
+from extproc.transport.listen import TcpAddress, parse_address
+from extproc.transport.tls import TlsFiles
+from pools.source import Source
+
+log = structlog.get_logger(__name__)
+
+EXPIRY_INTERVAL = 1.0
+
+
+class SourceEndedError(Exception):
+    """The source of Worlds came to an end, which it never should."""
+
+
+class EndpointPickerServer:
+    """Picks endpoints for any number of pools.
+
+    Make it inside a running event loop. It is reachable after :meth:`start`, and ready (by gRPC
+    health and ``/readyz``) once the first World is there. :meth:`run` does all until cancelled.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        config: PickerConfig | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config = config = config or PickerConfig()
+        self._source = source
+        make_profile = PROFILES[config.profile]
+        fleet = Fleet(lambda pool: make_profile(), config.health, config.scrape.stale_after)
+        self._request_log = (
+            RequestLog(config.request_log_share) if config.request_log_share else None
+        )
+        self.director = Director(
+            fleet,
+            in_flight_expiry=config.in_flight_expiry,
+            endpoints_per_pick=config.endpoints_per_pick,
+            remembered=config.remembered_decisions,
+            clock=clock,
+            on_end=self._request_log.ended if self._request_log is not None else None,
+        )
+        self.health = Health()
+        self._fetch = HttpFetch()
+        self._scraper = Scraper(fleet, self._fetch, config.scrape, clock=clock)
+        registry = registry_of(self.director.metrics, fleet, clock)
+        self._http = HttpServer(
+            application(self.director, registry, lambda: self.health.ready, clock)
+        )
+        self._lasting = LastingStreams()
+        self._serving: list[Server] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def address(self) -> str:
+        """Where ext-proc is really served."""
+        return self._serving[0].address
+
+    @property
+    def health_address(self) -> str:
+        """Where probes are really answered."""
+        return self._serving[-1].address
+
+    @property
+    def http_address(self) -> str:
+        """Where debug pages and metrics really are."""
+        return self._http.address
+
+    async def start(self) -> None:
+        """Listen and begin to follow the source. Raises OSError when an address is taken."""
+        config = self.config
+        try:
+            await self._fetch.open()
+            if self._request_log is not None:
+                self._request_log.start()
+            exchanges = ExternalProcessor(
+                self.director, config.exchange, self.director.metrics.refused
+            )
+            services = {
+                **exchanges.services(),
+                **self._lasting.track(AccessLog(self.director).services()),
+                **self._lasting.track(self.health.services()),
+            }
+            await self._serve(services, config.address, config.tls)
+            if config.health_address is not None:
+                probes = self._lasting.track(self.health.services())
+                await self._serve(probes, config.health_address, None)
+            if config.http_address is not None:
+                self._http.start(config.http_address)
+        except BaseException:
+            await self.stop(0)
+            raise
+        self._tasks = [
+            asyncio.create_task(self._follow(), name="source"),
+            asyncio.create_task(self._expire(), name="in-flight expiry"),
+        ]
+        log.info("endpoint picker listens", address=self.address, profile=config.profile)
+
+    async def stop(self, grace: float = 10.0) -> None:
+        """Say "not ready", take no new streams, and let those in progress finish for up to
+        ``grace`` seconds."""
+        self.health.ready = False
+        if self._serving:
+            delay = min(self.config.drain_delay, grace)
+            await asyncio.sleep(delay)
+            self._lasting.finish()
+            # Probes come last: they are answered for as long as there is something to finish.
+            for server in self._serving:
+                await server.stop(grace - delay)
+            self._serving.clear()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        await self._scraper.stop()
+        await self._fetch.close()
+        await self._http.stop()
+        if self._request_log is not None:
+            await asyncio.to_thread(self._request_log.stop)
+
+    async def run(self, grace: float = 10.0) -> None:
+        """Serve until cancelled, then stop gracefully. Raises what a part of it died of."""
+        await self.start()
+        try:
+            done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.stop(grace)
+
+    async def _serve(self, services: Services, address: str, tls: TlsFiles | None) -> None:
+        if self.config.transport is TransportKind.NATIVE:
+            from extproc.transport.native import serve_native
+
+            self._serving.append(await serve_native(services, address, tls=tls))
+            return
+        where = parse_address(address)
+        if isinstance(where, TcpAddress) and not where.host:
+            address = f"[::]:{where.port}"
+        self._serving.append(
+            await serve_grpcio(
+                services,
+                address,
+                certificate=tls.certificate if tls is not None else None,
+                key=tls.key if tls is not None else None,
+            )
+        )
+
+    async def _follow(self) -> None:
+        async for world in self._source.worlds():
+            try:
+                self.director.update(world)
+            except Exception:
+                # The last good World stays in force.
+                log.exception("configuration was not taken over", revision=world.revision)
+                continue
+            self._scraper.follow(self.director.fleet.targets())
+            self.health.ready = True
+            log.info(
+                "configuration taken over",
+                revision=world.revision,
+                pools=len(world.pools),
+                endpoints=len(self.director.fleet.members),
+                problems=len(world.problems),
+            )
+        raise SourceEndedError("the source of pools ended; restart the endpoint picker")
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(EXPIRY_INTERVAL)
+            expired = self.director.expire()
+            if expired:
+                log.warning(
+                    "requests expired without a report of their end",
+                    requests=expired,
+                    after_s=self.config.in_flight_expiry,
+                )
