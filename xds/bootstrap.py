@@ -111,12 +111,8 @@ def _limits(settings: BootstrapSettings) -> Json:
             "layers": [
                 {
                     "name": "static",
-                    "static_layer": {
-                        # Endpoints stay when an update of them is late, instead of vanishing.
-                        "envoy.restart_features.use_eds_cache_for_ads": True,
-                        # Long regular expressions in routes are accepted.
-                        "re2.max_program_size.error_level": 1000,
-                    },
+                    # Long regular expressions in routes are accepted.
+                    "static_layer": {"re2.max_program_size.error_level": 1000},
                 }
             ]
         },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from envoy_data_plane.envoy.config.accesslog import v3 as accesslog
 from envoy_data_plane.envoy.config.core import v3 as core
+from envoy_data_plane.envoy.extensions.access_loggers.filters.cel.v3 import ExpressionFilter
 from envoy_data_plane.envoy.extensions.access_loggers.grpc import v3 as grpc_log
 from envoy_data_plane.envoy.extensions.access_loggers.stream.v3 import StdoutAccessLog
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
@@ -104,42 +105,54 @@ def _completions(settings: TranslateSettings) -> grpc_log.HttpGrpcAccessLogConfi
 
 
 _ERRORS = {
-    "UH": "No endpoint of this pool is there. Is any pod ready?",
-    "UF": "The chosen pods did not accept the connection.",
-    "UC": "The pod closed the connection before it answered.",
-    "UR": "The pod reset the request.",
-    "URX": "No pod answered, even after retries.",
-    "UT": "The request took longer than its route allows.",
-    "UO": "Too many requests are waiting for this pool.",
-    "NC": "The route leads to a cluster that is not there yet.",
-    "NR": "No route matches this request.",
-    "SI": "Nothing was sent for longer than the idle time-out.",
+    "UH": ("no_endpoint", "No endpoint of this pool is there. Is any pod ready?"),
+    "UF": ("connection_failed", "The chosen pods did not accept the connection."),
+    "UC": ("connection_lost", "The pod closed the connection before it answered."),
+    "UR": ("reset_by_pod", "The pod reset the request."),
+    "URX": ("retries_exhausted", "No pod answered, even after retries."),
+    "UT": ("timeout", "The request took longer than its route allows."),
+    "UO": ("overloaded", "Too many requests are waiting for this pool."),
+    "NC": ("no_cluster", "The route leads to a pool that Envoy does not know yet."),
+    "SI": ("idle_timeout", "Nothing was sent for longer than the idle time-out."),
 }
+"""By response flag of Envoy: code and message."""
 
 
-def error_bodies() -> hcm.LocalReplyConfig:
-    """Envoy's own errors in the form that OpenAI clients understand. Answers of the picker and of
-    routes have that form already and bear none of these response flags."""
-    return hcm.LocalReplyConfig(
-        mappers=[
-            hcm.ResponseMapper(
-                filter=accesslog.AccessLogFilter(
-                    response_flag_filter=accesslog.ResponseFlagFilter(flags=[flag])
+def error_bodies(features: Features) -> hcm.LocalReplyConfig:
+    """Envoy's own errors in the form that OpenAI clients understand. What the picker and routes
+    answer has that form already, and none of these flags."""
+    mappers = [
+        _mapper(
+            accesslog.AccessLogFilter(
+                response_flag_filter=accesslog.ResponseFlagFilter(flags=[flag])
+            ),
+            code,
+            message,
+        )
+        for flag, (code, message) in _ERRORS.items()
+    ]
+    if features.picker_errors:
+        failed = ExpressionFilter(expression="response.code_details.startsWith('ext_proc_error')")
+        mappers.append(
+            _mapper(
+                accesslog.AccessLogFilter(
+                    extension_filter=accesslog.ExtensionFilter(
+                        name="envoy.access_loggers.extension_filters.cel",
+                        typed_config=any_of(failed),
+                    )
                 ),
-                body_format_override=core.SubstitutionFormatString(
-                    json_format=Struct.from_dict(
-                        {
-                            "error": {
-                                "message": message,
-                                "type": "server_error",
-                                "param": None,
-                                "code": "%RESPONSE_CODE_DETAILS%",
-                            }
-                        }
-                    ),
-                    content_type="application/json",
-                ),
+                "picker_failed",
+                "The endpoint picker did not answer, and this pool fails closed.",
             )
-            for flag, message in _ERRORS.items()
-        ]
+        )
+    return hcm.LocalReplyConfig(mappers=mappers)
+
+
+def _mapper(when: accesslog.AccessLogFilter, code: str, message: str) -> hcm.ResponseMapper:
+    error = {"message": message, "type": "server_error", "param": None, "code": code}
+    return hcm.ResponseMapper(
+        filter=when,
+        body_format_override=core.SubstitutionFormatString(
+            json_format=Struct.from_dict({"error": error}), content_type="application/json"
+        ),
     )

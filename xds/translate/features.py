@@ -44,6 +44,8 @@ class Features:
     """The gRPC access log extension."""
     stdout_log: bool = True
     """The standard output access log extension (1.20)."""
+    picker_errors: bool = True
+    """Access log filters in CEL, which tell the picker's failures from other errors (1.26)."""
     previous_hosts: bool = True
     """The retry predicate that never tries the same host twice."""
 
@@ -62,15 +64,17 @@ _SINCE: dict[str, Version] = {
     "sse_usage": (1, 38, 0),
     "early_header_mutation": (1, 25, 0),
     "stdout_log": (1, 20, 0),
+    "picker_errors": (1, 26, 0),
 }
 
 _EXTENSIONS: dict[str, tuple[str, ...]] = {
     "override_host": ("envoy.load_balancing_policies.override_host",),
-    "json_usage": ("envoy.filters.http.json_to_metadata",),
+    "json_usage": ("envoy.filters.http.json_to_metadata", "envoy.filters.http.match_delegate"),
     "sse_usage": ("envoy.filters.http.sse_to_metadata", "envoy.content_parsers.json"),
     "early_header_mutation": ("envoy.http.early_header_mutation.header_mutation",),
     "completion_log": ("envoy.access_loggers.http_grpc",),
     "stdout_log": ("envoy.access_loggers.stdout",),
+    "picker_errors": ("envoy.access_loggers.extension_filters.cel",),
     "previous_hosts": ("envoy.retry_host_predicates.previous_hosts",),
 }
 
@@ -89,6 +93,7 @@ _CONSEQUENCE: dict[str, str] = {
     "used as a source of the pick",
     "completion_log": "the picker is not told how requests end",
     "stdout_log": "no access log on standard output",
+    "picker_errors": "clients get an empty body when the picker fails",
     "previous_hosts": "a retry may go to the endpoint that just failed",
 }
 

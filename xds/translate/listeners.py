@@ -80,7 +80,7 @@ def _manager(
         ),
         http_filters=_filters(features, settings),
         access_log=access_logs(features, settings),
-        local_reply_config=error_bodies(),
+        local_reply_config=error_bodies(features),
         request_timeout=seconds(0),
         stream_idle_timeout=seconds(settings.stream_idle_timeout),
         upgrade_configs=[hcm.HttpConnectionManagerUpgradeConfig(upgrade_type="websocket")],

@@ -55,8 +55,8 @@ def _message_class(full_name: str) -> type[betterproto2.Message] | None:
     return None
 
 
-# betterproto2's SNAKE turns "5xx" into "5_xx". It calls the casing with Envoy's own field names (and
-# a trailing underscore where the name is a Python keyword), which are already what is wanted.
+# betterproto2's SNAKE turns "5xx" into "5_xx". It calls the casing with Envoy's own field names,
+# which are already what is wanted.
 _FIELD_NAMES = cast(betterproto2.Casing, str)
 
 _SECRET_FIELDS = frozenset(

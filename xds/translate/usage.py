@@ -1,16 +1,23 @@
 """Token counts, read from responses by Envoy itself and kept as dynamic metadata.
 
-They end up in the access log. No response byte passes through the picker for it.
+They end up in the access log. No response byte passes through the picker for it, and no response
+fails for it: Envoy has to hold a JSON body to read it, and answers 500 where it is larger than its
+buffers (embeddings easily are). So only bodies that are known to be small are looked at; streamed
+events are read as they pass.
 """
 
 from __future__ import annotations
 
 from envoy_data_plane.envoy.config.core.v3 import TypedExtensionConfig
+from envoy_data_plane.envoy.extensions.common.matching.v3 import ExtensionWithMatcher
 from envoy_data_plane.envoy.extensions.content_parsers.json import v3 as json_parser
+from envoy_data_plane.envoy.extensions.filters.common.matcher.action.v3 import SkipFilter
 from envoy_data_plane.envoy.extensions.filters.http.json_to_metadata import v3 as json_usage
 from envoy_data_plane.envoy.extensions.filters.http.sse_to_metadata import v3 as sse_usage
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
-from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher
+from envoy_data_plane.envoy.type.matcher.v3 import HttpResponseHeaderMatchInput, RegexMatcher
+from envoy_data_plane.xds.core import v3 as cncf
+from envoy_data_plane.xds.type.matcher import v3 as matcher
 
 from xds.translate.features import Features
 from xds.translate.names import USAGE_NAMESPACE
@@ -28,13 +35,47 @@ def usage_filters(features: Features, settings: TranslateSettings) -> list[HttpF
     filters = []
     if settings.token_usage and features.json_usage:
         filters.append(
-            HttpFilter(name="envoy.filters.http.json_to_metadata", typed_config=any_of(_json()))
+            HttpFilter(name="envoy.filters.http.match_delegate", typed_config=any_of(_small_json()))
         )
     if settings.token_usage and features.sse_usage:
         filters.append(
             HttpFilter(name="envoy.filters.http.sse_to_metadata", typed_config=any_of(_sse()))
         )
     return filters
+
+
+_LESS_THAN_A_MEGABYTE = "[0-9]{1,6}"
+
+
+def _small_json() -> ExtensionWithMatcher:
+    """Reads JSON bodies, but skips those with more than six digits of content-length, or none."""
+    known_to_be_small = matcher.MatcherMatcherListPredicate(
+        single_predicate=matcher.MatcherMatcherListPredicateSinglePredicate(
+            input=cncf.TypedExtensionConfig(
+                name="envoy.matching.inputs.response_headers",
+                typed_config=any_of(HttpResponseHeaderMatchInput(header_name="content-length")),
+            ),
+            value_match=matcher.StringMatcher(
+                safe_regex=matcher.RegexMatcher(
+                    google_re2=matcher.RegexMatcherGoogleRe2(), regex=_LESS_THAN_A_MEGABYTE
+                )
+            ),
+        )
+    )
+    skip = matcher.MatcherOnMatch(
+        action=cncf.TypedExtensionConfig(name="skip", typed_config=any_of(SkipFilter()))
+    )
+    unless_small = matcher.MatcherMatcherListFieldMatcher(
+        predicate=matcher.MatcherMatcherListPredicate(not_matcher=known_to_be_small), on_match=skip
+    )
+    return ExtensionWithMatcher(
+        extension_config=TypedExtensionConfig(
+            name="envoy.filters.http.json_to_metadata", typed_config=any_of(_json())
+        ),
+        xds_matcher=matcher.Matcher(
+            matcher_list=matcher.MatcherMatcherList(matchers=[unless_small])
+        ),
+    )
 
 
 def _rules() -> list[json_usage.JsonToMetadataRule]:

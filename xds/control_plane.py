@@ -1,0 +1,155 @@
+"""The xDS server as a whole: a source of Worlds, what is made of them, and who is told."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import structlog
+from prometheus_client import CollectorRegistry, Gauge, Histogram
+
+from pools.model import Severity, World
+from pools.source import Source
+from xds.config import XdsServerConfig
+from xds.debug import app
+from xds.http import HttpConfig, HttpServer
+from xds.metrics import XdsMetrics
+from xds.provider import WorldProvider
+from xds.server import XdsServer
+from xds.status import XdsStatus
+from xds.translate import TranslateSettings, Translator
+
+log = structlog.get_logger(__name__)
+
+
+class ControlPlane:
+    """Serves Envoys what a source says, until it is told to stop.
+
+    It listens from the start, but is not ready, and tells Envoys nothing, before the first World is
+    there: an empty answer would delete what they have.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        settings: TranslateSettings | None = None,
+        server_config: XdsServerConfig | None = None,
+        http_config: HttpConfig | None = None,
+    ) -> None:
+        self._source = source
+        self.registry = CollectorRegistry()
+        self._metrics = _Metrics(self.registry)
+        self.provider = WorldProvider(Translator(settings or TranslateSettings()))
+        self.server = XdsServer(self.provider, server_config, metrics=XdsMetrics(self.registry))
+        self._http = HttpServer(app(self), http_config or HttpConfig())
+        self._following: asyncio.Task[None] | None = None
+        self._noted: frozenset[str] = frozenset()
+
+    @property
+    def port(self) -> int:
+        """Of the xDS gRPC server."""
+        return self.server.port
+
+    @property
+    def http_port(self) -> int:
+        return self._http.port
+
+    def status(self) -> XdsStatus:
+        return self.server.status()
+
+    def not_ready(self) -> str:
+        """Why Envoys cannot be served yet; empty: they can."""
+        if self.provider.world is None:
+            return "nothing was read from the source yet"
+        for variant in self.provider.variants():
+            if variant.snapshot is None:
+                return f"no configuration for {variant.group}: {variant.problem}"
+        return ""
+
+    async def run(self, *, grace: float = 5.0) -> None:
+        """Serve until cancelled. Raises what the source raises, and OSError for a taken port."""
+        try:
+            await self.start()
+            assert self._following is not None
+            await self._following
+            # A source that ends has said all it will ever say.
+            await asyncio.Event().wait()
+        finally:
+            await self.stop(grace)
+
+    async def start(self) -> None:
+        await self._http.start()
+        await self.server.start()
+        self._following = asyncio.create_task(self._follow(), name="source")
+
+    async def stop(self, grace: float = 5.0) -> None:
+        """Stop what was started; streams in progress get ``grace`` seconds."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.wait([self._following])
+            self._following = None
+        await self.server.stop(grace)
+        await self._http.stop()
+
+    async def _follow(self) -> None:
+        async for world in self._source.worlds():
+            self.take(world)
+
+    def take(self, world: World) -> None:
+        """Make ``world`` what Envoys get."""
+        started = time.perf_counter()
+        cause = self.provider.offer(world)
+        self._metrics.took(world, self.provider, time.perf_counter() - started)
+        self._log_notes()
+        if cause:
+            log.info("new configuration", cause=cause, revision=world.revision)
+            self.server.refresh(cause)
+
+    def _log_notes(self) -> None:
+        """What cannot be had, once, when it is new. Sources log their own problems."""
+        notes = frozenset(
+            note for v in self.provider.variants() if v.snapshot for note in v.snapshot.notes
+        )
+        for note in sorted(notes - self._noted):
+            log.warning("not as described", why=note)
+        self._noted = notes
+
+
+class _Metrics:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._seconds = Histogram(
+            "poolpilot_xds_translate_seconds",
+            "Time to make all configurations from a new state of the source.",
+            registry=registry,
+            buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5),
+        )
+        self._pools = Gauge("poolpilot_xds_pools", "Pools that are described.", registry=registry)
+        self._endpoints = Gauge(
+            "poolpilot_xds_endpoints", "Endpoints of all pools.", registry=registry
+        )
+        self._problems = Gauge(
+            "poolpilot_xds_problems",
+            "Problems in what was read, which someone must mend.",
+            ("severity",),
+            registry=registry,
+        )
+        self._kept = Gauge(
+            "poolpilot_xds_outdated_configurations",
+            "Configurations for which the last good one stays, since the newest cannot be made.",
+            registry=registry,
+        )
+        self._read = Gauge(
+            "poolpilot_xds_last_change_timestamp_seconds",
+            "When the source last yielded a state.",
+            registry=registry,
+        )
+
+    def took(self, world: World, provider: WorldProvider, seconds: float) -> None:
+        self._seconds.observe(seconds)
+        self._pools.set(len(world.pools))
+        self._endpoints.set(sum(map(len, world.endpoints.values())))
+        for severity in Severity:
+            count = sum(problem.severity is severity for problem in world.problems)
+            self._problems.labels(severity.value).set(count)
+        self._kept.set(sum(bool(variant.problem) for variant in provider.variants()))
+        self._read.set_to_current_time()
