@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -13,6 +12,7 @@ import grpc
 import structlog
 
 from extproc.transport.api import GrpcStatus, Handler, Method, Server, Services
+from extproc.transport.tls import TlsFiles
 
 log = structlog.get_logger(__name__)
 
@@ -23,13 +23,11 @@ async def serve_grpcio(
     services: Services,
     address: str,
     *,
-    certificate: Path | None = None,
-    key: Path | None = None,
+    tls: TlsFiles | None = None,
 ) -> Server:
-    """Serve on ``host:port`` (port 0: any free one) or ``unix:/path``.
+    """Serve on ``host:port`` (port 0: any free one) or ``unix:/path``, on the running event loop.
 
-    With ``certificate`` and ``key`` (PEM files, read anew when they change) it serves TLS. Raises
-    ``OSError`` if it cannot listen there.
+    :raises OSError: it cannot listen there, or the TLS files cannot be read.
     """
     server = grpc.aio.server(
         options=[
@@ -42,8 +40,8 @@ async def serve_grpcio(
     )
     server.add_generic_rpc_handlers((_Rpcs(services),))
     try:
-        if certificate is not None and key is not None:
-            port = server.add_secure_port(address, _credentials(certificate, key))
+        if tls is not None:
+            port = server.add_secure_port(address, _credentials(tls))
         else:
             port = server.add_insecure_port(address)
     except RuntimeError as error:
@@ -64,31 +62,40 @@ class _GrpcioServer:
         await self._server.stop(grace)
 
 
-def _credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
-    def modified() -> tuple[int, int]:
-        return certificate.stat().st_mtime_ns, key.stat().st_mtime_ns
+def _credentials(files: TlsFiles) -> grpc.ServerCredentials:
+    """Credentials that follow their files; grpcio asks at each handshake."""
+    paths = [path for path in (files.certificate, files.key, files.client_ca) if path is not None]
+
+    def stamp() -> list[int]:
+        return [path.stat().st_mtime_ns for path in paths]
 
     def read() -> Any:
-        pair = (key.read_bytes(), certificate.read_bytes())
-        return grpc.ssl_server_certificate_configuration([pair])
+        pair = (files.key.read_bytes(), files.certificate.read_bytes())
+        roots = files.client_ca.read_bytes() if files.client_ca is not None else None
+        return grpc.ssl_server_certificate_configuration([pair], roots)
 
-    seen = modified()
-    initial = read()
+    seen = stamp()
 
     def changed() -> Any:
         nonlocal seen
         try:
-            now = modified()
+            now = stamp()
             if now == seen:
                 return None
             fresh = read()
         except (OSError, ValueError) as error:
-            log.warning("keeping the old certificate", file=str(certificate), error=str(error))
+            log.warning(
+                "TLS files changed but cannot be used; the certificate read before stays",
+                certificate=str(files.certificate),
+                error=str(error),
+            )
             return None
         seen = now
         return fresh
 
-    credentials: grpc.ServerCredentials = grpc.dynamic_ssl_server_credentials(initial, changed)
+    credentials: grpc.ServerCredentials = grpc.dynamic_ssl_server_credentials(
+        read(), changed, require_client_authentication=files.client_ca is not None
+    )
     return credentials
 
 

@@ -19,6 +19,7 @@ from extproc.transport.h2.frames import ConnectionBrokenError, ErrorCode, Settin
 from extproc.transport.h2.headers import TABLE_SIZE_ZERO, HeaderDecoder
 from extproc.transport.h2.limits import Bucket, Limits
 from extproc.transport.h2.messages import BadMessageError, MessageReader
+from extproc.transport.h2.reader import FrameReader
 from extproc.transport.h2.request import MalformedError, Request, RequestReader, check_trailers
 from extproc.transport.h2.sender import Sender
 from extproc.transport.h2.stream import GoneStreams, Stream
@@ -44,10 +45,7 @@ class Connection:
         self._refusing = False
         self._events: list[Event] = []
 
-        # Input: what is left over, how much of it there must be, and what came already.
-        self._rest = bytearray()
-        self._need = len(frames.PREFACE)
-        self._preface_seen = False
+        self._reader = FrameReader(limits.max_frame_size)
         self._settings_seen = False
         self._started = now
         self._block: OpenBlock | None = None
@@ -172,17 +170,15 @@ class Connection:
         if self.closed:
             return []
         self._sender.now = now
-        rest = self._rest
-        if rest or not self._preface_seen:
-            rest += data
-            if len(rest) < self._need:
-                return self._starting(now)
-            data = bytes(rest)
-            rest.clear()
         try:
-            position = self._read(data, now)
-            if position < len(data):
-                rest += memoryview(data)[position:]
+            for kind, flags, stream_id, source, start, stop in self._reader.read(data):
+                try:
+                    if kind == frames.DATA and self._settings_seen and self._block is None:
+                        self._on_data(source, start, stop, flags, stream_id, now)
+                    else:
+                        self._on_frame(kind, flags, stream_id, source[start:stop], now)
+                except StreamBrokenError as fault:
+                    self._on_stream_fault(fault, now)
         except ConnectionBrokenError as fault:
             self._close(fault.code, fault.reason)
             self._events.append(ConnectionClosed(fault.code, fault.reason))
@@ -216,55 +212,6 @@ class Connection:
         return [StreamReset(stream.id, ErrorCode.ENHANCE_YOUR_CALM, reason) for stream in stalled]
 
     # --- Frames
-
-    def _starting(self, now: float) -> list[Event]:
-        """Fewer bytes than are needed. A wrong beginning is known at once, though."""
-        if not self._preface_seen and not frames.PREFACE.startswith(bytes(self._rest)):
-            return self._not_http2()
-        return []
-
-    def _not_http2(self) -> list[Event]:
-        reason = "what came is not HTTP/2 (an HTTP/1 or TLS client on this port?)"
-        self._close(ErrorCode.PROTOCOL_ERROR, reason)
-        return [ConnectionClosed(ErrorCode.PROTOCOL_ERROR, reason)]
-
-    def _read(self, data: bytes, now: float) -> int:
-        """Take all whole frames. Returns where the rest begins."""
-        position = 0
-        end = len(data)
-        if not self._preface_seen:
-            position = len(frames.PREFACE)
-            if data[:position] != frames.PREFACE:
-                raise ConnectionBrokenError(
-                    ErrorCode.PROTOCOL_ERROR,
-                    "what came is not HTTP/2 (an HTTP/1 or TLS client on this port?)",
-                )
-            self._preface_seen = True
-        unpack = frames.FRAME_HEADER.unpack_from
-        largest = self.limits.max_frame_size
-        while end - position >= frames.HEADER_SIZE:
-            high, low, kind, flags, stream_id = unpack(data, position)
-            length = high << 8 | low
-            if length > largest:
-                raise ConnectionBrokenError(
-                    ErrorCode.FRAME_SIZE_ERROR, f"a frame of {length} bytes, {largest} is most"
-                )
-            start = position + frames.HEADER_SIZE
-            stop = start + length
-            if stop > end:
-                self._need = stop - position
-                return position
-            position = stop
-            stream_id &= 0x7FFFFFFF
-            try:
-                if kind == frames.DATA and self._settings_seen and self._block is None:
-                    self._on_data(data, start, stop, flags, stream_id, now)
-                else:
-                    self._on_frame(kind, flags, stream_id, data[start:stop], now)
-            except StreamBrokenError as fault:
-                self._on_stream_fault(fault, now)
-        self._need = frames.HEADER_SIZE
-        return position
 
     def _on_frame(self, kind: int, flags: int, stream_id: int, payload: bytes, now: float) -> None:
         if self._block is not None and (
@@ -673,7 +620,6 @@ class Connection:
 
     def _close(self, code: ErrorCode, reason: str) -> None:
         self.closed = True
-        self._rest.clear()
         self._block = None
         self._forget_streams()
         self._sender.put(frames.goaway(self._last_stream, code, reason))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from extproc.transport.api import GrpcStatus
 from extproc.transport.h2.frames import GRPC_PREFIX
 from extproc.transport.h2.stream import Stream
 
-_PREFIX_SIZE = GRPC_PREFIX.size
+_PREFIX_SIZE: Final = GRPC_PREFIX.size
+_PREFIX_UNKNOWN: Final = -1
 
 
 class BadMessageError(Exception):
@@ -35,41 +38,64 @@ class MessageReader:
         :raises BadMessageError: compressed, too large, or too much of it is unfinished. Messages
             before it in the same bytes are lost with the call.
         """
-        partial = stream.partial
-        if partial is not None:
-            partial += memoryview(data)[start:stop]
-            self.unread += stop - start
-            if len(partial) < stream.need:
-                self._check_unread()
-                return []
-            data, start, stop = bytes(partial), 0, len(partial)
-            self.drop(stream)
         messages: list[bytes] = []
-        need = _PREFIX_SIZE
+        if stream.partial is not None:
+            start = self._go_on(stream, data, start, stop, messages)
         while stop - start >= _PREFIX_SIZE:
-            compressed, size = GRPC_PREFIX.unpack_from(data, start)
-            if compressed:
-                raise BadMessageError(
-                    GrpcStatus.UNIMPLEMENTED,
-                    "compressed messages are not taken: send grpc-encoding identity",
-                )
-            if size > self._max_message:
-                raise BadMessageError(
-                    GrpcStatus.RESOURCE_EXHAUSTED,
-                    f"a message of {size} bytes where {self._max_message} is most",
-                )
-            need = size + _PREFIX_SIZE
-            if stop - start < need:
-                break
-            start += need
-            messages.append(data[start - size : start])
-            need = _PREFIX_SIZE
+            size = self._size(*GRPC_PREFIX.unpack_from(data, start))
+            start += _PREFIX_SIZE
+            if stop - start < size:
+                self._begin(stream, size, data, start, stop)
+                return messages
+            messages.append(data[start : start + size])
+            start += size
         if start < stop:
-            stream.partial = bytearray(memoryview(data)[start:stop])
-            stream.need = need
-            self.unread += stop - start
-            self._check_unread()
+            self._begin(stream, _PREFIX_UNKNOWN, data, start, stop)
         return messages
+
+    def _begin(self, stream: Stream, need: int, data: bytes, start: int, stop: int) -> None:
+        stream.partial = bytearray(memoryview(data)[start:stop])
+        stream.need = need
+        self._count(stop - start)
+
+    def _go_on(
+        self, stream: Stream, data: bytes, start: int, stop: int, messages: list[bytes]
+    ) -> int:
+        """Add to the unfinished message. Returns where the bytes after it begin."""
+        partial = stream.partial
+        assert partial is not None
+        if stream.need == _PREFIX_UNKNOWN:
+            end = min(stop, start + _PREFIX_SIZE - len(partial))
+            partial += memoryview(data)[start:end]
+            self._count(end - start)
+            if len(partial) < _PREFIX_SIZE:
+                return stop
+            start = end
+            stream.need = self._size(*GRPC_PREFIX.unpack(partial))
+            self.unread -= _PREFIX_SIZE
+            partial.clear()
+        end = start + stream.need - len(partial)
+        if end > stop:
+            partial += memoryview(data)[start:stop]
+            self._count(stop - start)
+            return stop
+        messages.append(b"".join((partial, memoryview(data)[start:end])))
+        self.drop(stream)
+        return end
+
+    def _size(self, compressed: int, size: int) -> int:
+        """A message's size, from its prefix."""
+        if compressed:
+            raise BadMessageError(
+                GrpcStatus.UNIMPLEMENTED,
+                "compressed messages are not taken: send grpc-encoding identity",
+            )
+        if size > self._max_message:
+            raise BadMessageError(
+                GrpcStatus.RESOURCE_EXHAUSTED,
+                f"a message of {size} bytes where {self._max_message} is most",
+            )
+        return size
 
     def drop(self, stream: Stream) -> None:
         """Forget the stream's unfinished message."""
@@ -77,7 +103,8 @@ class MessageReader:
             self.unread -= len(stream.partial)
             stream.partial = None
 
-    def _check_unread(self) -> None:
+    def _count(self, more: int) -> None:
+        self.unread += more
         if self.unread > self._max_unread:
             raise BadMessageError(
                 GrpcStatus.RESOURCE_EXHAUSTED, "too many unfinished messages on this connection"

@@ -25,9 +25,9 @@ class Stream:
     lingering: bool = False
     """It stays until the client has ended it, even if we have."""
     partial: bytearray | None = None
-    """The beginning of a message, with its prefix, and ..."""
+    """The beginning of a message, ..."""
     need: int = 0
-    """... how long it must become before there is more to know."""
+    """... and how long it will be; -1 while ``partial`` is still part of its prefix."""
     unacknowledged: int = 0
     """Received since the last WINDOW_UPDATE."""
     headers_sent: bool = False
