@@ -6,11 +6,11 @@ Rules that differ by mode (Envoy 1.40, measured):
 mode                      body is seen    the pick is sent            a rewritten body needs
 ========================  ==============  ==========================  ===========================
 NONE                      never           with the headers            (not possible)
-STREAMED                  after headers   with the headers, only      nothing: length is removed
-BUFFERED                  whole           with the body               a matching content-length
-BUFFERED_PARTIAL          its beginning   with the body               nothing: length is removed
-FULL_DUPLEX_STREAMED      whole           with the headers, after     a matching content-length,
-                                          the body was seen           where Envoy keeps it
+STREAMED                  after headers   with the headers, only      no content-length
+BUFFERED                  whole           with the body               its own content-length
+BUFFERED_PARTIAL          its beginning   with the body               no content-length
+FULL_DUPLEX_STREAMED      whole           with the headers, after     its own content-length
+                                          the body was seen
 ========================  ==============  ==========================  ===========================
 
 A request whose body tells us nothing (no body, an unknown API, an upgrade, gRPC) is picked for at
@@ -44,6 +44,7 @@ _PEEK = 65_536
 _DRAIN_FACTOR = 2
 """Up to this many body limits are read and dropped, so that the client is ready to read its 413."""
 
+_BUFFERING = frozenset((BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL))
 _FDS, _STREAMED = BodyMode.FULL_DUPLEX_STREAMED, BodyMode.STREAMED
 
 
@@ -371,11 +372,13 @@ class Exchange:
         clear = routed.pool != request.pool
         length: int | None = None
         body: bytes | None = None
-        if rewrite is not None and self._mode is not _STREAMED:
-            body = model_name.replaced(request.body, rewrite)
+        if rewrite is not None:
+            if self._mode is not _STREAMED:
+                body = model_name.replaced(request.body, rewrite)
             # Only where the client gave a length: beside chunked encoding it would be smuggling.
-            if self._has_length and self._mode is not BodyMode.BUFFERED_PARTIAL:
-                length = len(body)
+            if self._has_length:
+                whole = body is not None and self._mode is not BodyMode.BUFFERED_PARTIAL
+                length = len(body) if body is not None and whole else encode.REMOVED
         if self._in_body:
             actions: list[Action] = [
                 encode.body_response(
@@ -391,15 +394,16 @@ class Exchange:
             if self._trailers:
                 actions.append(encode.REQUEST_TRAILERS_CONTINUE)
             return actions
-        actions = [
-            encode.headers_response(
-                endpoints,
-                routed.pick_id,
-                headers=routed.headers,
-                content_length=length,
-                clear_route_cache=clear,
-            )
-        ]
+        answer = encode.headers_response(
+            endpoints,
+            routed.pick_id,
+            headers=routed.headers,
+            content_length=length,
+            clear_route_cache=clear,
+        )
+        if self._chatty and self._mode in _BUFFERING:
+            answer += encode.DO_NOT_BUFFER
+        actions = [answer]
         if self._mode is _STREAMED:
             self._rewrite_to = rewrite
         actions += self._release([body] if body is not None else self._body.chunks)

@@ -20,6 +20,11 @@ CHUNK_LIMIT = 65_536
 _ONE_BYTE = tuple(bytes((n,)) for n in range(128))
 
 
+REMOVED = -1
+"""As ``content_length``: take the header away, as the length is not known yet."""
+_REMOVE_LENGTH = b"\x12\x0econtent-length"
+
+
 def _varint(value: int) -> bytes:
     if value < 128:
         return _ONE_BYTE[value]
@@ -85,7 +90,9 @@ def _common(
     mutation = _destination(endpoints)[0]
     for name, value in headers:
         mutation += _set_header(name, value.encode())
-    if content_length is not None:
+    if content_length == REMOVED:
+        mutation += _REMOVE_LENGTH
+    elif content_length is not None:
         mutation += _set_header("content-length", b"%d" % content_length)
     common = _field(2, mutation) + body_mutation
     return common + b"\x28\x01" if clear_route_cache else common
@@ -104,7 +111,8 @@ def headers_response(
     content_length: int | None = None,
     clear_route_cache: bool = False,
 ) -> bytes:
-    """The pick as the answer to the request headers. ``endpoints`` is the ordered comma list."""
+    """The pick as the answer to the request headers. ``endpoints`` is the ordered comma list;
+    ``content_length`` None leaves the header as it is."""
     if headers or content_length is not None:
         common = _common(endpoints, headers, content_length, clear_route_cache)
         answer = _field(1, _field(1, common))
@@ -209,6 +217,13 @@ REQUEST_BODY_CONTINUE = pb.ProcessingResponse(request_body=pb.BodyResponse()).Se
 REQUEST_TRAILERS_CONTINUE = pb.ProcessingResponse(
     request_trailers=pb.TrailersResponse()
 ).SerializeToString()
+DO_NOT_BUFFER = pb.ProcessingResponse(
+    mode_override=pb.ProcessingMode(
+        request_body_mode=pb.ProcessingMode.NONE, response_header_mode=pb.ProcessingMode.SKIP
+    )
+).SerializeToString()
+"""To append to an answer to headers: send no body. Counts where Envoy's ``allow_mode_override``
+does. Response headers are skipped because the override would else turn them on."""
 RESPONSE_HEADERS_CONTINUE = pb.ProcessingResponse(
     response_headers=pb.HeadersResponse()
 ).SerializeToString()

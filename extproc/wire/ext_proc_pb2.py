@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x65xtproc/wire/ext_proc.proto\x12\x16poolpilot.wire.extproc\x1a\x1cgoogle/protobuf/struct.proto\"<\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x11\n\traw_value\x18\x03 \x01(\x0c\"\x9c\x02\n\x11HeaderValueOption\x12\x33\n\x06header\x18\x01 \x01(\x0b\x32#.poolpilot.wire.extproc.HeaderValue\x12S\n\rappend_action\x18\x03 \x01(\x0e\x32<.poolpilot.wire.extproc.HeaderValueOption.HeaderAppendAction\"}\n\x12HeaderAppendAction\x12\x1b\n\x17\x41PPEND_IF_EXISTS_OR_ADD\x10\x00\x12\x11\n\rADD_IF_ABSENT\x10\x01\x12\x1e\n\x1aOVERWRITE_IF_EXISTS_OR_ADD\x10\x02\x12\x17\n\x13OVERWRITE_IF_EXISTS\x10\x03\"A\n\tHeaderMap\x12\x34\n\x07headers\x18\x01 \x03(\x0b\x32#.poolpilot.wire.extproc.HeaderValue\"\xa9\x01\n\x08Metadata\x12M\n\x0f\x66ilter_metadata\x18\x01 \x03(\x0b\x32\x34.poolpilot.wire.extproc.Metadata.FilterMetadataEntry\x1aN\n\x13\x46ilterMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\"\x80\x01\n\x0eProcessingMode\"n\n\x0c\x42odySendMode\x12\x08\n\x04NONE\x10\x00\x12\x0c\n\x08STREAMED\x10\x01\x12\x0c\n\x08\x42UFFERED\x10\x02\x12\x14\n\x10\x42UFFERED_PARTIAL\x10\x03\x12\x18\n\x14\x46ULL_DUPLEX_STREAMED\x10\x04\x12\x08\n\x04GRPC\x10\x05\">\n\nHttpStatus\x12\x30\n\x04\x63ode\x18\x01 \x01(\x0e\x32\".poolpilot.wire.extproc.StatusCode\"\xef\x01\n\x15ProtocolConfiguration\x12N\n\x11request_body_mode\x18\x01 \x01(\x0e\x32\x33.poolpilot.wire.extproc.ProcessingMode.BodySendMode\x12O\n\x12response_body_mode\x18\x02 \x01(\x0e\x32\x33.poolpilot.wire.extproc.ProcessingMode.BodySendMode\x12\x35\n-send_body_without_waiting_for_header_response\x18\x03 \x01(\x08\"X\n\x0bHttpHeaders\x12\x32\n\x07headers\x18\x01 \x01(\x0b\x32!.poolpilot.wire.extproc.HeaderMap\x12\x15\n\rend_of_stream\x18\x03 \x01(\x08\"/\n\x08HttpBody\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x15\n\rend_of_stream\x18\x02 \x01(\x08\"C\n\x0cHttpTrailers\x12\x33\n\x08trailers\x18\x01 \x01(\x0b\x32!.poolpilot.wire.extproc.HeaderMap\"\xd4\x05\n\x11ProcessingRequest\x12>\n\x0frequest_headers\x18\x02 \x01(\x0b\x32#.poolpilot.wire.extproc.HttpHeadersH\x00\x12?\n\x10response_headers\x18\x03 \x01(\x0b\x32#.poolpilot.wire.extproc.HttpHeadersH\x00\x12\x38\n\x0crequest_body\x18\x04 \x01(\x0b\x32 .poolpilot.wire.extproc.HttpBodyH\x00\x12\x39\n\rresponse_body\x18\x05 \x01(\x0b\x32 .poolpilot.wire.extproc.HttpBodyH\x00\x12@\n\x10request_trailers\x18\x06 \x01(\x0b\x32$.poolpilot.wire.extproc.HttpTrailersH\x00\x12\x41\n\x11response_trailers\x18\x07 \x01(\x0b\x32$.poolpilot.wire.extproc.HttpTrailersH\x00\x12:\n\x10metadata_context\x18\x08 \x01(\x0b\x32 .poolpilot.wire.extproc.Metadata\x12M\n\nattributes\x18\t \x03(\x0b\x32\x39.poolpilot.wire.extproc.ProcessingRequest.AttributesEntry\x12\x1a\n\x12observability_mode\x18\n \x01(\x08\x12\x46\n\x0fprotocol_config\x18\x0b \x01(\x0b\x32-.poolpilot.wire.extproc.ProtocolConfiguration\x1aJ\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\x42\t\n\x07request\"h\n\x0eHeaderMutation\x12>\n\x0bset_headers\x18\x01 \x03(\x0b\x32).poolpilot.wire.extproc.HeaderValueOption\x12\x16\n\x0eremove_headers\x18\x02 \x03(\t\";\n\x14StreamedBodyResponse\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x15\n\rend_of_stream\x18\x02 \x01(\x08\"\x8b\x01\n\x0c\x42odyMutation\x12\x0e\n\x04\x62ody\x18\x01 \x01(\x0cH\x00\x12\x14\n\nclear_body\x18\x02 \x01(\x08H\x00\x12I\n\x11streamed_response\x18\x03 \x01(\x0b\x32,.poolpilot.wire.extproc.StreamedBodyResponseH\x00\x42\n\n\x08mutation\"\xaa\x02\n\x0e\x43ommonResponse\x12\x45\n\x06status\x18\x01 \x01(\x0e\x32\x35.poolpilot.wire.extproc.CommonResponse.ResponseStatus\x12?\n\x0fheader_mutation\x18\x02 \x01(\x0b\x32&.poolpilot.wire.extproc.HeaderMutation\x12;\n\rbody_mutation\x18\x03 \x01(\x0b\x32$.poolpilot.wire.extproc.BodyMutation\x12\x19\n\x11\x63lear_route_cache\x18\x05 \x01(\x08\"8\n\x0eResponseStatus\x12\x0c\n\x08\x43ONTINUE\x10\x00\x12\x18\n\x14\x43ONTINUE_AND_REPLACE\x10\x01\"K\n\x0fHeadersResponse\x12\x38\n\x08response\x18\x01 \x01(\x0b\x32&.poolpilot.wire.extproc.CommonResponse\"H\n\x0c\x42odyResponse\x12\x38\n\x08response\x18\x01 \x01(\x0b\x32&.poolpilot.wire.extproc.CommonResponse\"S\n\x10TrailersResponse\x12?\n\x0fheader_mutation\x18\x01 \x01(\x0b\x32&.poolpilot.wire.extproc.HeaderMutation\"\x1c\n\nGrpcStatus\x12\x0e\n\x06status\x18\x01 \x01(\r\"\xd8\x01\n\x11ImmediateResponse\x12\x32\n\x06status\x18\x01 \x01(\x0b\x32\".poolpilot.wire.extproc.HttpStatus\x12\x37\n\x07headers\x18\x02 \x01(\x0b\x32&.poolpilot.wire.extproc.HeaderMutation\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x12\x37\n\x0bgrpc_status\x18\x04 \x01(\x0b\x32\".poolpilot.wire.extproc.GrpcStatus\x12\x0f\n\x07\x64\x65tails\x18\x05 \x01(\t\"\xaf\x04\n\x12ProcessingResponse\x12\x42\n\x0frequest_headers\x18\x01 \x01(\x0b\x32\'.poolpilot.wire.extproc.HeadersResponseH\x00\x12\x43\n\x10response_headers\x18\x02 \x01(\x0b\x32\'.poolpilot.wire.extproc.HeadersResponseH\x00\x12<\n\x0crequest_body\x18\x03 \x01(\x0b\x32$.poolpilot.wire.extproc.BodyResponseH\x00\x12=\n\rresponse_body\x18\x04 \x01(\x0b\x32$.poolpilot.wire.extproc.BodyResponseH\x00\x12\x44\n\x10request_trailers\x18\x05 \x01(\x0b\x32(.poolpilot.wire.extproc.TrailersResponseH\x00\x12\x45\n\x11response_trailers\x18\x06 \x01(\x0b\x32(.poolpilot.wire.extproc.TrailersResponseH\x00\x12G\n\x12immediate_response\x18\x07 \x01(\x0b\x32).poolpilot.wire.extproc.ImmediateResponseH\x00\x12\x31\n\x10\x64ynamic_metadata\x18\x08 \x01(\x0b\x32\x17.google.protobuf.StructB\n\n\x08response*\x17\n\nStatusCode\x12\t\n\x05\x45mpty\x10\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x65xtproc/wire/ext_proc.proto\x12\x16poolpilot.wire.extproc\x1a\x1cgoogle/protobuf/struct.proto\"<\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x11\n\traw_value\x18\x03 \x01(\x0c\"\x9c\x02\n\x11HeaderValueOption\x12\x33\n\x06header\x18\x01 \x01(\x0b\x32#.poolpilot.wire.extproc.HeaderValue\x12S\n\rappend_action\x18\x03 \x01(\x0e\x32<.poolpilot.wire.extproc.HeaderValueOption.HeaderAppendAction\"}\n\x12HeaderAppendAction\x12\x1b\n\x17\x41PPEND_IF_EXISTS_OR_ADD\x10\x00\x12\x11\n\rADD_IF_ABSENT\x10\x01\x12\x1e\n\x1aOVERWRITE_IF_EXISTS_OR_ADD\x10\x02\x12\x17\n\x13OVERWRITE_IF_EXISTS\x10\x03\"A\n\tHeaderMap\x12\x34\n\x07headers\x18\x01 \x03(\x0b\x32#.poolpilot.wire.extproc.HeaderValue\"\xa9\x01\n\x08Metadata\x12M\n\x0f\x66ilter_metadata\x18\x01 \x03(\x0b\x32\x34.poolpilot.wire.extproc.Metadata.FilterMetadataEntry\x1aN\n\x13\x46ilterMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\"\xd8\x02\n\x0eProcessingMode\x12S\n\x14response_header_mode\x18\x02 \x01(\x0e\x32\x35.poolpilot.wire.extproc.ProcessingMode.HeaderSendMode\x12N\n\x11request_body_mode\x18\x03 \x01(\x0e\x32\x33.poolpilot.wire.extproc.ProcessingMode.BodySendMode\"1\n\x0eHeaderSendMode\x12\x0b\n\x07\x44\x45\x46\x41ULT\x10\x00\x12\x08\n\x04SEND\x10\x01\x12\x08\n\x04SKIP\x10\x02\"n\n\x0c\x42odySendMode\x12\x08\n\x04NONE\x10\x00\x12\x0c\n\x08STREAMED\x10\x01\x12\x0c\n\x08\x42UFFERED\x10\x02\x12\x14\n\x10\x42UFFERED_PARTIAL\x10\x03\x12\x18\n\x14\x46ULL_DUPLEX_STREAMED\x10\x04\x12\x08\n\x04GRPC\x10\x05\">\n\nHttpStatus\x12\x30\n\x04\x63ode\x18\x01 \x01(\x0e\x32\".poolpilot.wire.extproc.StatusCode\"\xef\x01\n\x15ProtocolConfiguration\x12N\n\x11request_body_mode\x18\x01 \x01(\x0e\x32\x33.poolpilot.wire.extproc.ProcessingMode.BodySendMode\x12O\n\x12response_body_mode\x18\x02 \x01(\x0e\x32\x33.poolpilot.wire.extproc.ProcessingMode.BodySendMode\x12\x35\n-send_body_without_waiting_for_header_response\x18\x03 \x01(\x08\"X\n\x0bHttpHeaders\x12\x32\n\x07headers\x18\x01 \x01(\x0b\x32!.poolpilot.wire.extproc.HeaderMap\x12\x15\n\rend_of_stream\x18\x03 \x01(\x08\"/\n\x08HttpBody\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x15\n\rend_of_stream\x18\x02 \x01(\x08\"C\n\x0cHttpTrailers\x12\x33\n\x08trailers\x18\x01 \x01(\x0b\x32!.poolpilot.wire.extproc.HeaderMap\"\xd4\x05\n\x11ProcessingRequest\x12>\n\x0frequest_headers\x18\x02 \x01(\x0b\x32#.poolpilot.wire.extproc.HttpHeadersH\x00\x12?\n\x10response_headers\x18\x03 \x01(\x0b\x32#.poolpilot.wire.extproc.HttpHeadersH\x00\x12\x38\n\x0crequest_body\x18\x04 \x01(\x0b\x32 .poolpilot.wire.extproc.HttpBodyH\x00\x12\x39\n\rresponse_body\x18\x05 \x01(\x0b\x32 .poolpilot.wire.extproc.HttpBodyH\x00\x12@\n\x10request_trailers\x18\x06 \x01(\x0b\x32$.poolpilot.wire.extproc.HttpTrailersH\x00\x12\x41\n\x11response_trailers\x18\x07 \x01(\x0b\x32$.poolpilot.wire.extproc.HttpTrailersH\x00\x12:\n\x10metadata_context\x18\x08 \x01(\x0b\x32 .poolpilot.wire.extproc.Metadata\x12M\n\nattributes\x18\t \x03(\x0b\x32\x39.poolpilot.wire.extproc.ProcessingRequest.AttributesEntry\x12\x1a\n\x12observability_mode\x18\n \x01(\x08\x12\x46\n\x0fprotocol_config\x18\x0b \x01(\x0b\x32-.poolpilot.wire.extproc.ProtocolConfiguration\x1aJ\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\x42\t\n\x07request\"h\n\x0eHeaderMutation\x12>\n\x0bset_headers\x18\x01 \x03(\x0b\x32).poolpilot.wire.extproc.HeaderValueOption\x12\x16\n\x0eremove_headers\x18\x02 \x03(\t\";\n\x14StreamedBodyResponse\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x15\n\rend_of_stream\x18\x02 \x01(\x08\"\x8b\x01\n\x0c\x42odyMutation\x12\x0e\n\x04\x62ody\x18\x01 \x01(\x0cH\x00\x12\x14\n\nclear_body\x18\x02 \x01(\x08H\x00\x12I\n\x11streamed_response\x18\x03 \x01(\x0b\x32,.poolpilot.wire.extproc.StreamedBodyResponseH\x00\x42\n\n\x08mutation\"\xaa\x02\n\x0e\x43ommonResponse\x12\x45\n\x06status\x18\x01 \x01(\x0e\x32\x35.poolpilot.wire.extproc.CommonResponse.ResponseStatus\x12?\n\x0fheader_mutation\x18\x02 \x01(\x0b\x32&.poolpilot.wire.extproc.HeaderMutation\x12;\n\rbody_mutation\x18\x03 \x01(\x0b\x32$.poolpilot.wire.extproc.BodyMutation\x12\x19\n\x11\x63lear_route_cache\x18\x05 \x01(\x08\"8\n\x0eResponseStatus\x12\x0c\n\x08\x43ONTINUE\x10\x00\x12\x18\n\x14\x43ONTINUE_AND_REPLACE\x10\x01\"K\n\x0fHeadersResponse\x12\x38\n\x08response\x18\x01 \x01(\x0b\x32&.poolpilot.wire.extproc.CommonResponse\"H\n\x0c\x42odyResponse\x12\x38\n\x08response\x18\x01 \x01(\x0b\x32&.poolpilot.wire.extproc.CommonResponse\"S\n\x10TrailersResponse\x12?\n\x0fheader_mutation\x18\x01 \x01(\x0b\x32&.poolpilot.wire.extproc.HeaderMutation\"\x1c\n\nGrpcStatus\x12\x0e\n\x06status\x18\x01 \x01(\r\"\xd8\x01\n\x11ImmediateResponse\x12\x32\n\x06status\x18\x01 \x01(\x0b\x32\".poolpilot.wire.extproc.HttpStatus\x12\x37\n\x07headers\x18\x02 \x01(\x0b\x32&.poolpilot.wire.extproc.HeaderMutation\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x12\x37\n\x0bgrpc_status\x18\x04 \x01(\x0b\x32\".poolpilot.wire.extproc.GrpcStatus\x12\x0f\n\x07\x64\x65tails\x18\x05 \x01(\t\"\xee\x04\n\x12ProcessingResponse\x12\x42\n\x0frequest_headers\x18\x01 \x01(\x0b\x32\'.poolpilot.wire.extproc.HeadersResponseH\x00\x12\x43\n\x10response_headers\x18\x02 \x01(\x0b\x32\'.poolpilot.wire.extproc.HeadersResponseH\x00\x12<\n\x0crequest_body\x18\x03 \x01(\x0b\x32$.poolpilot.wire.extproc.BodyResponseH\x00\x12=\n\rresponse_body\x18\x04 \x01(\x0b\x32$.poolpilot.wire.extproc.BodyResponseH\x00\x12\x44\n\x10request_trailers\x18\x05 \x01(\x0b\x32(.poolpilot.wire.extproc.TrailersResponseH\x00\x12\x45\n\x11response_trailers\x18\x06 \x01(\x0b\x32(.poolpilot.wire.extproc.TrailersResponseH\x00\x12G\n\x12immediate_response\x18\x07 \x01(\x0b\x32).poolpilot.wire.extproc.ImmediateResponseH\x00\x12\x31\n\x10\x64ynamic_metadata\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\x12=\n\rmode_override\x18\t \x01(\x0b\x32&.poolpilot.wire.extproc.ProcessingModeB\n\n\x08response*\x17\n\nStatusCode\x12\t\n\x05\x45mpty\x10\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,8 +36,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_METADATA_FILTERMETADATAENTRY']._serialized_options = b'8\001'
   _globals['_PROCESSINGREQUEST_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_PROCESSINGREQUEST_ATTRIBUTESENTRY']._serialized_options = b'8\001'
-  _globals['_STATUSCODE']._serialized_start=3702
-  _globals['_STATUSCODE']._serialized_end=3725
+  _globals['_STATUSCODE']._serialized_start=3981
+  _globals['_STATUSCODE']._serialized_end=4004
   _globals['_HEADERVALUE']._serialized_start=85
   _globals['_HEADERVALUE']._serialized_end=145
   _globals['_HEADERVALUEOPTION']._serialized_start=148
@@ -51,43 +51,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_METADATA_FILTERMETADATAENTRY']._serialized_start=593
   _globals['_METADATA_FILTERMETADATAENTRY']._serialized_end=671
   _globals['_PROCESSINGMODE']._serialized_start=674
-  _globals['_PROCESSINGMODE']._serialized_end=802
-  _globals['_PROCESSINGMODE_BODYSENDMODE']._serialized_start=692
-  _globals['_PROCESSINGMODE_BODYSENDMODE']._serialized_end=802
-  _globals['_HTTPSTATUS']._serialized_start=804
-  _globals['_HTTPSTATUS']._serialized_end=866
-  _globals['_PROTOCOLCONFIGURATION']._serialized_start=869
-  _globals['_PROTOCOLCONFIGURATION']._serialized_end=1108
-  _globals['_HTTPHEADERS']._serialized_start=1110
-  _globals['_HTTPHEADERS']._serialized_end=1198
-  _globals['_HTTPBODY']._serialized_start=1200
-  _globals['_HTTPBODY']._serialized_end=1247
-  _globals['_HTTPTRAILERS']._serialized_start=1249
-  _globals['_HTTPTRAILERS']._serialized_end=1316
-  _globals['_PROCESSINGREQUEST']._serialized_start=1319
-  _globals['_PROCESSINGREQUEST']._serialized_end=2043
-  _globals['_PROCESSINGREQUEST_ATTRIBUTESENTRY']._serialized_start=1958
-  _globals['_PROCESSINGREQUEST_ATTRIBUTESENTRY']._serialized_end=2032
-  _globals['_HEADERMUTATION']._serialized_start=2045
-  _globals['_HEADERMUTATION']._serialized_end=2149
-  _globals['_STREAMEDBODYRESPONSE']._serialized_start=2151
-  _globals['_STREAMEDBODYRESPONSE']._serialized_end=2210
-  _globals['_BODYMUTATION']._serialized_start=2213
-  _globals['_BODYMUTATION']._serialized_end=2352
-  _globals['_COMMONRESPONSE']._serialized_start=2355
-  _globals['_COMMONRESPONSE']._serialized_end=2653
-  _globals['_COMMONRESPONSE_RESPONSESTATUS']._serialized_start=2597
-  _globals['_COMMONRESPONSE_RESPONSESTATUS']._serialized_end=2653
-  _globals['_HEADERSRESPONSE']._serialized_start=2655
-  _globals['_HEADERSRESPONSE']._serialized_end=2730
-  _globals['_BODYRESPONSE']._serialized_start=2732
-  _globals['_BODYRESPONSE']._serialized_end=2804
-  _globals['_TRAILERSRESPONSE']._serialized_start=2806
-  _globals['_TRAILERSRESPONSE']._serialized_end=2889
-  _globals['_GRPCSTATUS']._serialized_start=2891
-  _globals['_GRPCSTATUS']._serialized_end=2919
-  _globals['_IMMEDIATERESPONSE']._serialized_start=2922
-  _globals['_IMMEDIATERESPONSE']._serialized_end=3138
-  _globals['_PROCESSINGRESPONSE']._serialized_start=3141
-  _globals['_PROCESSINGRESPONSE']._serialized_end=3700
+  _globals['_PROCESSINGMODE']._serialized_end=1018
+  _globals['_PROCESSINGMODE_HEADERSENDMODE']._serialized_start=857
+  _globals['_PROCESSINGMODE_HEADERSENDMODE']._serialized_end=906
+  _globals['_PROCESSINGMODE_BODYSENDMODE']._serialized_start=908
+  _globals['_PROCESSINGMODE_BODYSENDMODE']._serialized_end=1018
+  _globals['_HTTPSTATUS']._serialized_start=1020
+  _globals['_HTTPSTATUS']._serialized_end=1082
+  _globals['_PROTOCOLCONFIGURATION']._serialized_start=1085
+  _globals['_PROTOCOLCONFIGURATION']._serialized_end=1324
+  _globals['_HTTPHEADERS']._serialized_start=1326
+  _globals['_HTTPHEADERS']._serialized_end=1414
+  _globals['_HTTPBODY']._serialized_start=1416
+  _globals['_HTTPBODY']._serialized_end=1463
+  _globals['_HTTPTRAILERS']._serialized_start=1465
+  _globals['_HTTPTRAILERS']._serialized_end=1532
+  _globals['_PROCESSINGREQUEST']._serialized_start=1535
+  _globals['_PROCESSINGREQUEST']._serialized_end=2259
+  _globals['_PROCESSINGREQUEST_ATTRIBUTESENTRY']._serialized_start=2174
+  _globals['_PROCESSINGREQUEST_ATTRIBUTESENTRY']._serialized_end=2248
+  _globals['_HEADERMUTATION']._serialized_start=2261
+  _globals['_HEADERMUTATION']._serialized_end=2365
+  _globals['_STREAMEDBODYRESPONSE']._serialized_start=2367
+  _globals['_STREAMEDBODYRESPONSE']._serialized_end=2426
+  _globals['_BODYMUTATION']._serialized_start=2429
+  _globals['_BODYMUTATION']._serialized_end=2568
+  _globals['_COMMONRESPONSE']._serialized_start=2571
+  _globals['_COMMONRESPONSE']._serialized_end=2869
+  _globals['_COMMONRESPONSE_RESPONSESTATUS']._serialized_start=2813
+  _globals['_COMMONRESPONSE_RESPONSESTATUS']._serialized_end=2869
+  _globals['_HEADERSRESPONSE']._serialized_start=2871
+  _globals['_HEADERSRESPONSE']._serialized_end=2946
+  _globals['_BODYRESPONSE']._serialized_start=2948
+  _globals['_BODYRESPONSE']._serialized_end=3020
+  _globals['_TRAILERSRESPONSE']._serialized_start=3022
+  _globals['_TRAILERSRESPONSE']._serialized_end=3105
+  _globals['_GRPCSTATUS']._serialized_start=3107
+  _globals['_GRPCSTATUS']._serialized_end=3135
+  _globals['_IMMEDIATERESPONSE']._serialized_start=3138
+  _globals['_IMMEDIATERESPONSE']._serialized_end=3354
+  _globals['_PROCESSINGRESPONSE']._serialized_start=3357
+  _globals['_PROCESSINGRESPONSE']._serialized_end=3979
 # @@protoc_insertion_point(module_scope)
