@@ -163,14 +163,7 @@ class EndpointPickerServer:
         where = parse_address(address)
         if isinstance(where, TcpAddress) and not where.host:
             address = f"[::]:{where.port}"
-        self._serving.append(
-            await serve_grpcio(
-                services,
-                address,
-                certificate=tls.certificate if tls is not None else None,
-                key=tls.key if tls is not None else None,
-            )
-        )
+        self._serving.append(await serve_grpcio(services, address, tls=tls))
 
     async def _follow(self) -> None:
         async for world in self._source.worlds():
