@@ -1,7 +1,8 @@
 """A whole gateway on loopback, in real processes, for tests to use and to break.
 
-``Gateway`` is what ``poolpilot demo`` starts (``poolpilot.demo.stack``), with two pools: ``closed``
-fails closed while the endpoint picker is away, ``open`` (header ``x-pool: open``) lets Envoy choose.
+``Gateway`` is what ``poolpilot demo`` starts (``poolpilot.demo.stack``), with two pools: while the
+endpoint picker is away, ``closed`` answers with an error, and in ``open`` (header ``x-pool: open``)
+Envoy chooses.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import httpx
 
@@ -92,7 +93,7 @@ spec:
 async def eventually(
     condition: Callable[[], Awaitable[bool] | bool], what: str, limit: float = LIMIT
 ) -> None:
-    """Wait until ``condition`` holds. Fails, saying what did not happen, after ``limit`` seconds."""
+    """Wait until ``condition`` holds. Fails after ``limit`` seconds, saying what did not happen."""
     deadline = time.monotonic() + limit
     while True:
         holds = condition()
@@ -190,6 +191,24 @@ class Gateway:
             for socket in [host["address"]["socket_address"]]
         }
         return {pod for pod in self.stack.pods if self.stack.pod_address(pod) in addresses}
+
+    async def _endpoints(self) -> list[dict[str, Any]]:
+        """What the picker knows of each endpoint."""
+        async with self.client(self.stack.extproc_url) as client:
+            rows: list[dict[str, Any]] = (await client.get("/debug/endpoints")).json()["endpoints"]
+        return rows
+
+    async def picker_sees_adapter(self, pod: str, adapter: str) -> bool:
+        """Whether the picker has learnt from the pod's metrics that it runs the adapter."""
+        return any(
+            row["name"] == pod and adapter in row["adapters"] for row in await self._endpoints()
+        )
+
+    async def in_flight(self) -> dict[str, int]:
+        """Requests that the picker counts as under way, by pod; pods without any are left out."""
+        return {
+            row["name"]: row["in_flight"] for row in await self._endpoints() if row["in_flight"]
+        }
 
     async def picker_is_healthy_to_envoy(self) -> bool:
         async with self.client(self.stack.admin_url) as client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import aiohttp
@@ -35,12 +36,30 @@ async def fetch(session: aiohttp.ClientSession, url: str) -> Any:
     return document
 
 
-async def fetch_one(url: str) -> Any:
-    """Like ``fetch``, for a program that asks once."""
+async def fetch_all(*urls: str) -> list[Any]:
+    """The documents at ``urls``, for a program that asks once."""
     async with aiohttp.ClientSession(timeout=LIMIT) as session:
-        return await fetch(session, url)
+        return [await fetch(session, url) for url in urls]
 
 
 async def endpoint_rows(session: aiohttp.ClientSession, extproc: str) -> list[PodRow]:
-    """Every endpoint that the picker knows, by pool and name."""
-    return []
+    """Every endpoint that the picker at ``extproc`` knows, by name."""
+    document = await fetch(session, f"{extproc}/debug/endpoints")
+    rows = [
+        PodRow(
+            name=row["name"],
+            address=row["endpoint"],
+            running=row["running"],
+            waiting=row["waiting"],
+            kv_usage=row["kv_usage"],
+            adapters=tuple(row["adapters"]),
+            picked=row["picked"],
+        )
+        for row in document["endpoints"]
+    ]
+    return sorted(rows, key=lambda row: _natural(row.name))
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """For sorting: ``pod-2`` before ``pod-10``."""
+    return [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", name)]

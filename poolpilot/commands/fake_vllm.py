@@ -100,5 +100,10 @@ def fake_vllm(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    # The pod has the grace period to itself; a second more to close.
-    run_until_stopped(lambda: {"simulated pod": simulated_pod(config)}, grace=grace + 1)
+    run_until_stopped(
+        lambda: {"simulated pod": simulated_pod(config)},
+        # The pod has the grace period to itself, and a second more to close.
+        grace=grace + 1,
+        # The engine's timers ask asyncio's handles when they are due; uvloop's do not always know.
+        fast=False,
+    )

@@ -94,11 +94,12 @@ async def _demo(options: Options, stack: Stack, console: Console) -> int:
         await stack.ready(READY_LIMIT, lambda what: status.update(f"{what} is ready"))
     console.print(
         f"Ready after {time.monotonic() - start:.1f} s: Envoy, the xDS server, the endpoint picker"
-        f" and {len(stack.pods)} simulated vLLM pods."
+        f" and {len(stack.pods)} simulated vLLM pods.",
+        soft_wrap=True,
     )
     if options.requests is not None:
         return await _report(options.requests, options.as_json, stack, console)
-    console.print(_introduction(stack))
+    console.print(_introduction(stack), soft_wrap=True)
     async with asyncio.TaskGroup() as group:
         group.create_task(_watch(stack, console))
         if options.load:
@@ -127,7 +128,7 @@ async def _report(count: int, as_json: bool, stack: Stack, console: Console) -> 
     if as_json:
         print(msgspec.json.encode(asdict(report)).decode(), flush=True)  # noqa: T201
     else:
-        console.print(_summary(report))
+        console.print(_summary(report), soft_wrap=True)
     return 0 if report.all_answered else 1
 
 

@@ -1,0 +1,119 @@
+"""What servers know, for people on a terminal. Takes the JSON of their debug pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+Json = Mapping[str, Any]
+
+_WORST_FIRST = ("ERROR", "STALE", "NOT_SENT", "SYNCED")
+_STYLES = {"ERROR": "bold red", "STALE": "yellow", "NOT_SENT": "dim", "SYNCED": "green"}
+
+
+def has_errors(world: Json, nodes: Sequence[Json]) -> bool:
+    """Whether something that the user asked for is not in effect."""
+    return any(problem["severity"] == "error" for problem in world["problems"]) or any(
+        node["state"] == "ERROR" for node in nodes
+    )
+
+
+def status(world: Json, nodes: Sequence[Json]) -> RenderableType:
+    """The state of the xDS server, what needs attention first."""
+    return Group(*_problems(world), _nodes(nodes), Text(), _pools(world))
+
+
+def _problems(world: Json) -> list[RenderableType]:
+    if not world["problems"]:
+        return []
+    lines: list[RenderableType] = [
+        Text.assemble(
+            (f"{problem['severity']}: ", "red" if problem["severity"] == "error" else "yellow"),
+            problem["text"],
+        )
+        for problem in sorted(world["problems"], key=lambda problem: str(problem["severity"]))
+    ]
+    return [*lines, Text()]
+
+
+def _nodes(nodes: Sequence[Json]) -> RenderableType:
+    if not nodes:
+        return Text("No Envoy is connected.", style="yellow")
+    grid = _grid("node", "state", "group", "Envoy", "protocol", "rejected")
+    for node in sorted(nodes, key=lambda node: _WORST_FIRST.index(node["state"])):
+        grid.add_row(
+            node["id"],
+            Text(node["state"], style=_STYLES[node["state"]]),
+            node["group"],
+            node["version"] or "?",
+            ", ".join(sorted({stream["protocol"] for stream in node["streams"]})),
+            "\n".join(_rejections(node)) or "-",
+        )
+    return grid
+
+
+def _rejections(node: Json) -> list[str]:
+    return [
+        f"{kind} {rejected['name']}: {rejected['message']}"
+        for stream in node["streams"]
+        for kind, one in stream["types"].items()
+        for rejected in one["rejected"]
+    ]
+
+
+def _pools(world: Json) -> RenderableType:
+    if not world["pools"]:
+        return Text("No InferencePool is described.", style="yellow")
+    grid = _grid("pool", "endpoints", "fails", "from")
+    for name, pool in world["pools"].items():
+        origin = pool["origin"] or {}
+        grid.add_row(
+            name,
+            ", ".join(endpoint["key"] for endpoint in pool["endpoints"]) or "none",
+            {"FailOpen": "open", "FailClose": "closed"}[pool["failure_mode"]],
+            f"{origin.get('source', '')}:{origin.get('line', '')}".strip(":"),
+        )
+    return grid
+
+
+def picks(decisions: Sequence[Json]) -> RenderableType:
+    """Decisions, the newest first."""
+    if not decisions:
+        return Text("No request was picked for yet.")
+    grid = _grid("at (UTC)", "pick", "model", "outcome", "endpoint", "answer", "steps")
+    for one in decisions:
+        grid.add_row(
+            one["at"].partition("T")[2],
+            one["id"],
+            one["model"] + _rewritten(one),
+            one["outcome"],
+            (one.get("endpoints") or ["-"])[0],
+            _answer(one),
+            " → ".join(f"{step['name']} {step['kept']}" for step in one["steps"]) or "-",
+        )
+    return grid
+
+
+def _rewritten(decision: Json) -> str:
+    target = decision["target_model"]
+    return f" as {target}" if target and target != decision["model"] else ""
+
+
+def _answer(decision: Json) -> str:
+    if "status" in decision:
+        return str(decision["status"])
+    completed = decision["completed"]
+    if completed is None:
+        return "in progress"
+    return f"{completed['code']} in {completed['duration_s'] * 1000:.0f} ms"
+
+
+def _grid(*headings: str) -> Table:
+    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
+    for heading in headings:
+        grid.add_column(heading)
+    return grid
