@@ -201,6 +201,17 @@ def test_a_directory_that_cannot_be_listed_deletes_nothing() -> None:
     assert set(directory.pools) == {"b"}
 
 
+def test_nothing_goes_while_a_part_of_the_directory_cannot_be_listed() -> None:
+    directory = Directory(f=pool("a") + pool("b"))
+    directory.unreadable = "sub: permission denied"
+    directory.write(f=pool("a"))
+    directory.look(after=3600.0)
+    assert set(directory.pools) == {"a", "b"}
+    directory.unreadable = ""
+    directory.look()
+    assert set(directory.pools) == {"a"}
+
+
 def test_the_first_of_two_objects_in_one_file_comes_first() -> None:
     directory = Directory(f=pool("a", 1) + pool("a", 2))
     assert [
