@@ -1,0 +1,335 @@
+"""Listeners, the picker's filter and cluster, and what older Envoys get instead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pools.model import (
+    BodyMode,
+    FailureMode,
+    Gateway,
+    GatewayListener,
+    ListenerProtocol,
+    ParentRef,
+)
+from tests.xds.worlds import name, pool, route, rule, to, world
+from xds.resource import CLUSTER, LISTENER, ROUTE
+from xds.snapshot import Node, Snapshot
+from xds.translate import (
+    ALL,
+    ExtProcSettings,
+    Features,
+    Pipe,
+    SocketAddress,
+    TranslateSettings,
+    features_of,
+    parse_target,
+    translate,
+)
+from xds.translate.render import as_json
+
+LLAMA = world(pool("llama"))
+
+
+def listener(found: Snapshot) -> dict[str, Any]:
+    (only,) = found.of_type(LISTENER).values()
+    return as_json(only)
+
+
+def manager(found: Snapshot) -> dict[str, Any]:
+    return listener(found)["filter_chains"][0]["filters"][0]["typed_config"]
+
+
+def filters(found: Snapshot) -> dict[str, dict[str, Any]]:
+    return {f["name"]: f["typed_config"] for f in manager(found)["http_filters"]}
+
+
+def ext_proc(found: Snapshot) -> dict[str, Any]:
+    return filters(found)["envoy.filters.http.ext_proc"]
+
+
+def cluster(found: Snapshot, of: str) -> dict[str, Any]:
+    return as_json(found.of_type(CLUSTER)[of])
+
+
+def balancing(found: Snapshot) -> dict[str, Any]:
+    (policy,) = cluster(found, "pool/default/llama")["load_balancing_policy"]["policies"]
+    return policy["typed_extension_config"]
+
+
+def test_without_gateways_there_is_one_listener_whose_routes_come_over_rds():
+    found = translate(LLAMA, TranslateSettings(listen_address="127.0.0.1", listen_port=9999))
+    assert listener(found)["address"]["socket_address"] == {
+        "address": "127.0.0.1",
+        "port_value": 9999,
+    }
+    assert manager(found)["rds"]["route_config_name"] in found.of_type(ROUTE)
+    assert "ads" in manager(found)["rds"]["config_source"]
+
+
+def test_an_ipv6_listener_takes_ipv4_as_well():
+    found = translate(LLAMA, TranslateSettings(listen_address="::"))
+    assert listener(found)["address"]["socket_address"]["ipv4_compat"] is True
+
+
+def test_a_client_can_neither_choose_its_pod_nor_its_pool():
+    (extension,) = manager(translate(LLAMA))["early_header_mutation_extensions"]
+    removed = {m["remove"] for m in extension["typed_config"]["mutations"]}
+    assert {"x-gateway-destination-endpoint", "x-poolpilot-pool"} <= removed
+
+
+def test_requests_are_given_up_only_when_nothing_moves():
+    found = manager(translate(LLAMA, TranslateSettings(stream_idle_timeout=120)))
+    assert found["request_timeout"] == "0s"
+    assert found["stream_idle_timeout"] == "120s"
+
+
+def test_there_is_exactly_one_ext_proc_filter_right_before_the_router():
+    names = [f["name"] for f in manager(translate(LLAMA))["http_filters"]]
+    assert names.count("envoy.filters.http.ext_proc") == 1
+    assert names[-2:] == ["envoy.filters.http.ext_proc", "envoy.filters.http.router"]
+
+
+def test_the_picker_sees_whole_requests_and_no_response():
+    mode = ext_proc(translate(LLAMA))["processing_mode"]
+    assert mode["request_body_mode"] == "FULL_DUPLEX_STREAMED"
+    assert mode["request_trailer_mode"] == "SEND"
+    assert mode["response_header_mode"] == "SKIP"
+    assert "response_body_mode" not in mode
+
+
+def test_the_picker_may_set_what_the_protocol_needs_and_nothing_else():
+    import re
+
+    rules = ext_proc(translate(LLAMA))["mutation_rules"]
+    assert rules["disallow_all"] is True
+    allowed = re.compile(rules["allow_expression"]["regex"])
+    for header in ("x-gateway-destination-endpoint", "content-length", "x-poolpilot-pool"):
+        assert allowed.fullmatch(header)
+    for header in (":path", ":authority", "host", "authorization", "x-forwarded-for", "cookie"):
+        assert not allowed.fullmatch(header)
+
+
+def test_the_picker_never_sees_credentials():
+    patterns = ext_proc(translate(LLAMA))["forward_rules"]["disallowed_headers"]["patterns"]
+    assert {"authorization", "cookie", "x-api-key"} <= {p["exact"] for p in patterns}
+
+
+def test_a_pick_and_a_subset_travel_as_metadata():
+    options = ext_proc(translate(LLAMA))["metadata_options"]
+    assert options["receiving_namespaces"]["untyped"] == ["envoy.lb", "poolpilot"]
+    assert "envoy.lb.subset_hint" in options["forwarding_namespaces"]["untyped"]
+
+
+def test_a_picker_that_fails_is_told_as_503():
+    assert ext_proc(translate(LLAMA))["status_on_error"] == {"code": "ServiceUnavailable"}
+
+
+def test_only_requests_with_a_pick_are_told_to_the_picker_when_they_end():
+    logs = {log["name"]: log for log in manager(translate(LLAMA))["access_log"]}
+    log = logs["envoy.access_loggers.http_grpc"]
+    common = log["typed_config"]["common_config"]
+    assert common["log_name"] == "poolpilot"
+    assert common["grpc_service"]["envoy_grpc"]["cluster_name"] == "ext-proc"
+    assert common["buffer_flush_interval"] == "0.050s"
+    condition = log["filter"]["metadata_filter"]
+    assert condition["matcher"]["filter"] == "poolpilot"
+    assert condition["matcher"]["path"] == [{"key": "pick"}]
+    assert condition["match_if_key_not_found"] is False
+
+
+def test_access_logs_and_token_counts_can_be_turned_off():
+    settings = TranslateSettings(access_log=False, completion_log=False, token_usage=False)
+    found = translate(LLAMA, settings)
+    assert "access_log" not in manager(found)
+    assert list(filters(found)) == ["envoy.filters.http.ext_proc", "envoy.filters.http.router"]
+
+
+def test_a_dead_picker_is_noticed_by_health_checks_and_never_asked():
+    found = cluster(translate(LLAMA), "ext-proc")
+    (check,) = found["health_checks"]
+    assert check["grpc_health_check"]["service_name"] == (
+        "envoy.service.ext_proc.v3.ExternalProcessor"
+    )
+    assert (check["interval"], check["timeout"]) == ("1s", "1s")
+    assert found["common_lb_config"]["healthy_panic_threshold"] == {}
+    assert found["type"] == "STATIC"
+
+
+def test_a_picker_may_be_a_name_a_socket_or_have_its_health_elsewhere():
+    by_name = ExtProcSettings(targets=(parse_target("picker.example:9002"),))
+    found = cluster(translate(LLAMA, TranslateSettings(ext_proc=by_name)), "ext-proc")
+    assert found["type"] == "STRICT_DNS"
+
+    by_socket = ExtProcSettings(targets=(parse_target("unix:/run/picker.sock"),))
+    found = cluster(translate(LLAMA, TranslateSettings(ext_proc=by_socket)), "ext-proc")
+    (host,) = found["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    assert host["endpoint"]["address"] == {"pipe": {"path": "/run/picker.sock"}}
+
+    elsewhere = ExtProcSettings(health_port=9003)
+    found = cluster(translate(LLAMA, TranslateSettings(ext_proc=elsewhere)), "ext-proc")
+    (host,) = found["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    assert host["endpoint"]["health_check_config"] == {"port_value": 9003}
+
+
+def test_a_name_and_a_socket_do_not_go_together():
+    with pytest.raises(ValueError, match="not both"):
+        ExtProcSettings(targets=(Pipe("/run/x"), SocketAddress("picker", 9002)))
+
+
+@pytest.mark.parametrize("text", ["9002", "host", "host:", "::1:9002", "host:0", "host:70000"])
+def test_an_address_that_cannot_be_read_is_refused(text: str):
+    with pytest.raises(ValueError, match=r".+"):
+        parse_target(text)
+
+
+def test_ipv6_addresses_are_read_without_their_brackets():
+    assert parse_target("[::1]:9002") == SocketAddress("::1", 9002)
+
+
+def test_no_circuit_breaker_gets_in_the_way():
+    found = translate(LLAMA)
+    for one in ("ext-proc", "pool/default/llama"):
+        (limits,) = cluster(found, one)["circuit_breakers"]["thresholds"]
+        assert limits["max_requests"] >= 100_000
+        assert limits["max_connections"] >= 100_000
+        assert limits["max_pending_requests"] >= 100_000
+        assert limits["max_retries"] >= 1_000
+
+
+def test_the_picks_metadata_goes_before_its_header_and_least_request_is_the_fallback():
+    policy = balancing(translate(LLAMA))
+    assert policy["name"] == "envoy.load_balancing_policies.override_host"
+    metadata, header = policy["typed_config"]["override_host_sources"]
+    assert metadata["metadata"]["key"] == "envoy.lb"
+    assert metadata["metadata"]["path"] == [{"key": "x-gateway-destination-endpoint"}]
+    assert header == {"header": "x-gateway-destination-endpoint"}
+    assert policy["typed_config"]["selected_host_key"]["path"] == [
+        {"key": "x-gateway-destination-endpoint-served"}
+    ]
+    (fallback,) = policy["typed_config"]["fallback_policy"]["policies"]
+    assert fallback["typed_extension_config"]["name"].endswith("least_request")
+
+
+def test_each_gateway_gets_its_own_listeners_and_the_routes_attached_to_it():
+    gateway = Gateway(
+        name("edge"),
+        (
+            GatewayListener("http", 80),
+            GatewayListener("alt", 8080),
+            GatewayListener("tls", 443, ListenerProtocol.HTTPS),
+        ),
+    )
+    elsewhere = ParentRef(name("other"))
+    here, section = ParentRef(name("edge")), ParentRef(name("edge"), section="alt")
+    described = world(
+        pool("llama"),
+        pool("qwen"),
+        pool("far"),
+        gateways=(gateway,),
+        routes=(
+            route("a", rule(backends=to("llama")), parents=(here,)),
+            route("b", rule(backends=to("qwen")), parents=(section,), hostnames=("b.test",)),
+            route("c", rule(backends=to("far")), parents=(elsewhere,)),
+        ),
+    )
+    found = translate(described, gateway=gateway)
+    assert set(found.of_type(LISTENER)) == {"default/edge/80", "default/edge/8080"}
+
+    def hosts(configuration: str) -> dict[str, list[str]]:
+        rendered = as_json(found.of_type(ROUTE)[configuration])
+        return {h["name"]: [r["name"] for r in h["routes"]] for h in rendered["virtual_hosts"]}
+
+    assert hosts("default/edge/80") == {"*": ["default/a/0/0"]}
+    assert hosts("default/edge/8080") == {
+        "b.test": ["default/b/0/0", "default/a/0/0"],
+        "*": ["default/a/0/0"],
+    }
+    assert "pool/default/far" not in found.of_type(CLUSTER)
+    assert any("listener tls is left out" in note for note in found.notes)
+
+
+def test_a_node_that_says_nothing_is_given_everything():
+    assert features_of(Node("someone")) == ALL
+    assert translate(LLAMA).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("version", "lacks"),
+    [
+        ((1, 40, 0), set()),
+        ((1, 38, 0), set()),
+        ((1, 37, 1), {"selected_host", "content_length", "sse_usage"}),
+        (
+            (1, 35, 0),
+            {
+                "selected_host",
+                "content_length",
+                "sse_usage",
+                "status_on_error",
+                "request_body_limit",
+                "full_duplex_fail_open",
+            },
+        ),
+        (
+            (1, 35, 3),
+            {
+                "selected_host",
+                "content_length",
+                "sse_usage",
+                "status_on_error",
+                "request_body_limit",
+            },
+        ),
+    ],
+)
+def test_what_an_envoy_can_do_is_told_by_its_version(
+    version: tuple[int, int, int], lacks: set[str]
+):
+    found = features_of(Node("e", version=version))
+    assert found == Features(**dict.fromkeys(lacks, False))
+
+
+def test_an_extension_that_was_not_compiled_in_is_missed():
+    some = frozenset({"envoy.filters.http.json_to_metadata", "envoy.access_loggers.stdout"})
+    found = features_of(Node("e", version=(1, 40, 0), extensions=some))
+    assert found.stdout_log
+    assert not found.override_host
+    assert not found.json_usage, "it needs the match delegate too"
+
+
+def test_an_older_envoy_gets_no_field_that_it_lacks_and_is_told_what_that_means():
+    features = features_of(Node("e", version=(1, 35, 3)))
+    found = translate(LLAMA, features=features)
+    assert "status_on_error" not in ext_proc(found)
+    assert "allow_content_length_header" not in ext_proc(found)
+    assert "envoy.filters.http.sse_to_metadata" not in filters(found)
+    assert "selected_host_key" not in balancing(found)["typed_config"]
+    assert listener(found)["per_connection_buffer_limit_bytes"] == 32 * 1024 * 1024
+    assert len(found.notes) == 5
+    assert any("content length (there since 1.38)" in note for note in found.notes)
+
+
+def test_where_the_clients_header_cannot_be_stripped_it_is_not_obeyed_either():
+    found = translate(LLAMA, features=Features(early_header_mutation=False))
+    (source,) = balancing(found)["typed_config"]["override_host_sources"]
+    assert "metadata" in source
+
+
+def test_without_the_balancer_that_obeys_picks_envoy_balances_and_says_so():
+    found = translate(LLAMA, features=Features(override_host=False))
+    assert balancing(found)["name"].endswith("least_request")
+    assert any("NOT obeyed" in note for note in found.notes)
+
+
+def test_1_35_0_gets_buffered_bodies_where_a_pool_fails_open():
+    described = world(pool("llama", failure_mode=FailureMode.FAIL_OPEN))
+    assert described.pools[name("llama")].body_mode is BodyMode.FULL_DUPLEX_STREAMED
+    found = translate(described, features=Features(full_duplex_fail_open=False))
+    (configuration,) = found.of_type(ROUTE).values()
+    (only,) = as_json(configuration)["virtual_hosts"][0]["routes"]
+    overrides = only["typed_per_filter_config"]["envoy.filters.http.ext_proc"]["overrides"]
+    assert overrides["processing_mode"]["request_body_mode"] == "BUFFERED"
+    assert overrides["failure_mode_allow"] is True

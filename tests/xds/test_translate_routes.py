@@ -1,0 +1,280 @@
+"""Route tables in Envoy's words."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from pools.model import (
+    AppProtocol,
+    BackendKind,
+    BodyMode,
+    FailureMode,
+    PathMatch,
+    PathMatchType,
+    RouteBackend,
+    RouteMatch,
+    ValueMatch,
+    ValueMatchType,
+    World,
+)
+from tests.xds.worlds import exact, name, pool, prefix, regex, route, rule, to, world
+from xds.resource import CLUSTER, ENDPOINT, ROUTE
+from xds.snapshot import Snapshot
+from xds.translate import Features, TranslateSettings, translate
+from xds.translate.render import as_json
+
+EXT_PROC = "envoy.filters.http.ext_proc"
+
+
+def configuration(found: Snapshot) -> dict[str, Any]:
+    (only,) = found.of_type(ROUTE).values()
+    return as_json(only)
+
+
+def routes(found: Snapshot, domain: str = "*") -> list[dict[str, Any]]:
+    (host,) = [h for h in configuration(found)["virtual_hosts"] if h["domains"] == [domain]]
+    return host["routes"]
+
+
+def first(*args: Any, features: Features | None = None, **kwargs: Any) -> dict[str, Any]:
+    """The first route of a World with pools llama and qwen and this one rule."""
+    described = world(pool("llama"), pool("qwen"), routes=(route("r", rule(*args, **kwargs)),))
+    return routes(translate(described, features=features or Features()))[0]
+
+
+def test_a_prefix_matches_whole_path_elements_only():
+    assert first(prefix("/v1"), backends=to("llama"))["match"] == {"path_separated_prefix": "/v1"}
+    assert first(prefix("/"), backends=to("llama"))["match"] == {"prefix": "/"}
+
+
+def test_other_paths_headers_queries_and_methods_are_matched_as_written():
+    match = RouteMatch(
+        PathMatch(PathMatchType.EXACT, "/v1/completions"),
+        (ValueMatch("x-team", "a"), ValueMatch("x-user", "u.*", ValueMatchType.REGEX)),
+        (ValueMatch("debug", "1"),),
+        "POST",
+    )
+    assert first(match, backends=to("llama"))["match"] == {
+        "path": "/v1/completions",
+        "headers": [
+            {"name": "x-team", "string_match": {"exact": "a"}},
+            {"name": "x-user", "string_match": {"safe_regex": {"regex": "u.*"}}},
+            {"name": ":method", "string_match": {"exact": "POST"}},
+        ],
+        "query_parameters": [{"name": "debug", "string_match": {"exact": "1"}}],
+    }
+    assert first(regex("/v[12]"), backends=to("llama"))["match"] == {
+        "safe_regex": {"regex": "/v[12]"}
+    }
+
+
+def test_an_inference_route_has_no_time_limit_but_an_idle_limit():
+    action = first(backends=to("llama"))["route"]
+    assert action["timeout"] == "0s"
+    assert action["idle_timeout"] == "600s"
+
+
+def test_the_time_limits_of_a_rule_are_kept():
+    action = first(backends=to("llama"), request_timeout=30.0, backend_timeout=2.5)["route"]
+    assert action["timeout"] == "30s"
+    assert action["retry_policy"]["per_try_timeout"] == "2.500s"
+
+
+def test_retries_walk_down_the_pickers_list_without_running_a_prompt_twice():
+    policy = first(backends=to("llama"))["route"]["retry_policy"]
+    conditions = policy["retry_on"].split(",")
+    assert {"connect-failure", "refused-stream", "reset-before-request"} <= set(conditions)
+    assert "reset" not in conditions
+    assert "5xx" not in conditions
+    assert policy["retriable_status_codes"] == [503]
+    assert policy["num_retries"] == 3
+    assert [p["name"] for p in policy["retry_host_predicate"]] == [
+        "envoy.retry_host_predicates.previous_hosts"
+    ]
+
+
+def overrides(message: dict[str, Any]) -> dict[str, Any]:
+    return message["typed_per_filter_config"][EXT_PROC]["overrides"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "body", "trailers"),
+    [
+        (BodyMode.FULL_DUPLEX_STREAMED, "FULL_DUPLEX_STREAMED", "SEND"),
+        (BodyMode.BUFFERED, "BUFFERED", "SKIP"),
+        (BodyMode.STREAMED, "STREAMED", "SKIP"),
+        (BodyMode.NONE, None, "SKIP"),
+    ],
+)
+def test_the_picker_is_told_the_pool_and_gets_bodies_as_the_pool_says(
+    mode: BodyMode, body: str | None, trailers: str
+):
+    (only,) = routes(translate(world(pool("llm/llama", body_mode=mode))))
+    told = overrides(only)
+    assert told["grpc_initial_metadata"] == [{"key": "x-inference-pool", "value": "llm/llama"}]
+    assert told["processing_mode"].get("request_body_mode") == body
+    assert told["processing_mode"]["request_trailer_mode"] == trailers
+    assert told["processing_mode"]["response_header_mode"] == "SKIP"
+
+
+@pytest.mark.parametrize(
+    ("mode", "opens"), [(FailureMode.FAIL_OPEN, True), (FailureMode.FAIL_CLOSE, False)]
+)
+def test_each_pool_fails_as_it_says(mode: FailureMode, opens: bool):
+    (only,) = routes(translate(world(pool("llama", failure_mode=mode))))
+    assert overrides(only)["failure_mode_allow"] is opens
+
+
+def test_pools_that_share_a_rule_keep_their_own_picker_settings():
+    described = world(
+        pool("open", failure_mode=FailureMode.FAIL_OPEN, body_mode=BodyMode.BUFFERED),
+        pool("closed"),
+        routes=(
+            route(
+                "r",
+                rule(
+                    backends=(
+                        RouteBackend(name("open"), weight=9),
+                        RouteBackend(name("closed"), weight=1),
+                    )
+                ),
+            ),
+        ),
+    )
+    only = routes(translate(described))[0]
+    assert "typed_per_filter_config" not in only
+    split = only["route"]["weighted_clusters"]["clusters"]
+    assert [(c["name"], c["weight"]) for c in split] == [
+        ("pool/default/open", 9),
+        ("pool/default/closed", 1),
+    ]
+    assert [overrides(c)["failure_mode_allow"] for c in split] == [True, False]
+    assert [overrides(c)["grpc_initial_metadata"][0]["value"] for c in split] == [
+        "default/open",
+        "default/closed",
+    ]
+
+
+def test_the_picker_is_not_asked_where_no_pool_is_meant():
+    service = RouteBackend(name("web"), BackendKind.SERVICE, port=80)
+    described = world(
+        pool("llama"),
+        routes=(
+            route(
+                "r",
+                rule(exact("/page"), backends=(service,)),
+                rule(exact("/gone"), backends=to("gone")),
+                rule(exact("/mixed"), backends=(service, *to("llama"))),
+            ),
+        ),
+    )
+    found = {r["name"]: r for r in routes(translate(described))}
+    for one in ("default/r/0/0", "default/r/1/0", "not-found"):
+        assert found[one]["typed_per_filter_config"][EXT_PROC]["disabled"] is True
+    mixed = found["default/r/2/0"]["route"]["weighted_clusters"]["clusters"]
+    assert mixed[0]["typed_per_filter_config"][EXT_PROC]["disabled"] is True
+    assert "overrides" in mixed[1]["typed_per_filter_config"][EXT_PROC]
+
+
+def test_the_share_of_a_missing_pool_is_answered_with_500_and_the_rest_keeps_its_proportions():
+    split = (
+        RouteBackend(name("llama"), weight=1),
+        RouteBackend(name("qwen"), weight=2),
+        RouteBackend(name("gone"), weight=1),
+    )
+    described = world(pool("llama"), pool("qwen"), routes=(route("r", rule(backends=split)),))
+    lost, rest, *_ = routes(translate(described))
+    fraction = lost["match"]["runtime_fraction"]["default_value"]
+    assert fraction == {"numerator": 250_000, "denominator": "MILLION"}
+    assert lost["direct_response"]["status"] == 500
+    assert "runtime_fraction" not in rest["match"]
+    # Envoy draws one number for both choices: below 250,000 is lost, and the clusters' ranges
+    # follow one another from 0.
+    llama, qwen = rest["route"]["weighted_clusters"]["clusters"]
+    assert llama["weight"] - 250_000 == 250_000
+    assert qwen["weight"] == 500_000
+
+
+def test_without_routes_the_prefix_of_a_pool_is_taken_off():
+    found = translate(world(pool("llama"), pool("qwen")))
+    rewrite = routes(found)[0]["route"]["regex_rewrite"]
+    assert rewrite["pattern"]["regex"] == r"^/default/llama/*"
+    assert rewrite["substitution"] == "/"
+
+
+def test_an_answer_of_envoys_own_is_json_that_openai_clients_understand():
+    *_, last = routes(translate(world(pool("llama"), pool("qwen"))))
+    assert last["direct_response"]["status"] == 404
+    error = json.loads(last["direct_response"]["body"]["inline_string"])["error"]
+    assert error["code"] == "route_not_found"
+    assert "/default/llama/v1/" in error["message"]
+    assert last["response_headers_to_add"][0]["header"] == {
+        "key": "content-type",
+        "value": "application/json",
+    }
+
+
+def test_a_long_answer_is_allowed_for():
+    many = translate(world(*(pool(f"a-pool-with-a-long-name-{i}") for i in range(80))))
+    longest = max(
+        len(r["direct_response"]["body"]["inline_string"])
+        for r in routes(many)
+        if "direct_response" in r
+    )
+    assert longest > 4096
+    assert configuration(many)["max_direct_response_body_size_bytes"] >= longest
+
+
+def test_a_port_in_the_host_header_changes_nothing():
+    assert configuration(translate(world(pool("llama"))))["ignore_port_in_host_matching"] is True
+
+
+def test_routes_need_their_clusters_and_clusters_their_endpoints():
+    described = world(pool("llama"), pool("qwen"), routes=(route("r", rule(backends=to("llama"))),))
+    found = translate(described)
+    assert found.dangling() == []
+    (configured,) = found.of_type(ROUTE).values()
+    assert configured.needs == ((CLUSTER, "pool/default/llama"),)
+    assert found.of_type(CLUSTER)["pool/default/llama"].needs == ((ENDPOINT, "pool/default/llama"),)
+
+
+def test_a_pool_that_no_route_leads_to_is_left_out_and_told():
+    described = world(pool("llama"), pool("qwen"), routes=(route("r", rule(backends=to("llama"))),))
+    found = translate(described)
+    assert "pool/default/qwen" not in found.of_type(CLUSTER)
+    assert any("InferencePool default/qwen: no HTTPRoute" in note for note in found.notes)
+
+
+def test_a_service_is_found_by_its_dns_name():
+    service = RouteBackend(name("shop/web"), BackendKind.SERVICE, port=8080)
+    described = world(routes=(route("r", rule(backends=(service,))),))
+    found = translate(described, TranslateSettings(cluster_domain="example.internal"))
+    cluster = as_json(found.of_type(CLUSTER)["service/shop/web/8080"])
+    assert cluster["type"] == "STRICT_DNS"
+    (locality,) = cluster["load_assignment"]["endpoints"]
+    assert locality["lb_endpoints"][0]["endpoint"]["address"]["socket_address"] == {
+        "address": "web.shop.svc.example.internal",
+        "port_value": 8080,
+    }
+
+
+def test_an_empty_world_still_gives_a_listener_that_answers():
+    found = translate(World())
+    assert found.dangling() == []
+    assert routes(found)[0]["direct_response"]["status"] == 404
+
+
+def test_h2c_pools_get_http2_and_others_http1_connections_that_close_before_the_pods():
+    found = translate(world(pool("llama"), pool("grpc", app_protocol=AppProtocol.H2C)))
+    key = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+    def options(cluster: str) -> dict[str, Any]:
+        return as_json(found.of_type(CLUSTER)[cluster])["typed_extension_protocol_options"][key]
+
+    assert "http2_protocol_options" in options("pool/default/grpc")["explicit_http_config"]
+    plain = options("pool/default/llama")
+    assert "http_protocol_options" in plain["explicit_http_config"]
+    assert plain["common_http_protocol_options"]["idle_timeout"] == "4s"
