@@ -103,7 +103,8 @@ def _part(text: str, offset: int) -> Iterator[Document]:
             _first_line(text, offset), error=TextError(f"is not valid YAML: {what}", line)
         )
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1 + offset
+        # libyaml counts bytes.
+        line = text.encode()[: error.position].count(b"\n") + 1 + offset
         code = error.character if isinstance(error.character, int) else ord(error.character)
         message = f"is not valid YAML: the character U+{code:04X} is not allowed"
         yield Document(_first_line(text, offset), error=TextError(message, line))

@@ -145,3 +145,10 @@ def test_exponential_aliases_take_no_exponential_time() -> None:
     node = only("\n".join(rows))
     assert isinstance(node.value, dict)
     assert len(node.value) == 30
+
+
+def test_a_control_character_is_reported_with_its_line() -> None:
+    _, broken = yaml_documents("a: 1\n---\nb: \u00e4\u00e4\u00e4\nc: \x07\nd: 1\n")
+    assert broken.error is not None
+    assert broken.error.message == "is not valid YAML: the character U+0007 is not allowed"
+    assert broken.error.line == 4

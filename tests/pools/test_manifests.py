@@ -1,6 +1,7 @@
 """Kinds as values, and what is said when they are wrong."""
 
 import dataclasses
+import re
 import textwrap
 from pathlib import Path
 
@@ -523,3 +524,18 @@ def test_json_problems_name_the_field() -> None:
     [cut] = read_text(text[:-3], "f.json").manifests
     assert cut.obscure
     assert cut.problems[0].line == 2
+
+
+def test_the_example_of_the_documentation_is_right() -> None:
+    page = (EXAMPLES.parent / "docs" / "manifests.md").read_text()
+    [example] = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    manifests = read_text(example, "llama.yaml").manifests
+    assert [type(good(read)).__name__ for read in manifests] == [
+        "InferencePool",
+        "PoolEndpoints",
+        "InferenceModel",
+        "HTTPRoute",
+    ]
+    broken = example.replace("number: 8000", "number: 0")
+    [problem] = [p for read in read_text(broken, "llama.yaml").manifests for p in read.problems]
+    assert f"{problem} (the last good version stays in effect)" in page
