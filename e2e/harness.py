@@ -163,7 +163,12 @@ class Gateway:
         for child in self.stack.children:
             if not child.running():
                 starts[child.name]()
-        asyncio.run(self.stack.ready(READY_LIMIT))
+        asyncio.run(self._ready_again())
+
+    async def _ready_again(self) -> None:
+        await self.stack.ready(READY_LIMIT)
+        # Envoy may not have noticed yet that something was away.
+        await eventually(self.answers, "the gateway answers as before")
 
     def _write_manifests(self) -> None:
         self.stack.write(
@@ -210,11 +215,10 @@ class Gateway:
             row["name"]: row["in_flight"] for row in await self._endpoints() if row["in_flight"]
         }
 
-    async def picker_is_healthy_to_envoy(self) -> bool:
-        async with self.client(self.stack.admin_url) as client:
-            stats = (await client.get("/stats?format=json&filter=^cluster.ext-proc")).json()
-        values = {stat["name"]: stat["value"] for stat in stats["stats"] if "value" in stat}
-        return bool(values.get("cluster.ext-proc.membership_healthy"))
+    async def answers(self) -> bool:
+        """Whether a request to the pool ``closed`` is answered, which takes every part."""
+        async with self.client() as client:
+            return (await self.ask(client)).status_code == 200
 
     def access_log(self, text: str) -> list[dict[str, object]]:
         """Lines of Envoy's access log whose path holds ``text``."""
