@@ -66,11 +66,18 @@ class Names:
         return due
 
     def found(self, name: str, addresses: Iterable[str], now: float) -> bool:
-        """A look-up ended well. Returns whether that changes anything."""
+        """A look-up ended well. Returns whether that changes anything.
+
+        IPv6 addresses count where there are no IPv4 addresses.
+        """
         unique = {ipaddress.ip_address(address) for address in addresses}
         if not unique:
             return self.failed(name, "it has no address", now)
-        ordered = tuple(str(ip) for ip in sorted(unique, key=lambda ip: (ip.version, ip.packed)))
+        # A host with an address of each family would count as two servers.
+        family = min(ip.version for ip in unique)
+        ordered = tuple(
+            str(ip) for ip in sorted(unique, key=lambda ip: ip.packed) if ip.version == family
+        )
         return self._ended(name, Lookup(ordered), now, ok=True)
 
     def failed(self, name: str, error: str, now: float) -> bool:

@@ -44,8 +44,12 @@ _DURATION_PART = re.compile(r"([0-9]+)(h|ms|m|s)")
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _PATH = re.compile(r"/(?:[-A-Za-z0-9/._~!$&'()*+,;=:@]|%[0-9a-fA-F]{2})*")
 _UNCLEAN_PATH = re.compile(r"//|/\.{1,2}(?:/|$)|%2[fF]")
-# RE2, Envoy's engine, has none of these: look-around, atomic groups, back references, conditions.
-_NOT_IN_RE2 = re.compile(r"\(\?(?:=|!|<=|<!|>|\(|P=|#)|\\[1-9]|\\[ZG]|[*+?}]\+")
+# RE2, Envoy's engine, has none of these: look-around, atomic groups, conditions, references to
+# groups, possessive quantifiers, and some of Python's escapes.
+_NOT_IN_RE2 = re.compile(r"\(\?(?:=|!|<=|<!|>|\(|P=|#)|[*+?}]\+")
+_ESCAPE_NOT_IN_RE2 = re.compile(r"\\[1-9ZuUN]")
+_ESCAPE = re.compile(r"\\.", re.DOTALL)
+_CHARACTER_CLASS = re.compile(r"\[\^?\]?[^\]]*\]")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 
 _section_name = text("a listener's name", re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"), high=253)
@@ -170,7 +174,9 @@ def _regex(place: Place) -> str:
     except re.error as error:
         place.error(f"is not a regular expression: {error}")
     else:
-        if _NOT_IN_RE2.search(value.replace("\\\\", "")):
+        bare = _CHARACTER_CLASS.sub("x", _ESCAPE.sub("x", value))
+        escapes = _ESCAPE.findall(value)
+        if _NOT_IN_RE2.search(bare) or any(map(_ESCAPE_NOT_IN_RE2.fullmatch, escapes)):
             place.error("uses what Envoy's regular expressions (RE2) do not have")
     return value
 

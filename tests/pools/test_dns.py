@@ -27,9 +27,18 @@ def test_a_name_is_due_at_once_and_then_on_its_refresh() -> None:
 def test_the_same_addresses_in_another_order_are_no_change() -> None:
     names = Names()
     names.want({"vllm": 1.0}, now=0.0)
-    assert names.found("vllm", ["::1", "10.0.0.2", "10.0.0.1"], now=0.0)
-    assert not names.found("vllm", ["10.0.0.1", "::1", "10.0.0.2"], now=1.0)
-    assert names.lookups["vllm"].addresses == ("10.0.0.1", "10.0.0.2", "::1")
+    assert names.found("vllm", ["10.0.0.10", "10.0.0.9"], now=0.0)
+    assert not names.found("vllm", ["10.0.0.9", "10.0.0.10", "10.0.0.9"], now=1.0)
+    assert names.lookups["vllm"].addresses == ("10.0.0.9", "10.0.0.10")
+
+
+def test_a_host_with_addresses_of_both_families_counts_once() -> None:
+    names = Names()
+    names.want({"localhost": 1.0, "six": 1.0}, now=0.0)
+    names.found("localhost", ["::1", "127.0.0.1"], now=0.0)
+    names.found("six", ["2001:db8::2", "2001:DB8::1"], now=0.0)
+    assert names.lookups["localhost"].addresses == ("127.0.0.1",)
+    assert names.lookups["six"].addresses == ("2001:db8::1", "2001:db8::2")
 
 
 def test_a_failed_or_empty_look_up_keeps_the_last_good_addresses() -> None:

@@ -355,6 +355,15 @@ def test_a_wrong_rule_is_an_error_at_its_field(rule: str, field: str) -> None:
     assert [(p.line, p.field) for p in read.problems] == [(7, f"spec.rules[0].{field}")]
 
 
+@pytest.mark.parametrize("pattern", [r"/v[0-9]+/.*", r"a\++", "[*+]+", r"\\\\1", "(?i)a|(?:b)+?"])
+def test_a_regular_expression_that_envoy_has_too_is_fine(pattern: str) -> None:
+    value = good(
+        route(f"rules:\n- matches: [{{path: {{type: RegularExpression, value: '{pattern}'}}}}]")
+    )
+    assert isinstance(value, HTTPRoute)
+    assert value.rules[0].matches[0].path.value == pattern
+
+
 def test_a_gateway_serves_its_http_listeners_and_says_which_it_does_not() -> None:
     read = manifest(
         "gateway.networking.k8s.io/v1",
