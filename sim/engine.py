@@ -295,7 +295,10 @@ class Engine:
             hits = self.kv.match(sequence.request.blocks, (sequence.target - 1) // size)
         end = min(sequence.target, hits * size + budget)
         shared = list(sequence.request.blocks[:hits])
-        if not self.kv.admit(shared, self._blocks_for(end) - hits):
+        # The whole prompt must fit, not only the chunk: or requests would be admitted and
+        # preempted over and over (vLLM's scheduler_reserve_full_isl).
+        room = self._blocks_for(sequence.target) - hits
+        if not self.kv.admit(shared, self._blocks_for(end) - hits, room):
             return None
         if sequence.admitted is None:
             sequence.cached = hits * size

@@ -54,11 +54,12 @@ class KVCache:
         self._private += count
         return True
 
-    def admit(self, shared: Sequence[int], fresh: int) -> bool:
-        """Share cached blocks and hand out ``fresh`` private ones, all or none."""
+    def admit(self, shared: Sequence[int], fresh: int, room: int) -> bool:
+        """Share cached blocks and hand out ``fresh`` private ones, all or none; only where there
+        is ``room`` for so many private ones (at least ``fresh``)."""
         users, unused = self._users, self._unused
         revived = sum(1 for block in shared if block in unused)
-        if fresh > self.available - revived:
+        if room > self.available - revived:
             return False
         for block in shared:
             users[block] += 1

@@ -10,7 +10,7 @@ import pytest
 
 from sim.cost import CostModel
 from sim.engine import Engine, EngineConfig
-from sim.events import Decoded, Request
+from sim.events import Decoded, Preempted, Request
 from tests.sim.virtual_pod import VirtualPod
 
 COST = CostModel()
@@ -201,6 +201,23 @@ def test_when_blocks_run_out_the_youngest_is_preempted_and_still_gets_all_its_to
     assert pod.engine.kv.used == 0
 
 
+def test_a_preempted_request_computes_prompt_and_tokens_again_and_is_next_in_the_queue():
+    pod = VirtualPod(EngineConfig(kv_cache_tokens=16 * 2560))
+    pod.submit(Request("old", 20_480, 600), Request("young", 20_000, 600))
+    pod.run(until=2.5)
+    pod.submit(Request("newcomer", 30_000, 1))
+    pod.run()
+    assert pod.preempted == ["young"]
+    (again,) = [e for e in pod.events if isinstance(e, Preempted)]
+    # 480 tokens of room were shared: each had 240 when it ran out.
+    resumed = pod.finished["old"].at
+    rest = 600 - 240
+    cost = (20_000 + 240) / 20_480 + rest * itl(1)
+    assert pod.finished["young"].at - resumed == pytest.approx(cost, rel=0.01)
+    assert again.at < pod.finished["old"].at
+    assert pod.finished["newcomer"].admitted == pod.finished["young"].at
+
+
 def test_a_prompt_that_does_not_fit_yet_waits_without_preempting_anybody():
     pod = VirtualPod(EngineConfig(kv_cache_tokens=16 * 30))
     pod.submit(Request("big", 320, 100))
@@ -240,6 +257,17 @@ def test_an_abort_frees_all_that_a_request_held_wherever_it_was():
     pod.run()
     assert pod.engine.next_event_time() == math.inf
     assert not pod.finished
+
+
+def test_an_id_can_be_used_again_in_the_very_step_in_which_it_was_aborted():
+    pod = VirtualPod()
+    pod.submit(Request("x", 8000, 1))
+    pod.run(until=0.1)
+    pod.engine.abort("x", pod.now)
+    pod.submit(Request("x", 2048, 1))
+    pod.run()
+    # The step of the first "x" ends as it would have; only then does the second one begin.
+    assert pod.first_tokens["x"].at == pytest.approx((8000 + 2048) / 20_480)
 
 
 @pytest.mark.parametrize(
