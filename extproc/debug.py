@@ -101,6 +101,7 @@ def application(
     clock: Callable[[], float] = time.monotonic,
 ) -> Starlette:
     """The HTTP application."""
+    offset = time.time() - clock()
 
     async def index(request: Request) -> Response:
         world = director.world
@@ -114,6 +115,7 @@ def application(
                 }
                 if world is not None
                 else None,
+                "error": director.world_error or None,
                 "pools": [pool_row(view, now) for view in director.fleet.pools.values()],
                 "open_requests": len(director.ledger),
                 "decisions": director.decisions.number,
@@ -148,7 +150,7 @@ def application(
         return _Json({"endpoints": sorted(rows, key=lambda row: str(row["endpoint"]))})
 
     def shown(at: float) -> str:
-        moment = time.time() - (clock() - at)
+        moment = offset + at
         return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment)) + f".{moment % 1:.3f}"[2:]
 
     async def decisions(request: Request) -> Response:

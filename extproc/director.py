@@ -62,6 +62,8 @@ class Director:
         self._on_end = on_end
         self._world: World | None = None
         self._pool_by_model: dict[str, ObjectName] = {}
+        self.world_error = ""
+        """Why a newer World than :attr:`world` is not in force; empty: there is none."""
 
     @property
     def world(self) -> World | None:
@@ -69,7 +71,8 @@ class Director:
         return self._world
 
     def update(self, world: World) -> None:
-        """Take over a World."""
+        """Take over a World, all of it or (if this raises) nothing."""
+        self.world_error = f"revision {world.revision} of the configuration was not taken over"
         self.fleet.update(world)
         self._world = world
         self._pool_by_model = {}
@@ -77,6 +80,7 @@ class Director:
             for model in self.fleet.pools[name].resolver.names:
                 self._pool_by_model.setdefault(model, name)
         self.metrics.forget_all_but(self.fleet.members)
+        self.world_error = ""
 
     # Picker
 

@@ -147,6 +147,17 @@ def _canonical(address: str) -> str:
     return str(ipaddress.ip_address(address)) if ":" in address and is_ip(address) else address
 
 
+def _endpoints_of(world: World) -> dict[str, Endpoint]:
+    """By key. Where several pools name one endpoint, what drains it counts."""
+    endpoints: dict[str, Endpoint] = {}
+    for name in sorted(world.pools):
+        for endpoint in world.endpoints_of(name):
+            known = endpoints.get(endpoint.key)
+            if known is None or (endpoint.draining and not known.draining):
+                endpoints[endpoint.key] = endpoint
+    return endpoints
+
+
 class Fleet:
     """Every endpoint of every pool."""
 
@@ -167,44 +178,42 @@ class Fleet:
         self.pools: dict[ObjectName, PoolView] = {}
 
     def update(self, world: World) -> None:
-        """Take over a World. Endpoints that stay keep their state; so does one that comes back
-        while requests are still under way there."""
-        wanted: dict[str, Endpoint] = {}
-        for name in sorted(world.pools):
-            for endpoint in world.endpoints_of(name):
-                known = wanted.get(endpoint.key)
-                if known is None or (endpoint.draining and not known.draining):
-                    wanted[endpoint.key] = endpoint
-        for key in [key for key in self.members if key not in wanted]:
-            self._leaving[key] = self.members.pop(key)
-        self._leaving = {
-            key: member for key, member in self._leaving.items() if member.candidate.in_flight
-        }
-        for key, endpoint in wanted.items():
-            member = self.members.get(key)
-            if member is None:
-                member = self._leaving.pop(key, None) or Member(
-                    Candidate(endpoint), EndpointHealth(self._health)
-                )
-                self.members[key] = member
-            member.candidate.endpoint = endpoint
-            member.views = []
-        self._keep_for = self._stale_after(len(self.members))
-        previous, self.pools = self.pools, {}
-        for name, pool in world.pools.items():
-            members = [self.members[endpoint.key] for endpoint in world.endpoints_of(name)]
-            before = previous.get(name)
-            view = PoolView(
+        """Take over a World, all of it or (if this raises) nothing.
+
+        Endpoints that stay keep their state; so does one that comes back while requests are still
+        under way there.
+        """
+        endpoints = _endpoints_of(world)
+        members = {key: self._member_for(key, endpoint) for key, endpoint in endpoints.items()}
+        pools = {
+            name: PoolView(
                 pool,
-                members,
+                [members[endpoint.key] for endpoint in world.endpoints_of(name)],
                 Resolver.of_pool(world, name),
-                before.profile if before is not None else self._profile_for(pool),
+                self.pools[name].profile if name in self.pools else self._profile_for(pool),
                 self._health.floor,
             )
-            self.pools[name] = view
-            for member in members:
+            for name, pool in world.pools.items()
+        }
+        known = {**self._leaving, **self.members}
+        self._leaving = {
+            key: member
+            for key, member in known.items()
+            if key not in members and member.candidate.in_flight
+        }
+        self.members, self.pools = members, pools
+        self._keep_for = self._stale_after(len(members))
+        for key, member in members.items():
+            member.candidate.endpoint = endpoints[key]
+            member.views = []
+        for view in pools.values():
+            for member in view.members:
                 member.views.append(view)
             view.assuming = assume_missing(view.candidates)
+
+    def _member_for(self, key: str, endpoint: Endpoint) -> Member:
+        member = self.members.get(key) or self._leaving.get(key)
+        return member or Member(Candidate(endpoint), EndpointHealth(self._health))
 
     def targets(self) -> Mapping[str, str]:
         """What to scrape: metrics address by endpoint key."""

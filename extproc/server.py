@@ -169,8 +169,9 @@ class EndpointPickerServer:
         async for world in self._source.worlds():
             try:
                 self.director.update(world)
-            except Exception:
+            except Exception as error:
                 # The last good World stays in force.
+                self.director.world_error += f": {type(error).__name__}: {error}"
                 log.exception("configuration was not taken over", revision=world.revision)
                 continue
             self._scraper.follow(self.director.fleet.targets())

@@ -34,6 +34,7 @@ class Candidate:
     """The live state of one endpoint. Read freely; change it only through its methods."""
 
     __slots__ = (
+        "_assumed_capacity",
         "_assumed_kv",
         "_assumed_waiting",
         "_epoch",
@@ -97,6 +98,7 @@ class Candidate:
         self._unseen_now = 0
         self._assumed_waiting = 0
         self._assumed_kv = 0.0
+        self._assumed_capacity = 0
 
     def __repr__(self) -> str:
         return (
@@ -158,11 +160,15 @@ class Candidate:
         self._apply()
         return True
 
-    def assume(self, waiting: int, kv_usage: float) -> None:
-        """Use these where the server itself has not said (or not lately)."""
-        if (waiting, kv_usage) != (self._assumed_waiting, self._assumed_kv):
-            self._assumed_waiting = waiting
-            self._assumed_kv = kv_usage
+    def assume(self, waiting: int, kv_usage: float, adapter_capacity: int) -> None:
+        """Use these where the server itself has not said (or not lately).
+
+        A server that speaks but tells nothing of adapters has none: ``adapter_capacity`` is only
+        for one that has not spoken yet.
+        """
+        assumed = (waiting, kv_usage, adapter_capacity)
+        if assumed != (self._assumed_waiting, self._assumed_kv, self._assumed_capacity):
+            self._assumed_waiting, self._assumed_kv, self._assumed_capacity = assumed
             self._apply()
 
     def complete(self) -> bool:
@@ -186,7 +192,7 @@ class Candidate:
             self.adapter_capacity = adapters.capacity
         else:
             self.active_adapters = self.waiting_adapters = _NO_ADAPTERS
-            self.adapter_capacity = 0
+            self.adapter_capacity = 0 if self.fresh else self._assumed_capacity
         self._recount()
 
     def _recount(self) -> None:
@@ -211,8 +217,9 @@ def assume_missing(candidates: Sequence[Candidate]) -> bool:
     fresh = [c.signals for c in candidates if c.fresh]
     waiting = _upper_quartile(s.waiting for s in fresh if s.waiting is not None)
     kv_usage = _upper_quartile(s.kv_usage for s in fresh if s.kv_usage is not None)
+    capacity = max((s.adapters.capacity for s in fresh if s.adapters is not None), default=0)
     for candidate in missing:
-        candidate.assume(int(waiting), kv_usage)
+        candidate.assume(int(waiting), kv_usage, capacity)
     return True
 
 

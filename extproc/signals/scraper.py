@@ -55,7 +55,8 @@ class ScrapeSettings:
     max_backoff: float = 5.0
     """Seconds between two scrapes of an endpoint that does not answer, at most."""
     max_concurrent: int = 64
-    """Scrapes under way at once, over all endpoints."""
+    """Scrapes under way at once, over all endpoints that answer; those that do not share a quarter
+    as many besides."""
     max_per_second: float = 250.0
     """Scrapes in all. Beyond ``interval * max_per_second`` endpoints the interval grows."""
     path: str = "/metrics"
@@ -106,6 +107,7 @@ class Scraper:
         self._rng = rng or random.Random()
         self._clock = clock
         self._slots = asyncio.Semaphore(self._settings.max_concurrent)
+        self._slots_for_failing = asyncio.Semaphore(max(1, self._settings.max_concurrent // 4))
         self._loops: dict[str, tuple[str, asyncio.Task[None]]] = {}
 
     def follow(self, targets: Mapping[str, str]) -> None:
@@ -135,7 +137,8 @@ class Scraper:
         await asyncio.sleep(self._rng.uniform(0, min(0.02, settings.interval)))
         while True:
             try:
-                async with self._slots:
+                # Servers that hang must not use up the slots of those that answer.
+                async with self._slots_for_failing if failures else self._slots:
                     began = clock()
                     self._sink.scrape_started(key)
                     async with asyncio.timeout(settings.timeout):

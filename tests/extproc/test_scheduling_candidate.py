@@ -90,6 +90,14 @@ def test_a_new_server_in_an_idle_pool_gets_its_share_once_others_have_theirs() -
     assert new.queue < known.queue
 
 
+def test_only_a_server_that_has_not_spoken_yet_is_taken_to_have_room_for_adapters() -> None:
+    known, without, new = candidate(1), candidate(2), candidate(3)
+    scrape(known, Signals(waiting=0, kv_usage=0.0, adapters=Adapters(capacity=4)))
+    scrape(without, Signals(waiting=0, kv_usage=0.0))
+    assume_missing([known, without, new])
+    assert [one.adapter_capacity for one in (known, without, new)] == [4, 0, 4]
+
+
 def test_a_metric_that_a_server_lacks_is_taken_from_its_peers() -> None:
     full, partial = candidate(1), candidate(2)
     scrape(full, Signals(waiting=1, kv_usage=0.5))

@@ -1,0 +1,312 @@
+"""The endpoint picker as a server, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import grpc.aio
+import pytest
+from aiohttp import web
+
+from extproc.access_log import METHOD as ACCESS_LOG
+from extproc.config import PickerConfig, TransportKind
+from extproc.ext_proc import METHOD as EXT_PROC
+from extproc.server import EndpointPickerServer, SourceEndedError
+from extproc.signals.scraper import ScrapeSettings
+from extproc.wire import access_log_pb2, ext_proc_pb2, health_pb2
+from pools.model import Endpoint, InferencePool, ObjectName, World
+
+POOL = ObjectName("default", "llama")
+CONFIG = PickerConfig(
+    address="127.0.0.1:0",
+    health_address="127.0.0.1:0",
+    http_address="127.0.0.1:0",
+    scrape=ScrapeSettings(interval=0.05),
+    request_log_share=1.0,
+)
+
+
+class Worlds:
+    """A source that yields what it is given."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[World | None] = asyncio.Queue()
+
+    def give(self, world: World | None) -> None:
+        self._queue.put_nowait(world)
+
+    async def worlds(self) -> AsyncIterator[World]:
+        while (world := await self._queue.get()) is not None:
+            yield world
+
+
+def world(*endpoints: Endpoint) -> World:
+    return World(pools={POOL: InferencePool(POOL, (8000,))}, endpoints={POOL: endpoints})
+
+
+POD = Endpoint("127.0.0.1", 9, "pod")
+
+
+@asynccontextmanager
+async def running(
+    worlds: Worlds, config: PickerConfig = CONFIG
+) -> AsyncIterator[EndpointPickerServer]:
+    server = EndpointPickerServer(worlds, config)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop(grace=0)
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(10):
+        while not await condition():  # noqa: ASYNC110  # nothing of a socket sets an event
+            await asyncio.sleep(0.01)
+
+
+async def get(server: EndpointPickerServer, path: str) -> tuple[int, str]:
+    url = f"http://{server.http_address}{path}"
+    async with aiohttp.ClientSession() as http, http.get(url) as response:
+        return response.status, await response.text()
+
+
+async def is_ready(server: EndpointPickerServer) -> bool:
+    return (await get(server, "/readyz"))[0] == 200
+
+
+@asynccontextmanager
+async def channel_to(address: str) -> AsyncIterator[Any]:
+    """Untyped, as messages are bytes here."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        yield channel
+
+
+async def serving(address: str, service: str = "") -> bool:
+    async with channel_to(address) as channel:
+        check = channel.unary_unary("/grpc.health.v1.Health/Check")
+        asked = health_pb2.HealthCheckRequest(service=service).SerializeToString()
+        answer = health_pb2.HealthCheckResponse.FromString(await check(asked))
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def headers_of(path: str, end: bool) -> bytes:
+    request = ext_proc_pb2.ProcessingRequest()
+    request.protocol_config.request_body_mode = ext_proc_pb2.ProcessingMode.FULL_DUPLEX_STREAMED
+    request.request_headers.end_of_stream = end
+    for name, value in ((":path", path), (":method", "POST"), ("x-request-id", "r-1")):
+        request.request_headers.headers.headers.add(key=name, raw_value=value.encode())
+    return request.SerializeToString()
+
+
+def body_of(document: dict[str, object]) -> bytes:
+    request = ext_proc_pb2.ProcessingRequest()
+    request.request_body.body = json.dumps(document).encode()
+    request.request_body.end_of_stream = True
+    return request.SerializeToString()
+
+
+async def ask(address: str) -> ext_proc_pb2.ProcessingResponse:
+    """What Envoy is told first about a completion request."""
+    async with channel_to(address) as channel:
+        call = channel.stream_stream(EXT_PROC)(metadata=(("x-inference-pool", str(POOL)),))
+        await call.write(headers_of("/v1/completions", end=False))
+        await call.write(body_of({"model": "m", "prompt": "hi"}))
+        answer = await call.read()
+        await call.done_writing()
+        return ext_proc_pb2.ProcessingResponse.FromString(answer)
+
+
+@pytest.mark.parametrize("transport", list(TransportKind))
+async def test_it_is_ready_with_the_first_world_and_not_before(transport: TransportKind) -> None:
+    worlds = Worlds()
+    config = PickerConfig(
+        address="127.0.0.1:0",
+        health_address="127.0.0.1:0",
+        http_address="127.0.0.1:0",
+        transport=transport,
+    )
+    async with running(worlds, config) as server:
+        assert not await serving(server.address)
+        assert not await serving(server.health_address, "readiness")
+        assert await serving(server.health_address, "liveness")
+        assert not await is_ready(server)
+        answer = await ask(server.address)
+        assert answer.immediate_response.status.code == 503
+        worlds.give(world(POD))
+        await eventually(lambda: is_ready(server))
+        assert await serving(server.address, "envoy.service.ext_proc.v3.ExternalProcessor")
+        assert await serving(server.health_address, "readiness")
+
+
+@pytest.mark.parametrize("transport", list(TransportKind))
+async def test_a_request_is_routed_and_its_end_settles_it(transport: TransportKind) -> None:
+    worlds = Worlds()
+    config = PickerConfig("127.0.0.1:0", None, "127.0.0.1:0", transport)
+    worlds.give(world(POD))
+    async with running(worlds, config) as server:
+        await eventually(lambda: is_ready(server))
+        answer = await ask(server.address)
+        metadata = answer.dynamic_metadata.fields
+        lb = metadata["envoy.lb"].struct_value.fields
+        assert lb["x-gateway-destination-endpoint"].string_value == POD.key
+        pick_id = metadata["poolpilot"].struct_value.fields["pick"].string_value
+        assert len(server.director.ledger) == 1
+
+        ended = access_log_pb2.StreamAccessLogsMessage()
+        entry = ended.http_logs.log_entry.add()
+        entry.common_properties.access_log_type = access_log_pb2.DownstreamEnd
+        ours = entry.common_properties.metadata.filter_metadata["poolpilot"]
+        ours.fields["pick"].string_value = pick_id
+        entry.response.response_code.value = 200
+        async with channel_to(server.address) as channel:
+            log = channel.stream_unary(ACCESS_LOG)()
+            await log.write(ended.SerializeToString())
+
+            async def settled() -> bool:
+                return len(server.director.ledger) == 0
+
+            await eventually(settled)
+            log.cancel()
+        status, text = await get(server, f"/debug/decisions/{pick_id}")
+        assert status == 200
+        assert json.loads(text)["completed"]["code"] == 200
+        assert 'poolpilot_responses_total{code="200"' in (await get(server, "/metrics"))[1]
+
+
+async def test_the_pods_metrics_are_read_and_followed() -> None:
+    async def metrics(request: web.Request) -> web.Response:
+        return web.Response(text="vllm:num_requests_waiting 3\nvllm:kv_cache_usage_perc 0.5\n")
+
+    app = web.Application()
+    app.router.add_get("/metrics", metrics)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    [(_, port)] = runner.addresses
+    pod = Endpoint("127.0.0.1", 8000, "pod", metrics_port=port)
+    worlds = Worlds()
+    worlds.give(world(pod))
+    async with running(worlds) as server:
+
+        async def scraped() -> bool:
+            _, text = await get(server, "/debug/endpoints")
+            waiting: list[int] = [row["waiting"] for row in json.loads(text)["endpoints"]]
+            return waiting == [3]
+
+        await eventually(scraped)
+        worlds.give(world())
+
+        async def gone() -> bool:
+            _, text = await get(server, "/debug/endpoints")
+            return not json.loads(text)["endpoints"]
+
+        await eventually(gone)
+    await runner.cleanup()
+
+
+async def test_a_world_that_cannot_be_taken_over_leaves_the_last_one_in_force() -> None:
+    worlds = Worlds()
+    worlds.give(world(POD))
+    async with running(worlds) as server:
+        await eventually(lambda: is_ready(server))
+        good = world()
+        worlds.give(World(revision=8, pools=good.pools, endpoints={POOL: (None,)}))  # type: ignore[dict-item]  # on purpose
+
+        async def shown() -> bool:
+            return "revision 8" in str(json.loads((await get(server, "/debug"))[1])["error"])
+
+        await eventually(shown)
+        assert await is_ready(server)
+        assert list(server.director.fleet.members) == [POD.key]
+        worlds.give(good)
+
+        async def taken_over() -> bool:
+            return not server.director.fleet.members
+
+        await eventually(taken_over)
+        assert json.loads((await get(server, "/debug"))[1])["error"] is None
+
+
+async def test_stopping_says_so_first_and_lets_what_is_open_finish() -> None:
+    worlds = Worlds()
+    worlds.give(world(POD))
+    async with running(worlds) as server:
+        await eventually(lambda: is_ready(server))
+        async with channel_to(server.address) as channel:
+            log = channel.stream_unary(ACCESS_LOG)()
+            await log.write(access_log_pb2.StreamAccessLogsMessage().SerializeToString())
+            call = channel.stream_stream(EXT_PROC)(metadata=(("x-inference-pool", str(POOL)),))
+            await call.write(headers_of("/v1/completions", end=False))
+            await eventually(lambda: serving(server.health_address))
+            stopping = asyncio.create_task(server.stop(grace=30))
+
+            async def not_ready() -> bool:
+                return not server.health.ready
+
+            await eventually(not_ready)
+            await call.write(body_of({"model": "m", "prompt": "hi"}))
+            answer = ext_proc_pb2.ProcessingResponse.FromString(await call.read())
+            assert answer.WhichOneof("response") == "request_headers"
+            await call.done_writing()
+            async with asyncio.timeout(10):  # and the log stream, which never ends, holds up nobody
+                await stopping
+
+
+async def test_it_stops_with_an_error_when_its_source_ends() -> None:
+    worlds = Worlds()
+    worlds.give(world(POD))
+    worlds.give(None)
+    with pytest.raises(SourceEndedError):
+        async with asyncio.timeout(10):
+            await EndpointPickerServer(worlds, CONFIG).run(grace=0)
+
+
+async def test_it_runs_until_cancelled_and_leaves_nothing_behind() -> None:
+    worlds = Worlds()
+    before = asyncio.all_tasks()
+    server = EndpointPickerServer(worlds, CONFIG)
+    task = asyncio.create_task(server.run(grace=0))
+    worlds.give(world(POD))
+
+    async def ready() -> bool:
+        return server.health.ready
+
+    await eventually(ready)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert {task.get_name() for task in asyncio.all_tasks() - before} == set()
+
+
+async def test_a_taken_address_is_an_error_that_names_it() -> None:
+    async with running(Worlds()) as first:
+        taken = first.http_address
+        config = PickerConfig("127.0.0.1:0", None, taken)
+        with pytest.raises(OSError, match=taken):
+            await EndpointPickerServer(Worlds(), config).start()
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"address": "9002"}, "address"),
+        ({"http_address": "localhost"}, "http_address"),
+        ({"profile": "best"}, "filter-tree, least-load"),
+        ({"endpoints_per_pick": 0}, "endpoints_per_pick"),
+        ({"in_flight_expiry": 0}, "in_flight_expiry"),
+        ({"remembered_decisions": 0}, "remembered_decisions"),
+        ({"request_log_share": 2}, "request_log_share"),
+        ({"drain_delay": -1}, "drain_delay"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_by_name(
+    settings: dict[str, object], named: str
+) -> None:
+    with pytest.raises(ValueError, match=named):
+        PickerConfig(**settings)  # type: ignore[arg-type]  # wrong on purpose
