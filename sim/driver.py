@@ -49,6 +49,7 @@ class Driver:
         self._entries: dict[str, _Entry] = {}
         self._streams: dict[str, Listener] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = math.inf
         self._rest_until = 0.0
         self._closed = False
 
@@ -121,7 +122,8 @@ class Driver:
             return
         when = max(self._origin + due / self._scale, self._rest_until)
         if self._timer is not None:
-            if self._timer.when() <= when:
+            if self._timer_due <= when:
                 return
             self._timer.cancel()
+        self._timer_due = when
         self._timer = self._loop.call_at(when, self._wake)

@@ -23,15 +23,17 @@ class Failure:
 
 
 def parse_failure(text: str) -> Failure:
-    """Read ``status=503``, ``reset``, ``hang``, ``delay=2s`` or ``delay=150ms``,
+    """Read ``status=503`` or ``503``, ``reset``, ``hang``, ``delay=2s`` or ``delay=150ms``,
     ``reset-after=3``, or several with commas between. ValueError says what is wrong."""
     failure = Failure()
     for part in text.split(","):
         name, _, value = part.strip().partition("=")
         try:
             match name.strip():
-                case "status" if 400 <= int(value) <= 599:
-                    failure = replace(failure, status=int(value))
+                case "status":
+                    failure = replace(failure, status=_status(value))
+                case status if status.isdecimal() and not value:
+                    failure = replace(failure, status=_status(status))
                 case "reset" if not value:
                     failure = replace(failure, reset=True)
                 case "hang" if not value:
@@ -45,6 +47,13 @@ def parse_failure(text: str) -> Failure:
         except ValueError:
             raise ValueError(f"{part.strip()!r} is no failure; known: {FORMS}") from None
     return failure
+
+
+def _status(text: str) -> int:
+    status = int(text)
+    if not 400 <= status <= 599:
+        raise ValueError
+    return status
 
 
 def _seconds(text: str) -> float:
