@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -52,9 +52,11 @@ def gateway(request: pytest.FixtureRequest, gateways: Gateways) -> Iterator[Gate
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A failed test shows the end of every log of its gateway."""
-    report: pytest.TestReport = yield
+    report = yield
     gateway = getattr(item, "funcargs", {}).get("gateway")
     if report.when == "call" and report.failed and isinstance(gateway, Gateway):
         for child in gateway.stack.children:

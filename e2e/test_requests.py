@@ -6,8 +6,9 @@ import asyncio
 import json
 import uuid
 
-import httpx
+import pytest
 from openai import AsyncOpenAI
+from openai.types.chat import ChatCompletionMessageParam
 
 from e2e.harness import (
     CLOSED_PODS,
@@ -154,14 +155,15 @@ async def test_nothing_is_left_of_a_client_that_hangs_up(gateway: Gateway) -> No
     await eventually(lambda: _idle(gateway, pod), "the pod stops generating")
 
 
-async def test_the_openai_client_works_plain_and_streaming(gateway: Gateway) -> None:
-    async with AsyncOpenAI(
-        base_url=f"{gateway.url}/v1",
-        api_key="none",
-        max_retries=0,
-        http_client=httpx.AsyncClient(trust_env=False),
-    ) as client:
-        messages = [{"role": "user", "content": "Where is San Francisco?"}]
+async def test_the_openai_client_works_plain_and_streaming(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    base_url = f"{gateway.url}/v1"
+    async with AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0) as client:
+        messages: list[ChatCompletionMessageParam] = [
+            {"role": "user", "content": "Where is San Francisco?"}
+        ]
         chat = await client.chat.completions.create(
             model=BASE_MODEL, messages=messages, max_tokens=12
         )

@@ -29,6 +29,10 @@ class LogFormat(StrEnum):
     CONSOLE = "console"
 
 
+_TRACEBACKS = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+"""Without local variables: they hold prompts, keys and whole requests."""
+
+
 def configure(
     level: LogLevel = LogLevel.INFO,
     form: LogFormat = LogFormat.AUTO,
@@ -47,10 +51,16 @@ def configure(
         structlog.processors.StackInfoRenderer(),
     ]
     last: list[Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=out.isatty(), timestamp_key="time")]
+        [
+            structlog.dev.ConsoleRenderer(
+                colors=out.isatty(),
+                timestamp_key="time",
+                exception_formatter=structlog.dev.plain_traceback,
+            )
+        ]
         if console
         else [
-            structlog.processors.dict_tracebacks,
+            structlog.processors.ExceptionRenderer(_TRACEBACKS),
             structlog.processors.EventRenamer("message"),
             structlog.processors.JSONRenderer(),
         ]

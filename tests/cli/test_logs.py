@@ -44,15 +44,31 @@ def test_each_line_is_one_json_object_when_nobody_watches() -> None:
     assert ours.keys() & theirs.keys() >= {"time", "level", "logger", "message"}
 
 
-def test_an_exception_stays_on_its_line() -> None:
+def test_an_exception_stays_on_its_line_and_tells_no_local_variable() -> None:
     out = io.StringIO()
     configure(stream=out)
+    api_key = "-".join(["sk", "1234"])
     try:
+        assert api_key
         raise ValueError("bad manifest")
     except ValueError:
         structlog.get_logger("pools.files").exception("cannot read")
     (line,) = out.getvalue().splitlines()
     assert json.loads(line)["exception"][0]["exc_value"] == "bad manifest"
+    assert api_key not in line
+
+
+def test_nor_does_one_on_a_console() -> None:
+    out = Terminal()
+    configure(stream=out)
+    api_key = "-".join(["sk", "1234"])
+    try:
+        assert api_key
+        raise ValueError("bad manifest")
+    except ValueError:
+        structlog.get_logger("pools.files").exception("cannot read")
+    assert "ValueError: bad manifest" in out.getvalue()
+    assert api_key not in out.getvalue()
 
 
 def test_people_get_a_console() -> None:

