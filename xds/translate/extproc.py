@@ -39,7 +39,7 @@ _BODY_MODES = {
 
 def ext_proc_filter(settings: ExtProcSettings, features: Features) -> ext_proc.ExternalProcessor:
     """The one ext-proc filter of a listener. Two full-duplex filters in a chain lose body bytes."""
-    allowed = "|".join((DESTINATION, *settings.forwarded_headers))
+    allowed = "|".join((DESTINATION, *settings.settable_headers))
     message = ext_proc.ExternalProcessor(
         grpc_service=core.GrpcService(
             envoy_grpc=core.GrpcServiceEnvoyGrpc(cluster_name=EXT_PROC_CLUSTER),
@@ -162,7 +162,6 @@ def ext_proc_cluster(settings: ExtProcSettings) -> Resource:
     )
     if by_dns:
         message.dns_lookup_family = cluster.ClusterDnsLookupFamily.V4_PREFERRED
-        message.dns_refresh_rate = seconds(2)
     return resource(CLUSTER, EXT_PROC_CLUSTER, message)
 
 

@@ -65,7 +65,7 @@ class ExtProcSettings:
     health_interval: float = 1.0
     health_timeout: float = 1.0
     """Half a second flaps when the CPU is busy."""
-    forwarded_headers: tuple[str, ...] = (
+    settable_headers: tuple[str, ...] = (
         "x-request-id",
         "content-length",
         "content-type",
@@ -105,7 +105,8 @@ class TranslateSettings:
     listen_address: str = "0.0.0.0"
     """Where listeners bind. ``::`` takes IPv4 as well."""
     listen_port: int = 8081
-    """Of the listener that exists when no Gateway is described."""
+    """Of the listener that exists when no Gateway is described. 0: any free one, which Envoy's
+    admin interface tells."""
     reuse_port: bool = True
     """SO_REUSEPORT: spreads connections over Envoy's threads, but lets a second process listen on
     the same port without an error. Off for one Envoy on a workstation."""
@@ -138,5 +139,5 @@ class TranslateSettings:
     def __post_init__(self) -> None:
         if not is_ip(self.listen_address):
             raise ValueError(f"listen_address {self.listen_address!r} is not an IP address")
-        if not 1 <= self.listen_port <= 65535:
-            raise ValueError(f"listen_port {self.listen_port}: ports go from 1 to 65535")
+        if not 0 <= self.listen_port <= 65535:
+            raise ValueError(f"listen_port {self.listen_port}: ports go up to 65535")
