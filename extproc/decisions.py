@@ -162,7 +162,9 @@ class DecisionLog:
         place = self.number % len(self._ring)
         oldest = self._ring[place]
         if oldest is not None:
-            oldest.details = None  # it may live on in the ledger, and details are large
+            # It may live on in the ledger, where nobody reads these and they cost memory.
+            oldest.details = None
+            oldest.steps = ()
         self._ring[place] = record
         self.number += 1
 

@@ -6,7 +6,8 @@ broken pod and the users. It is passive: it learns from finished requests (conne
 
 An endpoint that fails too often in a row is *out* for a cool-down that doubles each time. Then it
 is *returning*: it gets a share of picks that grows from a tenth to all, and a single failure sends
-it out again. A scrape that succeeds ends the cool-down early, unless it was answering with 5xx.
+it out again. Where its scrapes failed too, the first that succeeds ends the cool-down early: the
+server was away, and is back.
 """
 
 from __future__ import annotations
@@ -137,10 +138,11 @@ class EndpointHealth:
         return True
 
     def scrape_succeeded(self, now: float) -> None:
+        was_away = self._scrape_failures > 0
         self._scrape_failures = 0
         self._scrape_ok = True
         self._metrics_distrusted = False
-        if self.out_until is not None and now < self.out_until and self.fault is not Fault.ERROR:
+        if was_away and self.out_until is not None and now < self.out_until:
             self.out_until = now
 
     def scrape_failed(self, now: float) -> bool:
@@ -152,11 +154,9 @@ class EndpointHealth:
         self._scrape_failures += 1
         if self._metrics_distrusted or not self._scrape_ok:
             return False
-        standing = self.standing(now)
-        if standing is Standing.OUT:
+        if self._scrape_failures < self._policy.scrape_failures:
             return False
-        too_many = self._scrape_failures >= self._policy.scrape_failures
-        if not too_many:
+        if self.standing(now) is Standing.OUT:
             return False
         self._take_out(Fault.SCRAPE, now)
         return True

@@ -26,12 +26,17 @@ class Charge:
 
 
 class Ledger:
-    """All open charges, oldest first."""
+    """All open charges, oldest first.
 
-    def __init__(self, expiry: float) -> None:
+    At most ``limit`` are kept, about 1 KB each: where nobody reports the ends of requests, the
+    oldest expire early rather than fill the memory.
+    """
+
+    def __init__(self, expiry: float, limit: int = 100_000) -> None:
         if expiry <= 0:
             raise ValueError("the ledger's expiry must be greater than 0 seconds")
         self._expiry = expiry
+        self._limit = limit
         self._open: dict[str, Charge] = {}
 
     def __len__(self) -> int:
@@ -52,10 +57,11 @@ class Ledger:
         return charge
 
     def expire(self, now: float) -> list[Charge]:
-        """Settle what is older than the expiry."""
+        """Settle what is older than the expiry, or beyond the limit. To be called now and then."""
+        surplus = len(self._open) - self._limit
         expired: list[Charge] = []
         for charge in self._open.values():
-            if now - charge.at < self._expiry:
+            if now - charge.at < self._expiry and len(expired) >= surplus:
                 break
             expired.append(charge)
         for charge in expired:

@@ -120,7 +120,7 @@ class Candidate:
         self.tokens += tokens
         self._unseen_now += 1
         self.queue += 1
-        if self.waiting or not self.fresh:
+        if self.waiting:
             self.backlog += 1
         return self._epoch
 
@@ -197,7 +197,7 @@ class Candidate:
 
     def _recount(self) -> None:
         self.queue = self.waiting + self._unseen_before + self._unseen_now
-        self.backlog = self.queue if self.waiting or not self.fresh else 0
+        self.backlog = self.queue if self.waiting else 0
 
 
 def assume_missing(candidates: Sequence[Candidate]) -> bool:

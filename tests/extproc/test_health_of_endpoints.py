@@ -72,16 +72,18 @@ def test_once_fully_back_the_past_is_forgotten() -> None:
     assert health.out_until == 102.0
 
 
-def test_a_good_scrape_ends_the_cool_down_of_a_pod_that_was_away() -> None:
+def test_the_first_good_scrape_of_a_pod_that_was_away_ends_its_cool_down() -> None:
     health = fresh()
     take_out(health, 0.0)
+    health.scrape_failed(0.2)
     health.scrape_succeeded(0.5)
     assert health.standing(0.5) is Standing.RETURNING
 
 
-def test_a_good_scrape_says_nothing_for_a_pod_that_answers_with_errors() -> None:
+@pytest.mark.parametrize("fault", [Fault.CONNECT, Fault.RESET, Fault.ERROR])
+def test_scrapes_that_were_good_all_along_say_nothing_for_it(fault: Fault) -> None:
     health = fresh()
-    take_out(health, 0.0, Fault.ERROR)
+    take_out(health, 0.0, fault)
     health.scrape_succeeded(0.5)
     assert health.standing(0.5) is Standing.OUT
 

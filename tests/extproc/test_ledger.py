@@ -40,6 +40,15 @@ def test_old_charges_expire_and_young_ones_stay() -> None:
     assert ledger.settle("0") is None
 
 
+def test_beyond_the_limit_the_oldest_expire_early() -> None:
+    ledger, pod = Ledger(60.0, limit=3), candidate()
+    for number in range(5):
+        ledger.charge(record(str(number)), pod, 10, now=float(number))
+    assert [charge.decision.id for charge in ledger.expire(now=5.0)] == ["0", "1"]
+    assert (pod.in_flight, len(ledger)) == (3, 3)
+    assert ledger.expire(now=6.0) == []
+
+
 def test_an_expiry_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="expiry"):
         Ledger(0)

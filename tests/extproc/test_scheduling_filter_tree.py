@@ -220,6 +220,15 @@ def test_a_burst_of_sheddable_requests_on_idle_pods_is_served() -> None:
         decision.endpoints[0].charge()
 
 
+def test_where_nothing_is_known_nothing_is_shed() -> None:
+    pods = [Candidate(Endpoint(f"10.0.0.{n}", 8000, f"pod-{n}")) for n in (1, 2)]
+    for _ in range(50):
+        decision = decide(pods, priority=-1)
+        assert decision.verdict is Verdict.PICKED
+        decision.endpoints[0].charge()
+    assert [one.in_flight for one in pods] == [25, 25]
+
+
 def test_behind_a_queue_what_was_sent_since_the_scrape_waits_too() -> None:
     only = pod(1, waiting=4)
     only.charge()
