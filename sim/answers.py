@@ -19,7 +19,8 @@ _BUFFER_LIMIT = 256 * 1024
 
 def _reset(request: web.BaseRequest) -> None:
     """Cut the connection with a TCP reset, as a process that is killed does."""
-    if (transport := request.transport) is None:
+    transport = request.transport
+    if transport is None or transport.is_closing():
         return
     connection = transport.get_extra_info("socket")
     if connection is not None:

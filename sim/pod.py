@@ -200,6 +200,8 @@ class Pod:
                 raise ApiError(404, message, "NotFoundError", "model")
             answer_id = f"{prefix}-{request.headers.get('x-request-id') or uuid.uuid4().hex}"
             return await self._answer(request, Answer(job, answer_id), failure)
+        except ConnectionError:  # the client left while something was written
+            await cut(request)
         finally:
             self._handling -= 1
             if not self._handling:

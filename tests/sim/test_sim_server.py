@@ -576,6 +576,18 @@ async def test_a_stream_can_break_after_some_chunks(http, pod):
     await eventually(lambda: at_rest(pod))
 
 
+async def test_a_stream_can_break_at_its_very_end_and_nobody_logs_an_error(http, pod, caplog):
+    response = await http.post(
+        f"{pod.url}/v1/completions",
+        json={"prompt": "a", "max_tokens": 1, "stream": True},
+        headers={"x-sim-fail": "reset-after=1"},
+    )
+    with pytest.raises(aiohttp.ClientError):
+        await response.read()
+    await eventually(lambda: len(pod.recent) == 1)
+    assert not [record for record in caplog.records if record.name.startswith("aiohttp")]
+
+
 async def test_a_plain_answer_can_break_in_its_middle(http, pod):
     response = await http.post(
         f"{pod.url}/v1/completions",
