@@ -19,6 +19,7 @@ from sim.adapters import AdapterSlots
 from sim.cost import CostModel
 from sim.events import Decoded, Event, Finished, FirstToken, Preempted, Request
 from sim.kv_cache import KVCache
+from sim.sequence import Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,49 +52,6 @@ class EngineConfig:
         return self.kv_cache_tokens // self.block_size
 
 
-class _Sequence:
-    """The engine's book on one request."""
-
-    __slots__ = (
-        "admitted",
-        "arrived",
-        "blocks",
-        "cached",
-        "computed",
-        "decode_from",
-        "first_token",
-        "generated",
-        "last_token",
-        "published",
-        "request",
-        "shared",
-        "target",
-        "ticket",
-        "turn",
-    )
-
-    def __init__(self, request: Request, arrived: float) -> None:
-        self.request = request
-        self.arrived = arrived
-        self.admitted: float | None = None
-        self.first_token: float | None = None
-        self.last_token = 0.0  # when it was preempted: the time of the token before
-        self.cached = 0
-        self.target = request.prompt_tokens  # tokens to compute before the next one can come out
-        self.generated = 0  # tokens that were out when the present decode run began
-        self.reset()
-
-    def reset(self) -> None:
-        """As it waits: nothing computed, nothing held."""
-        self.computed = 0
-        self.blocks = 0  # held while prefilling; while decoding it follows from the step count
-        self.shared: list[int] = []
-        self.published = 0  # blocks of the chain that were offered to the cache
-        self.decode_from: int | None = None
-        self.ticket = 0
-        self.turn = 0
-
-
 class Engine:
     """One model server's scheduler. Times are seconds and must not go back."""
 
@@ -104,14 +62,14 @@ class Engine:
         self.preemptions = 0
         self.prefix_queries = 0  # prompt tokens looked up
         self.prefix_hits = 0  # of those, found
-        self._sequences: dict[str, _Sequence] = {}
-        self._waiting: OrderedDict[str, _Sequence] = OrderedDict()
-        self._running: dict[str, _Sequence] = {}  # in the order of admission
-        self._prefilling: dict[str, _Sequence] = {}
+        self._sequences: dict[str, Sequence] = {}
+        self._waiting: OrderedDict[str, Sequence] = OrderedDict()
+        self._running: dict[str, Sequence] = {}  # in the order of admission
+        self._prefilling: dict[str, Sequence] = {}
         self._decoding = 0
         # Decoding sequences by the step, modulo the block size, at which they need a new block.
-        self._turns: list[dict[str, _Sequence]] = [{} for _ in range(self.config.block_size)]
-        self._ends: list[tuple[int, int, _Sequence]] = []  # heap of (last step, ticket, sequence)
+        self._turns: list[dict[str, Sequence]] = [{} for _ in range(self.config.block_size)]
+        self._ends: list[tuple[int, int, Sequence]] = []  # heap of (last step, ticket, sequence)
         self._tickets = 0
         self._waiting_adapters: Counter[str] = Counter()
         self._now = -math.inf
@@ -119,7 +77,7 @@ class Engine:
         self._begun = 0  # steps begun: equal to the above, or one more
         self._step_seconds = 0.0
         self._step_end: float | None = None
-        self._chunks: list[tuple[_Sequence, int]] = []  # prompts in this step, computed up to
+        self._chunks: list[tuple[Sequence, int]] = []  # prompts in this step, computed up to
         self._blocked = False  # nobody who waits can start before something is given back
         self._events: list[Event] = []
 
@@ -183,7 +141,7 @@ class Engine:
                 f" tokens; the KV cache holds {self.config.kv_cache_tokens}"
             )
         self._run(now)
-        sequence = _Sequence(request, now)
+        sequence = Sequence(request, now)
         self._sequences[request.id] = sequence
         self._enqueue(sequence)
         if self._step_end is None:
@@ -258,7 +216,7 @@ class Engine:
     def _admit(self, budget: int, at: float) -> int:
         """Start waiting requests while there is room; how many adapters that loads."""
         loads = 0
-        admitted: list[_Sequence] = []
+        admitted: list[Sequence] = []
         self._blocked = True
         for sequence in self._waiting.values():
             if not budget:
@@ -285,7 +243,7 @@ class Engine:
             self._count_waiting_adapter(sequence, -1)
         return loads
 
-    def _place(self, sequence: _Sequence, budget: int) -> int | None:
+    def _place(self, sequence: Sequence, budget: int) -> int | None:
         """Blocks for the first chunk of a waiting request, cached ones first: how far the chunk
         goes, or None where blocks are short."""
         size = self.config.block_size
@@ -327,7 +285,7 @@ class Engine:
             if end == sequence.target:
                 self._begin_decode(sequence, at)
 
-    def _begin_decode(self, sequence: _Sequence, at: float) -> None:
+    def _begin_decode(self, sequence: Sequence, at: float) -> None:
         """The prompt is computed, which gives one token."""
         if sequence.first_token is None:
             sequence.first_token = at
@@ -359,14 +317,14 @@ class Engine:
 
     # Coming and going
 
-    def _enqueue(self, sequence: _Sequence, *, first: bool = False) -> None:
+    def _enqueue(self, sequence: Sequence, *, first: bool = False) -> None:
         self._waiting[sequence.request.id] = sequence
         if first:
             self._waiting.move_to_end(sequence.request.id, last=False)
         self._count_waiting_adapter(sequence, 1)
         self._blocked = False
 
-    def _finish(self, sequence: _Sequence, at: float) -> None:
+    def _finish(self, sequence: Sequence, at: float) -> None:
         assert sequence.admitted is not None
         assert sequence.first_token is not None
         self._leave(sequence)
@@ -382,7 +340,7 @@ class Engine:
             )
         )
 
-    def _preempt_last(self, at: float) -> _Sequence:
+    def _preempt_last(self, at: float) -> Sequence:
         """Take everything from the request that started last; it waits at the head of the queue."""
         sequence = next(reversed(self._running.values()))
         if sequence.decode_from is not None:
@@ -396,7 +354,7 @@ class Engine:
         self._events.append(Preempted(sequence.request.id, at))
         return sequence
 
-    def _leave(self, sequence: _Sequence) -> None:
+    def _leave(self, sequence: Sequence) -> None:
         """Out of the batch, with its blocks and its adapter."""
         if sequence.decode_from is None:
             del self._prefilling[sequence.request.id]
@@ -414,7 +372,7 @@ class Engine:
             self.adapters.release(sequence.request.adapter)
         self._blocked = False
 
-    def _count_waiting_adapter(self, sequence: _Sequence, change: int) -> None:
+    def _count_waiting_adapter(self, sequence: Sequence, change: int) -> None:
         if (adapter := sequence.request.adapter) is not None:
             self._waiting_adapters[adapter] += change
             if not self._waiting_adapters[adapter]:
@@ -425,7 +383,7 @@ class Engine:
     def _blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.config.block_size)
 
-    def _grow(self, sequence: _Sequence, tokens: int) -> bool:
+    def _grow(self, sequence: Sequence, tokens: int) -> bool:
         needed = self._blocks_for(tokens)
         if not self.kv.take(needed - sequence.blocks):
             return False
@@ -433,7 +391,7 @@ class Engine:
         self._publish(sequence, tokens)
         return True
 
-    def _publish(self, sequence: _Sequence, tokens: int) -> None:
+    def _publish(self, sequence: Sequence, tokens: int) -> None:
         """Offer full blocks to the cache; as in vLLM from the step on that computes them."""
         if not self.config.enable_prefix_caching:
             return
