@@ -511,8 +511,9 @@ async def test_token_counts_are_logged_and_never_cost_a_response(tmp_path: Path)
         for path in expected:
             assert (await client.get(path)).status_code == 200
         await eventually(lambda: len(proxy.access_log()) == len(expected), "all are logged")
-        logged = {str(entry["path"]): entry["usage"] for entry in proxy.access_log()}
-    assert logged == expected
+        entries = proxy.access_log()
+    assert {str(entry["path"]): entry["usage"] for entry in entries} == expected
+    assert {(entry["pod"], entry["served"]) for entry in entries} == {("pod", endpoint.key)}
 
 
 async def test_a_pod_that_refuses_is_passed_over_and_a_pod_that_is_asleep_too(

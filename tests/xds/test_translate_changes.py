@@ -37,13 +37,14 @@ def test_endpoints_are_sent_with_their_addresses_and_draining_ones_stay():
         (
             host.endpoint.address.socket_address.address,
             host.endpoint.address.socket_address.port_value,
+            host.endpoint.hostname,
             host.health_status,
         )
         for host in locality.lb_endpoints
     ] == [
-        ("10.0.0.1", 8000, wire.UNKNOWN),
-        ("10.0.0.2", 8001, wire.DRAINING),
-        ("2001:db8::1", 8000, wire.UNKNOWN),
+        ("10.0.0.1", 8000, "a", wire.UNKNOWN),
+        ("10.0.0.2", 8001, "b", wire.DRAINING),
+        ("2001:db8::1", 8000, "c", wire.UNKNOWN),
     ]
     # The small messages of our own mean the same to Envoy's full ones.
     hosts = as_json(resource)["endpoints"][0]["lb_endpoints"]

@@ -260,6 +260,22 @@ def test_a_regular_expression_that_envoy_would_reject_is_left_out_and_told(patte
     assert "matches[0] is left out" in found.notes[0]
 
 
+@pytest.mark.parametrize(
+    "match",
+    [
+        prefix("/v1?x=1"),
+        prefix("v1"),
+        exact("/v1#top"),
+        RouteMatch(headers=(ValueMatch("x team", "a"),)),
+        RouteMatch(method="GET /"),
+    ],
+)
+def test_a_match_that_would_cost_envoy_the_whole_table_is_left_out_and_told(match: RouteMatch):
+    found = table(route("a", rule(match, prefix("/v1"), backends=to("llama"))))
+    assert order(found) == ["default/a/0/1", "not-found"]
+    assert "HTTPRoute default/a: rules[0].matches[0] is left out" in found.notes[0]
+
+
 @pytest.mark.parametrize("pattern", ["/v[0-9]+/(?:a|b)", r"/a\.b", "(?i)/x", r"/\\1", "/(?P<n>a)"])
 def test_ordinary_regular_expressions_stay(pattern: str):
     match = RouteMatch(headers=(ValueMatch("x", pattern, ValueMatchType.REGEX),))

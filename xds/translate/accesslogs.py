@@ -37,6 +37,7 @@ _LINE: dict[str, str] = {
     "cluster": "%UPSTREAM_CLUSTER_RAW%",
     "picked": f"%DYNAMIC_METADATA({LB_NAMESPACE}:{DESTINATION})%",
     "served": "%UPSTREAM_HOST%",
+    "pod": "%UPSTREAM_HOST_NAME%",
     "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
     "pick": f"%DYNAMIC_METADATA({OWN_NAMESPACE}:{PICK_KEY})%",
     "duration_ms": "%DURATION%",

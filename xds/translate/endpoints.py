@@ -14,14 +14,17 @@ from xds.wire import endpoint_pb2 as wire
 
 
 def assignment(pool: InferencePool, endpoints: tuple[Endpoint, ...]) -> Resource:
-    """All endpoints of a pool. Draining ones stay in: the picker avoids them, Envoy's fallback
-    too, and a request whose pick was made a moment ago is still served."""
+    """All endpoints of a pool, with the pods' names for Envoy's access log.
+
+    Draining ones stay in: the picker avoids them, Envoy's fallback too, and a request whose pick
+    was made a moment ago is still served."""
     name = pool_cluster(pool.name)
     message = wire.ClusterLoadAssignment(cluster_name=name)
     if endpoints:
         add = message.endpoints.add().lb_endpoints.add
         for endpoint in endpoints:
             host = add()
+            host.endpoint.hostname = endpoint.name
             socket = host.endpoint.address.socket_address
             socket.address = endpoint.address
             socket.port_value = endpoint.port

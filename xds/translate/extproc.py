@@ -156,6 +156,8 @@ def ext_proc_cluster(settings: ExtProcSettings) -> Resource:
         typed_extension_protocol_options=http2_options(),
         circuit_breakers=lifted_breakers(),
         health_checks=[check],
+        # An address that DNS no longer gives is gone, although it may still answer for a moment.
+        ignore_health_on_host_removal=True,
         common_lb_config=cluster.ClusterCommonLbConfig(
             healthy_panic_threshold=kind.Percent(value=0.0)
         ),

@@ -118,7 +118,7 @@ def table_for(
             if listener.name not in sections:
                 continue
             for hostname in route.hostnames or (ANY_HOST,):
-                domain = shared_hostname(hostname, _hostname(listener))
+                domain = shared_hostname(hostname or ANY_HOST, _hostname(listener))
                 if domain is not None:
                     joined = True
                     attached.append(_Attached(domain, listener.name, entries))
@@ -199,7 +199,7 @@ def _ranked_entries(
         action = _action(rule, pools, where, notes)
         for j, raw in enumerate(rule.matches or (RouteMatch(),)):
             match = _normal(raw)
-            problem = _regex_problem(match)
+            problem = _problem(match)
             if problem:
                 notes.append(f"{where}.matches[{j}] is left out: {problem}")
                 continue
@@ -304,12 +304,21 @@ def _normal(match: RouteMatch) -> RouteMatch:
     return replace(match, path=path, headers=tuple(headers.values()), query=tuple(query.values()))
 
 
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NOT_RE2 = re.compile(r"(?<!\\)(?:\\\\)*(\(\?(?:[=!>(#]|<[=!]|P=)|\\[1-9Z])")
 
 
-def _regex_problem(match: RouteMatch) -> str:
-    """Why Envoy would reject the whole table for a regular expression in this match; or empty."""
-    patterns = [match.path.value] if match.path.type is PathMatchType.REGEX else []
+def _problem(match: RouteMatch) -> str:
+    """Why Envoy would reject the whole table for this match; empty if it would not."""
+    path = match.path
+    if path.type is not PathMatchType.REGEX and (
+        not path.value.startswith("/") or "?" in path.value or "#" in path.value
+    ):
+        return f"the path {path.value!r} must begin with / and hold neither ? nor #"
+    for name in (*(header.name for header in match.headers), match.method or "GET"):
+        if not _TOKEN.fullmatch(name):
+            return f"{name!r} is not a name that HTTP allows"
+    patterns = [path.value] if path.type is PathMatchType.REGEX else []
     values = (*match.headers, *match.query)
     patterns += [v.value for v in values if v.type is ValueMatchType.REGEX]
     for pattern in patterns:
