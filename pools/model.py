@@ -352,6 +352,20 @@ class Gateway:
 
 
 @dataclass(frozen=True, slots=True)
+class AbsentEndpoint:
+    """A model server that was described or found, and why nothing is sent to it."""
+
+    name: str
+    """The pod's, or the host's DNS name."""
+    reason: str
+    """``not Ready since 12:03: containers with unready status: [vllm]``."""
+    pool: ObjectName | None = None
+    address: str = ""
+    """Its IP address, where it has one."""
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class World:
     """One consistent state of everything a source knows. Never mutated.
 
@@ -373,6 +387,8 @@ class World:
     problems: tuple[Problem, ...] = ()
     endpoint_origins: Mapping[str, Origin] = field(default_factory=dict)
     """Where each endpoint key came from."""
+    absent: tuple[AbsentEndpoint, ...] = ()
+    """Who could have been an endpoint and is none."""
 
     def endpoints_of(self, pool: ObjectName) -> tuple[Endpoint, ...]:
         return self.endpoints.get(pool, ())
