@@ -41,16 +41,28 @@ REASONS: dict[str, Reason] = {
         "Set `model` to the name of a model or adapter that the pool serves.",
         param="model",
     ),
+    "no-pool-for-model": Reason(
+        404,
+        "The route names no pool, and no pool is known to serve the model.",
+        "Check the model's name; name it in an InferenceModel or InferenceModelRewrite, or let the "
+        "route choose the pool.",
+        param="model",
+    ),
     "upload-timeout": Reason(
         408,
-        "The body did not arrive within the upload timeout.",
+        "The body did not arrive within the upload timeout (300 s unless configured).",
         "Send it faster, or raise the timeout.",
     ),
     "body-too-large": Reason(
         413,
         "The body is larger than the limit (32 MiB unless configured).",
-        "Send less, or raise the limit of the ext-proc server (and Envoy's buffers in buffered "
-        "mode).",
+        "Send less, or raise the limit of the endpoint picker (and Envoy's buffers where bodies "
+        "are buffered).",
+    ),
+    "shed": Reason(
+        429,
+        "All endpoints are busy, and the request's priority is one that is dropped then.",
+        "Try again after `retry-after`, add pods, or raise the priority of its objective.",
     ),
     "body-not-visible": Reason(
         500,
@@ -58,9 +70,29 @@ REASONS: dict[str, Reason] = {
         "change the body.",
         "Set `request_body_mode` to `FULL_DUPLEX_STREAMED` or `BUFFERED`.",
     ),
+    "no-ready-endpoints": Reason(
+        503,
+        "The pool has no ready endpoint.",
+        "Check that its pods run and are ready (`poolpilot status`).",
+    ),
+    "no-endpoint-in-subset": Reason(
+        503,
+        "The gateway restricts the request to endpoints of which none is a ready one of the pool.",
+        "Check the subset hint that the gateway sends, and the pods it names.",
+    ),
+    "unknown-pool": Reason(
+        503,
+        "The route names a pool that the picker does not know.",
+        "Check that the InferencePool exists, and that the picker watches its namespace or file.",
+    ),
+    "starting": Reason(
+        503,
+        "The picker has not read its configuration yet.",
+        "Try again; Envoy should not send requests to a picker whose health check fails.",
+    ),
     "pick-timeout": Reason(
         503,
-        "No endpoint was chosen within the pick timeout.",
+        "No endpoint was chosen within the pick timeout (30 s unless configured).",
         "Try again; if it lasts, look at the saturation of the pool.",
     ),
 }

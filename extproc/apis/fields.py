@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,11 +16,20 @@ from extproc.request import Api, Refused
 _TOKEN_BYTES = 4
 """A prompt that is given as token ids counts as this many bytes of text for each."""
 
+_LARGE = 1 << 20
+_SMALL = 1 << 14
+"""Bytes of a single value beside the prompt."""
+_DATA_URL = re.compile(rb'"data:[^"]*+"')
+_TOKEN_IDS = re.compile(rb"[\[ \t\r\n]*+[0-9]")
+_NOT_AN_OBJECT = Refused(400, "invalid-json", "The request body must be a JSON object.")
+
 _MAX_TOKENS: dict[Api, tuple[str, ...]] = {
     Api.COMPLETIONS: ("max_tokens",),
     Api.CHAT_COMPLETIONS: ("max_completion_tokens", "max_tokens"),
     Api.RESPONSES: ("max_output_tokens",),
+    Api.EMBEDDINGS: (),
     Api.MESSAGES: ("max_tokens",),
+    Api.GENERATE: ("max_tokens",),
 }
 _PROMPT: dict[Api, tuple[str, ...]] = {
     Api.COMPLETIONS: ("prompt", "suffix"),
@@ -28,6 +39,21 @@ _PROMPT: dict[Api, tuple[str, ...]] = {
     Api.MESSAGES: ("system", "messages", "tools"),
     Api.GENERATE: ("token_ids",),
 }
+
+
+_LARGE_BODY = msgspec.json.Decoder(
+    msgspec.defstruct(
+        "_LargeBody",
+        [
+            (key, msgspec.Raw, msgspec.Raw())
+            for key in sorted(
+                {"model", "stream", "sampling_params"}
+                | {key for keys in (*_MAX_TOKENS.values(), *_PROMPT.values()) for key in keys}
+            )
+        ],
+    )
+)
+"""Skips all else without making objects of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +68,50 @@ class Fields:
 
 
 def read(api: Api, body: bytes) -> Fields | Refused:
-    """Decode a whole body once. ``api`` is not ``Api.OTHER``."""
+    """Decode a whole body once. ``api`` is not ``Api.OTHER``.
+
+    Bodies over 1 MiB are not decoded further than needed (``document`` is None then): a dense one
+    of 32 MiB would take seconds, in which nobody else is served.
+    """
+    if len(body) > _LARGE:
+        return _read_large(api, body)
     try:
         document: object = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError) as strict:
+    except (msgspec.DecodeError, ValueError, RecursionError) as strict:
         # Python's own parser takes what model servers take as well: NaN, lone surrogates.
         try:
             document = json.loads(body.decode())
         except (ValueError, RecursionError):
             return _unreadable(strict)
     if type(document) is not dict:
-        return Refused(400, "invalid-json", "The request body must be a JSON object.")
+        return _NOT_AN_OBJECT
     return _fields(api, document)
+
+
+def _read_large(api: Api, body: bytes) -> Fields | Refused:
+    try:
+        raw = _LARGE_BODY.decode(body)
+    except msgspec.ValidationError:
+        return _NOT_AN_OBJECT
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        return _unreadable(error)
+    document: dict[str, object] = {}
+    for key in ("model", "stream", "sampling_params", *_MAX_TOKENS[api]):
+        value = bytes(getattr(raw, key))
+        if value and len(value) <= _SMALL:
+            document[key] = msgspec.json.decode(value)
+    found = _fields(api, document)
+    if isinstance(found, Refused):
+        return found
+    size = sum(_raw_text_bytes(bytes(getattr(raw, key))) for key in _PROMPT[api])
+    return dataclasses.replace(found, prompt_bytes=size, document=None)
+
+
+def _raw_text_bytes(value: bytes) -> int:
+    """As :func:`_text_bytes`, roughly, of JSON that is not decoded."""
+    if _TOKEN_IDS.match(value):
+        return _TOKEN_BYTES * (value.count(b",") + 1)
+    return len(value) - sum(map(len, _DATA_URL.findall(value)))
 
 
 def read_prefix(api: Api, body: bytes) -> Fields:
@@ -62,10 +120,10 @@ def read_prefix(api: Api, body: bytes) -> Fields:
     The model is empty if it comes later."""
     document: dict[str, object] = {}
     for key, start, end in model_name.members(body):
-        if key in ("model", "stream") or key in _MAX_TOKENS.get(api, ()):
+        if key in ("model", "stream") or key in _MAX_TOKENS[api]:
             try:
                 document[key] = msgspec.json.decode(body[start:end])
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, ValueError, RecursionError):
                 continue
     model = document.get("model")
     return Fields(
@@ -114,7 +172,7 @@ def _max_tokens(api: Api, document: Mapping[str, object]) -> int | None:
     if api is Api.GENERATE:
         sampling = document.get("sampling_params")
         document = sampling if isinstance(sampling, dict) else {}
-    for key in _MAX_TOKENS.get(api, ("max_tokens",)):
+    for key in _MAX_TOKENS[api]:
         value = document.get(key)
         if type(value) is int and value >= 0:
             return value

@@ -15,38 +15,69 @@ import msgspec
 _GAP = re.compile(rb"[ \t\r\n,]*")
 _COLON = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
 _SCALAR = re.compile(rb"[^ \t\r\n,\]}]*")
-_STRUCTURE = re.compile(rb'["\[\]{}]')
+# Everything below is possessive: no input makes it backtrack, or takes memory to be able to.
+_CHARS = rb'(?:[^"\\]++|\\.)*+'
+_STRING_REST = re.compile(_CHARS + b'"', re.DOTALL)
+
+
+def _nested(depth: int) -> bytes:
+    """A pattern for the inside of a container that nests no deeper than ``depth``."""
+    flat = rb'[^"\[\]{}]++|"' + _CHARS + b'"'
+    inside = b"(?:" + flat + b")*+"
+    for _ in range(depth):
+        inside = b"(?:" + flat + rb"|[\[{]" + inside + rb"[\]}])*+"
+    return inside
+
+
+_INSIDE = _nested(12)
+_SHALLOW = re.compile(_INSIDE, re.DOTALL)
+# The key in any spelling that a JSON parser takes for it.
+_MODEL = rb'"(?:m|\\u006[dD])(?:o|\\u006[fF])(?:d|\\u0064)(?:e|\\u0065)(?:l|\\u006[cC])"'
+# Members that are not the model and not nested deeply, each with its comma.
+_OTHERS = re.compile(
+    rb'(?:[ \t\r\n]*+(?!%b)"%b"[ \t\r\n]*+:[ \t\r\n]*+'
+    rb'(?:"%b"|[\[{]%b[\]}]|[^"\[\]{}, \t\r\n]++)[ \t\r\n]*+,)*+'
+    % (_MODEL, _CHARS, _CHARS, _INSIDE),
+    re.DOTALL,
+)
 _QUOTE, _BACKSLASH, _BRACE, _BRACKET = b'"\\{['
 
 
 def _string_end(body: bytes, start: int) -> int:
     """The index after the string that begins at ``start``; -1 if it is cut off."""
     at = start + 1
-    while (quote := body.find(b'"', at)) >= 0:
+    for _ in range(8):
+        quote = body.find(b'"', at)
+        if quote < 0:
+            return -1
         before = quote - 1
-        while body[before] == _BACKSLASH:
+        while body[before] == _BACKSLASH and quote - before < 64:
             before -= 1
+        if quote - before == 64:
+            break
         if (quote - before) % 2:  # an even number of backslashes: the quote is not escaped
             return quote + 1
         at = quote + 1
-    return -1
+    # Code or JSON as text, full of escapes: from here a regular expression is faster.
+    rest = _STRING_REST.match(body, at)
+    return rest.end() if rest else -1
 
 
 def _container_end(body: bytes, start: int) -> int:
     """The index after the object or array that begins at ``start``; -1 if it is cut off."""
-    depth, at = 0, start
-    while found := _STRUCTURE.search(body, at):
-        at = found.start()
+    depth, at, size = 0, start, len(body)
+    while at < size:
         char = body[at]
-        if char == _QUOTE:
-            at = _string_end(body, at)
-            if at < 0:
-                return -1
-            continue
-        depth += 1 if char in (_BRACE, _BRACKET) else -1
-        at += 1
-        if depth == 0:
-            return at
+        if char in (_BRACE, _BRACKET):
+            depth += 1
+        elif char == _QUOTE:  # a string that is cut off: whole ones were skipped
+            return -1
+        else:
+            depth -= 1
+            if depth == 0:
+                return at + 1
+        skipped = _SHALLOW.match(body, at + 1)
+        at = skipped.end() if skipped else size
     return -1
 
 
@@ -68,24 +99,31 @@ def members(body: bytes) -> Iterator[tuple[str, int, int]]:
 
     ``body`` is the JSON text of an object, or a prefix of one: then the members that are complete.
     """
-    at = _GAP.match(body).end()  # type: ignore[union-attr] # matches the empty string as well
-    if body[at : at + 1] != b"{":
-        return
-    at += 1
-    while True:
-        at = _GAP.match(body, at).end()  # type: ignore[union-attr]
-        if body[at : at + 1] != b'"':
-            return
-        key_end = _string_end(body, at)
-        colon = _COLON.match(body, key_end) if key_end >= 0 else None
-        if colon is None:
-            return
-        key = body[at:key_end]
-        start = colon.end()
-        at = _value_end(body, start)
-        if at < 0:
-            return
+    at = _begin(body)
+    while (member := _member(body, at)) is not None:
+        key, start, at = member
         yield _text(key), start, at
+
+
+def _begin(body: bytes) -> int:
+    """The index after the opening brace; beyond the end if there is none."""
+    at = len(body) - len(body.lstrip(b" \t\r\n"))
+    return at + 1 if body[at : at + 1] == b"{" else len(body)
+
+
+def _member(body: bytes, at: int) -> tuple[bytes, int, int] | None:
+    """Key (with its quotes) and value span of the member at ``at``, or after its comma."""
+    gap = _GAP.match(body, at)
+    at = gap.end() if gap else at
+    if body[at : at + 1] != b'"':
+        return None
+    key_end = _string_end(body, at)
+    colon = _COLON.match(body, key_end) if key_end >= 0 else None
+    if colon is None:
+        return None
+    start = colon.end()
+    end = _value_end(body, start)
+    return (body[at:key_end], start, end) if end >= 0 else None
 
 
 def _text(key: bytes) -> str:
@@ -96,16 +134,17 @@ def _text(key: bytes) -> str:
 
 def spans(body: bytes) -> list[tuple[int, int]]:
     """Where the values of every top-level ``model`` key are."""
-    first = body.find(b'"model"')
-    # Once, and no key can be an escaped spelling of it (m, o, d, e and l are \u006x): then it is
-    # the key itself, not a string value or a key further in, as the caller read a top-level model.
-    if first >= 0 and body.find(b'"model"', first + 7) < 0 and b"\\u006" not in body:
-        colon = _COLON.match(body, first + 7)
-        if colon is not None and body[colon.end()] == _QUOTE:
-            end = _string_end(body, colon.end())
-            if end >= 0:
-                return [(colon.end(), end)]
-    return [(start, end) for key, start, end in members(body) if key == "model"]
+    found: list[tuple[int, int]] = []
+    at = _begin(body)
+    while True:
+        gap = _GAP.match(body, at)
+        others = _OTHERS.match(body, gap.end() if gap else at)
+        member = _member(body, others.end() if others else at)
+        if member is None:
+            return found
+        key, start, at = member
+        if _text(key) == "model":
+            found.append((start, at))
 
 
 def replaced(body: bytes, name: str) -> bytes:

@@ -21,23 +21,18 @@ its headers in every mode; its body then flows past. That also keeps a WebSocket
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
 
 from extproc import errors
 from extproc.apis import fields, model_name
-from extproc.apis.path import api_of
 from extproc.body import Body, full_duplex
 from extproc.exchange.action import Action, Withdraw
+from extproc.exchange.opening import MODEL_HEADER, describe, is_chatty, protocol_of, speaks_grpc
 from extproc.exchange.response import ResponsePhase
 from extproc.exchange.settings import BodyMode, ExchangeSettings
-from extproc.exchange.subset import subset_of
 from extproc.request import Api, Completed, InferenceRequest, Outcome, Refused, Routed
 from extproc.wire import encode
 from extproc.wire import ext_proc_pb2 as pb
 from pools.model import ObjectName
-
-MODEL_HEADER = "x-gateway-model-name"
-"""Where a body-reading filter before us put the model name; used where we see no body."""
 
 _PEEK = 65_536
 """Bytes of a streamed body to look for the model in, before picking without it."""
@@ -206,9 +201,12 @@ class Exchange:
             return []
         self._take_protocol(message)
         headers = message.request_headers
-        request = self._describe(_header_values(headers.headers), message)
+        request = describe(message, self.pool)
         self._request = request
         self._api = request.api
+        self._has_length = "content-length" in request.headers
+        self._grpc = speaks_grpc(request.headers)
+        self._chatty = is_chatty(request)
         self._ended = self._bodyless = headers.end_of_stream
         if self._ended:
             if request.api is not Api.OTHER:
@@ -232,36 +230,9 @@ class Exchange:
         return [encode.REQUEST_HEADERS_CONTINUE]
 
     def _take_protocol(self, message: pb.ProcessingRequest) -> None:
-        if not message.HasField("protocol_config"):
-            return
-        config = message.protocol_config
-        self._mode = _body_mode(config.request_body_mode)
-        self._response_mode = _body_mode(config.response_body_mode)
-        self._seen_before_answer = config.send_body_without_waiting_for_header_response
-
-    def _describe(
-        self, headers: Mapping[str, str], message: pb.ProcessingRequest
-    ) -> InferenceRequest:
-        method = headers.get(":method", "")
-        path = headers.get(":path", "")
-        self._has_length = "content-length" in headers
-        self._grpc = headers.get("content-type", "").startswith("application/grpc")
-        self._chatty = self._grpc or "upgrade" in headers or method == "CONNECT"
-        return InferenceRequest(
-            id=headers.get("x-request-id", ""),
-            pool=self.pool,
-            path=path,
-            method=method,
-            headers=headers,
-            api=Api.OTHER if self._chatty else api_of(method, path),
-            objective=headers.get("x-gateway-inference-objective", ""),
-            fairness_id=headers.get("x-gateway-inference-fairness-id", ""),
-            subset=(
-                subset_of(message.metadata_context)
-                if message.HasField("metadata_context")
-                else None
-            ),
-        )
+        protocol = protocol_of(message)
+        if protocol is not None:
+            self._mode, self._response_mode, self._seen_before_answer = protocol
 
     def _on_body(self, chunk: bytes, end_of_stream: bool) -> list[Action]:
         state = self._state
@@ -277,6 +248,7 @@ class Exchange:
             enough = end_of_stream or size > self._settings.body_limit * _DRAIN_FACTOR
             return self._tell(self._refused) if self._refused and enough else []
         if size > self._settings.body_limit:
+            self._body.size = size
             withdrawal: list[Action] = [Withdraw.WITHDRAW] if state is _State.ASKED else []
             return withdrawal + self._refuse(self._too_large())
         if self._mode is _STREAMED:
@@ -369,7 +341,8 @@ class Exchange:
             settled = Completed(pick_id=routed.pick_id, code=_NOT_VISIBLE.status)
             return [settled, *self._tell(_NOT_VISIBLE)]
         endpoints = ",".join(routed.endpoints)
-        clear = routed.pool != request.pool
+        # The pool was found by the model, and the headers lead Envoy to its route.
+        clear = bool(routed.headers) and routed.pool != request.pool
         length: int | None = None
         body: bytes | None = None
         if rewrite is not None:
@@ -509,20 +482,3 @@ _HELD_BY_TRAILERS = Refused(
     "The model must be rewritten, but a streamed body that ends with trailers cannot be changed. "
     "Set request_body_mode to FULL_DUPLEX_STREAMED or BUFFERED.",
 )
-
-
-def _body_mode(value: int) -> BodyMode:
-    try:
-        return BodyMode(value)
-    except ValueError:
-        return BodyMode.NONE
-
-
-def _header_values(headers: pb.HeaderMap) -> dict[str, str]:
-    values: dict[str, str] = {}
-    for header in headers.headers:
-        name = header.key
-        # Envoy sends raw bytes; before 1.27 it sent text.
-        value = header.raw_value.decode("latin-1") or header.value
-        values[name] = f"{values[name]},{value}" if name in values else value
-    return values

@@ -1,0 +1,344 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from extproc.apis import model_name
+from extproc.apis.fields import Fields, read, read_prefix
+from extproc.apis.path import api_of
+from extproc.apis.restore import ModelRestorer
+from extproc.request import Api, Refused
+
+# -- paths -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "api"),
+    [
+        ("/v1/completions", Api.COMPLETIONS),
+        ("/v1/chat/completions", Api.CHAT_COMPLETIONS),
+        ("/openai/v1/chat/completions?api-version=1", Api.CHAT_COMPLETIONS),
+        ("/v1/responses", Api.RESPONSES),
+        ("/v1/embeddings", Api.EMBEDDINGS),
+        ("/v1/messages", Api.MESSAGES),
+        ("/v1/messages/count_tokens", Api.MESSAGES),
+        ("/inference/v1/generate", Api.GENERATE),
+        ("/v1/models", Api.OTHER),
+        ("/v1/mycompletions", Api.OTHER),
+        ("/v1/threads/t1/messages", Api.OTHER),
+        ("/v1/responses/r1/cancel", Api.OTHER),
+        ("/v1/files?next=/v1/completions", Api.OTHER),
+        ("", Api.OTHER),
+    ],
+)
+def test_the_path_tells_the_api_at_the_border_of_a_path_element(path: str, api: Api) -> None:
+    assert api_of("POST", path) is api
+
+
+def test_only_a_post_is_an_inference_request() -> None:
+    assert api_of("GET", "/v1/completions") is Api.OTHER
+
+
+# -- fields ------------------------------------------------------------------------------------
+
+
+def fields_of(api: Api, **document: Any) -> Fields:
+    found = read(api, json.dumps({"model": "m", **document}).encode())
+    assert isinstance(found, Fields)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("api", "document", "max_tokens"),
+    [
+        (Api.COMPLETIONS, {"max_tokens": 7}, 7),
+        (Api.CHAT_COMPLETIONS, {"max_tokens": 7}, 7),
+        (Api.CHAT_COMPLETIONS, {"max_tokens": 7, "max_completion_tokens": 9}, 9),
+        (Api.RESPONSES, {"max_output_tokens": 7, "max_tokens": 9}, 7),
+        (Api.MESSAGES, {"max_tokens": 7}, 7),
+        (Api.GENERATE, {"sampling_params": {"max_tokens": 7}}, 7),
+        (Api.GENERATE, {"sampling_params": "x", "max_tokens": 7}, None),
+        (Api.COMPLETIONS, {"max_tokens": "7"}, None),
+        (Api.COMPLETIONS, {"max_tokens": True}, None),
+        (Api.COMPLETIONS, {"max_tokens": -1}, None),
+        (Api.COMPLETIONS, {}, None),
+    ],
+)
+def test_each_api_has_its_own_name_for_the_output_limit(
+    api: Api, document: dict[str, Any], max_tokens: int | None
+) -> None:
+    assert fields_of(api, **document).max_tokens == max_tokens
+
+
+@pytest.mark.parametrize(
+    ("api", "document", "size"),
+    [
+        (Api.COMPLETIONS, {"prompt": "four"}, 4),
+        (Api.COMPLETIONS, {"prompt": ["ab", "cd"], "suffix": "e"}, 5),
+        (Api.COMPLETIONS, {"prompt": [1, 2, 3]}, 12),
+        (Api.COMPLETIONS, {"prompt": [[1, 2], [3]]}, 12),
+        (Api.COMPLETIONS, {"prompt": "grüß"}, 6),
+        (Api.EMBEDDINGS, {"input": ["ab", "cd"]}, 4),
+        (Api.GENERATE, {"token_ids": [1, 2]}, 8),
+        (Api.RESPONSES, {"input": "abc", "instructions": "de"}, 5),
+        (Api.COMPLETIONS, {"prompt": 5}, 0),
+        (Api.COMPLETIONS, {"prompt": []}, 0),
+    ],
+)
+def test_the_prompt_is_measured_in_bytes_of_text(
+    api: Api, document: dict[str, Any], size: int
+) -> None:
+    assert fields_of(api, **document).prompt_bytes == size
+
+
+def test_an_image_in_a_message_is_not_taken_for_text() -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 9999}}
+    content = [{"type": "text", "text": "What is this?"}, picture]
+    found = fields_of(Api.CHAT_COMPLETIONS, messages=[{"role": "user", "content": content}])
+    assert found.prompt_bytes < 100
+
+
+@pytest.mark.parametrize(("value", "stream"), [(True, True), (False, False), (1, False)])
+def test_only_true_asks_for_a_stream(value: object, stream: bool) -> None:
+    assert fields_of(Api.COMPLETIONS, stream=value).stream is stream
+
+
+@pytest.mark.parametrize(
+    ("body", "reason", "part"),
+    [
+        (b"", "invalid-json", "not valid JSON"),
+        (b"{", "invalid-json", "not valid JSON"),
+        (b'{"model": "m"} x', "invalid-json", "not valid JSON"),
+        (b'{"model": "\xff"}', "invalid-json", "not valid JSON"),
+        (b"[1]", "invalid-json", "must be a JSON object"),
+        (b'"model"', "invalid-json", "must be a JSON object"),
+        (b"{}", "missing-model", "has no model"),
+        (b'{"model": null}', "missing-model", "has no model"),
+        (b'{"model": ""}', "missing-model", "empty"),
+        (b'{"model": 7}', "missing-model", "not a string"),
+        (b"[" * 100_000 + b"]" * 100_000, "invalid-json", "nested too deeply"),
+    ],
+)
+def test_what_cannot_be_read_says_why(body: bytes, reason: str, part: str) -> None:
+    refused = read(Api.COMPLETIONS, body)
+    assert isinstance(refused, Refused)
+    assert (refused.status, refused.reason) == (400, reason)
+    assert part in refused.message
+
+
+def test_what_python_model_servers_accept_is_accepted() -> None:
+    found = read(Api.COMPLETIONS, b'{"model": "m", "temperature": NaN, "prompt": "\\ud800"}')
+    assert isinstance(found, Fields)
+    assert found.model == "m"
+
+
+@pytest.mark.parametrize("api", [api for api in Api if api is not Api.OTHER])
+def test_a_large_body_tells_the_same_as_a_small_one(api: Api) -> None:
+    document = {
+        "model": "m",
+        "stream": True,
+        "max_tokens": 5,
+        "max_completion_tokens": 6,
+        "max_output_tokens": 7,
+        "sampling_params": {"max_tokens": 8},
+        "prompt": "four",
+        "input": "four",
+        "messages": [],
+        "token_ids": [1, 2],
+    }
+    small = fields_of(api, **document)
+    large = fields_of(api, **document, padding="x" * (1 << 20))
+    assert (small.document is None, large.document is None) == (False, True)
+    assert abs(large.prompt_bytes - small.prompt_bytes) <= 4
+    same = dataclasses.replace(small, document=None, prompt_bytes=large.prompt_bytes)
+    assert large == same
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"[" + b" " * (1 << 20) + b"]", "invalid-json"),
+        (b'{"model": "m"' + b" " * (1 << 20), "invalid-json"),
+        (b'{"prompt": "' + b"x" * (1 << 20) + b'"}', "missing-model"),
+    ],
+)
+def test_a_large_body_is_refused_for_the_same_reasons(body: bytes, reason: str) -> None:
+    refused = read(Api.COMPLETIONS, body)
+    assert isinstance(refused, Refused)
+    assert refused.reason == reason
+
+
+def test_the_pictures_of_a_large_body_are_not_taken_for_text() -> None:
+    picture = {
+        "type": "image_url",
+        "image_url": {"url": "data:image/png;base64," + "A" * (2 << 20)},
+    }
+    found = fields_of(Api.CHAT_COMPLETIONS, messages=[{"role": "user", "content": [picture]}])
+    assert found.prompt_bytes < 200
+
+
+@pytest.mark.parametrize(
+    "filler",
+    [
+        b'"":0,',
+        b'"a":[[]],',
+        b'"\\u0061":0,',
+        b'"' + b'\\"' * 99 + b'":1,',
+        b'"x":"\\\\",',
+        b'"x":"' + b"\\" * 200_000 + b'",',
+    ],
+)
+def test_no_shape_of_a_body_takes_long(filler: bytes) -> None:
+    """A picker that is busy with one client's body serves nobody else."""
+    body = b'{"model":"m",' + filler * ((4 << 20) // len(filler)) + b'"z":' + b"[" * 99 + b"]" * 99
+    began = time.process_time()
+    assert isinstance(read(Api.COMPLETIONS, body + b"}"), Fields)
+    assert model_name.replaced(body + b"}", "t").startswith(b'{"model":"t",')
+    assert time.process_time() - began < 1.5
+
+
+def test_generate_needs_no_model() -> None:
+    found = read(Api.GENERATE, b'{"token_ids": [1]}')
+    assert isinstance(found, Fields)
+    assert found.model == ""
+
+
+keys = st.sampled_from(["model", "prompt", 'mo"del', "mod\\el", "a", ""]) | st.text(max_size=6)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(json_values)
+def test_any_json_is_read_or_refused(value: object) -> None:
+    for api in Api:
+        if api is not Api.OTHER:
+            assert isinstance(read(api, json.dumps(value).encode()), Fields | Refused)
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_read_or_refused(body: bytes) -> None:
+    assert isinstance(read(Api.CHAT_COMPLETIONS, body), Fields | Refused)
+    assert read_prefix(Api.CHAT_COMPLETIONS, body).prompt_bytes == len(body)
+
+
+# -- the model's name in the raw bytes ---------------------------------------------------------
+
+
+def escaped(key: str) -> str:
+    """The JSON string of ``key`` with every character written as an escape."""
+    units = key.encode("utf-16-be").hex()
+    return '"' + "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4)) + '"'
+
+
+@st.composite
+def objects(draw: st.DrawFn) -> bytes:
+    """The JSON text of an object, with duplicate keys, odd blanks and escapes."""
+    blank = st.text(" \t\r\n", max_size=2)
+    members = []
+    for key, value in draw(st.lists(st.tuples(keys, json_values), max_size=6)):
+        plain = draw(st.booleans())
+        written = json.dumps(key, ensure_ascii=plain) if draw(st.booleans()) else escaped(key)
+        text = json.dumps(value, ensure_ascii=plain, indent=draw(st.sampled_from([None, 1])))
+        members.append(f"{draw(blank)}{written}{draw(blank)}:{draw(blank)}{text}{draw(blank)}")
+    return f"{draw(blank)}{{{','.join(members) or draw(blank)}}}{draw(blank)}".encode()
+
+
+def pairs_of(body: bytes) -> list[tuple[str, object]]:
+    """The members as Python's parser sees them, duplicates included."""
+    pairs: list[tuple[str, object]] = json.loads(body, object_pairs_hook=list)
+    return pairs
+
+
+@given(objects())
+def test_the_scanner_sees_the_members_that_a_parser_sees(body: bytes) -> None:
+    found = [
+        (key, json.loads(body[start:end], object_pairs_hook=list))
+        for key, start, end in model_name.members(body)
+    ]
+    assert found == pairs_of(body)
+
+
+def without_models(body: bytes) -> bytes:
+    for start, end in reversed(model_name.spans(body)):
+        body = body[:start] + body[end:]
+    return body
+
+
+@given(objects(), st.text(min_size=1, max_size=20))
+def test_a_rewrite_changes_the_top_level_model_and_nothing_else(body: bytes, name: str) -> None:
+    pairs = pairs_of(body)
+    if not isinstance(dict(pairs).get("model"), str):
+        return
+    after = model_name.replaced(body, name)
+    assert pairs_of(after) == [(key, name if key == "model" else value) for key, value in pairs]
+    assert without_models(after) == without_models(body)
+
+
+@given(objects(), st.data())
+def test_of_a_prefix_only_whole_members_are_seen(body: bytes, data: st.DataObject) -> None:
+    cut = data.draw(st.integers(0, len(body)))
+    seen = list(model_name.members(body[:cut]))
+    assert seen == list(model_name.members(body))[: len(seen)]
+
+
+def test_every_spelling_and_every_duplicate_of_the_key_is_replaced() -> None:
+    body = rb'{"mod\u0065l":"a","x":{"model":"a"},"model" :"a","y":"\"model\":\"a\""}'
+    assert model_name.replaced(body, "b") == (
+        rb'{"mod\u0065l":"b","x":{"model":"a"},"model" :"b","y":"\"model\":\"a\""}'
+    )
+
+
+@pytest.mark.parametrize("name", ['a"b', "a\\b", "grüße", "\n"])
+def test_a_name_with_special_characters_is_escaped(name: str) -> None:
+    after = model_name.replaced(b'{"model":"a","n":1e400}', name)
+    assert json.loads(after)["model"] == name
+    assert after.endswith(b',"n":1e400}')
+
+
+def test_a_prefix_tells_model_stream_and_limit_where_they_come_early() -> None:
+    body = b'{"model": "m", "stream": true, "max_tokens": 5, "prompt": "never ends'
+    found = read_prefix(Api.COMPLETIONS, body)
+    assert (found.model, found.stream, found.max_tokens) == ("m", True, 5)
+
+
+def test_a_number_that_is_cut_off_is_not_taken_for_a_smaller_one() -> None:
+    assert read_prefix(Api.COMPLETIONS, b'{"model": "m", "max_tokens": 5').max_tokens is None
+
+
+# -- putting it back ---------------------------------------------------------------------------
+
+FORMS = [b'"model":"told"', b'"model": "told"', b'"model" :\n"told"']
+NEAR = [b'"model":"tolder"', b'"model":"', b'"mod', b'\\"model\\":\\"told\\"', b'"model"', b"x"]
+
+
+@given(st.lists(st.sampled_from(FORMS + NEAR) | st.binary(max_size=5), max_size=12), st.data())
+def test_the_models_name_is_put_back_wherever_chunks_cut_it(
+    pieces: list[bytes], data: st.DataObject
+) -> None:
+    whole = b"".join(pieces)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=8)))
+    chunks = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+    in_chunks = ModelRestorer("told", "asked")
+    got = b"".join(in_chunks.feed(chunk, end=False) for chunk in chunks)
+    got += in_chunks.feed(b"", end=True)
+    assert got == ModelRestorer("told", "asked").feed(whole, end=True)
+    wanted = whole
+    for form in FORMS:
+        wanted = wanted.replace(form, form.replace(b"told", b"asked"))
+    if not any(b in whole for b in (b"\t", b"\r")):
+        assert got == wanted
+
+
+def test_an_event_of_a_stream_is_not_held_back() -> None:
+    restorer = ModelRestorer("told", "asked")
+    event = b'data: {"model":"told","choices":[]}\n\n'
+    assert restorer.feed(event, end=False) == event.replace(b"told", b"asked")
