@@ -332,6 +332,55 @@ async def test_a_live_envoy_takes_the_first_world_and_every_change(
         await control.stop(0)
 
 
+async def test_each_gateways_envoys_get_its_own_listeners_from_one_server(tmp_path: Path) -> None:
+    source = Script()
+    control = ControlPlane(
+        source,
+        TranslateSettings(listen_address="127.0.0.1", ext_proc=WITHOUT_PICKER),
+        XdsServerConfig(port=0),
+        HttpConfig(port=0),
+    )
+    await control.start()
+
+    def started(gateway: str) -> contextlib.AbstractAsyncContextManager[Envoy]:
+        directory = tmp_path / gateway
+        directory.mkdir()
+        settings = BootstrapSettings(
+            node_id=f"envoy-of-{gateway}",
+            gateway=f"default/{gateway}",
+            xds=(SocketAddress("127.0.0.1", control.port),),
+        )
+        return envoy(bootstrap(settings), directory)
+
+    async def lists(proxy: Envoy) -> list[str]:
+        statuses = json.loads(await proxy.get("/listeners?format=json"))
+        return [one["name"] for one in statuses.get("listener_statuses", ())]
+
+    llama = pool("llama")
+    # Port 0: any free one.
+    gateways = tuple(Gateway(NAME(one), (GatewayListener("http", 0),)) for one in ("edge", "inner"))
+    route = HTTPRoute(NAME("all"), rules=(RouteRule(backends=to("llama")),))
+    source.say(World(pools={llama.name: llama}, routes=(route,), gateways=gateways))
+    try:
+        async with started("edge") as edge, started("inner") as inner, started("gone") as lost:
+            await eventually(edge.listening, "the first Gateway's Envoy listens")
+            await eventually(inner.listening, "the second Gateway's Envoy listens")
+            await eventually(lambda: len(control.status().nodes) == 3, "all three ask")
+            assert await lists(edge) == ["default/edge/0"]
+            assert await lists(inner) == ["default/inner/0"]
+            assert await lists(lost) == []
+            async with httpx.AsyncClient(
+                base_url=f"http://127.0.0.1:{control.http_port}", trust_env=False
+            ) as client:
+                nodes = (await client.get("/debug/xds/nodes")).json()["nodes"]
+            problems = {node["id"]: node["problem"] for node in nodes}
+            assert problems.keys() == {f"envoy-of-{one}" for one in ("edge", "inner", "gone")}
+            assert problems["envoy-of-edge"] == problems["envoy-of-inner"] == ""
+            assert "names the Gateway default/gone" in problems["envoy-of-gone"]
+    finally:
+        await control.stop(0)
+
+
 @contextlib.asynccontextmanager
 async def pod(answer: Callable[[web.Request], Any]) -> AsyncIterator[Endpoint]:
     """A pod that answers every path."""

@@ -83,6 +83,19 @@ class WorldProvider:
             (claimed,) = groups
         return claimed or NO_GROUP
 
+    def why_none(self, node: Node) -> str:
+        """Why a node belongs to no group, and what to do; empty if it belongs to one."""
+        if self.group(node) != NO_GROUP:
+            return ""
+        if self.world is None:
+            return "nothing was read from the source yet"
+        wanted = node.metadata.get(GATEWAY_METADATA)
+        says = "names no Gateway" if wanted is None else f"names the Gateway {wanted!s}"
+        return (
+            f"the node {says} (node.metadata.{GATEWAY_METADATA} of its bootstrap), and the "
+            f"Gateways are: {', '.join(self._gateways)}"
+        )
+
     def snapshot(self, node: Node) -> Snapshot | None:
         group = self.group(node)
         if group == NO_GROUP:

@@ -61,6 +61,7 @@ def test_before_the_first_world_nodes_wait():
     waiting = provider()
     assert waiting.snapshot(ENVOY) is None
     assert waiting.group(ENVOY) == NO_GROUP
+    assert "nothing was read" in waiting.why_none(ENVOY)
 
 
 def test_without_gateways_every_node_is_served_whatever_gateway_it_names():
@@ -89,7 +90,9 @@ def test_a_node_belongs_to_the_gateway_that_it_names(node: Node, group: str):
     assert serving.group(node) == group
     if group == NO_GROUP:
         assert serving.snapshot(node) is None
+        assert "prod/edge, prod/internal" in serving.why_none(node)
     else:
+        assert serving.why_none(node) == ""
         assert all(one.startswith(group) for one in listeners(serving.snapshot(node)))
 
 

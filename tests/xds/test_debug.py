@@ -181,6 +181,7 @@ def test_nodes_are_shown_with_their_state_and_by_name():
         "SYNCED",
         "1.40.0",
     )
+    assert listed["problem"] == ""
     assert "log" not in listed["streams"][0]
     one = get(client, "/debug/xds/nodes/team/envoy-1")
     assert one["streams"][0]["log"] == []

@@ -251,6 +251,28 @@ def test_each_gateway_gets_its_own_listeners_and_the_routes_attached_to_it():
     assert any("listener tls is left out" in note for note in found.notes)
 
 
+@pytest.mark.parametrize(
+    "parent",
+    [
+        ParentRef(name("gone")),
+        ParentRef(name("edge"), section="tls"),
+        ParentRef(name("edge"), port=81),
+    ],
+)
+def test_a_route_that_no_listener_takes_is_told(parent: ParentRef):
+    gateway = Gateway(name("edge"), (GatewayListener("http", 80),))
+    described = world(
+        pool("llama"),
+        gateways=(gateway,),
+        routes=(route("r", rule(backends=to("llama")), parents=(parent,)),),
+    )
+    found = translate(described, gateway=gateway)
+    (note,) = found.notes
+    assert "HTTPRoute default/r" in note
+    assert str(parent.gateway) in note
+    assert "the Gateways are: default/edge" in note
+
+
 def test_a_node_that_says_nothing_is_given_everything():
     assert features_of(Node("someone")) == ALL
     assert translate(LLAMA).notes == ()

@@ -16,8 +16,9 @@ from xds.status import (
 )
 
 
-def node_json(node: NodeStatus, *, full: bool = False) -> dict[str, object]:
-    """One node; ``full`` adds the names it subscribed to, and its exchanges."""
+def node_json(node: NodeStatus, problem: str, *, full: bool = False) -> dict[str, object]:
+    """One node, with what keeps it from being served; ``full`` adds the names it subscribed to,
+    and its exchanges."""
     version = node.node.version
     return {
         "id": node.node.id,
@@ -26,6 +27,7 @@ def node_json(node: NodeStatus, *, full: bool = False) -> dict[str, object]:
         "metadata": dict(node.node.metadata),
         "version": ".".join(map(str, version)) if version else None,
         "group": node.group,
+        "problem": problem,
         "state": node.state.value,
         "streams": [_stream(stream, full) for stream in node.streams],
     }

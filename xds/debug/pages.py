@@ -127,13 +127,16 @@ class _Pages:
         return _json(resource_json(named[name]))
 
     def nodes(self, _request: Request) -> Response:
-        return _json({"nodes": [node_json(node) for node in self._subject.status().nodes]})
+        why_none = self._subject.provider.why_none
+        nodes = self._subject.status().nodes
+        return _json({"nodes": [node_json(node, why_none(node.node)) for node in nodes]})
 
     def node(self, request: Request) -> Response:
         wanted = request.path_params["id"]
         for node in self._subject.status().nodes:
             if node.node.id == wanted:
-                return _json(node_json(node, full=True))
+                problem = self._subject.provider.why_none(node.node)
+                return _json(node_json(node, problem, full=True))
         return _error(404, "no such node is connected; /debug/xds/nodes lists those that are")
 
     def history(self, _request: Request) -> Response:

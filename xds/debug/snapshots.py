@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import DecodeError
 
 from xds import resource as types
+from xds.debug.redact import redacted
 from xds.provider import Variant
 from xds.resource import Resource
 from xds.snapshot import Snapshot
 from xds.translate.features import missing
+from xds.wire import endpoint_pb2
 
 TYPE_NAMES: Mapping[str, str] = {
     "listeners": types.LISTENER,
@@ -69,10 +75,37 @@ def resource_head(resource: Resource) -> dict[str, object]:
 
 def resource_json(resource: Resource) -> dict[str, object]:
     """A resource with its content, as it would stand in Envoy's config dump."""
-    from xds.translate.render import as_json
-
     return {
         "name": resource.name,
         **resource_head(resource),
-        "resource": {"@type": resource.type_url, **as_json(resource)},
+        "resource": {"@type": resource.type_url, **content(resource)},
     }
+
+
+def content(resource: Resource) -> dict[str, object]:
+    """What a resource says, without secrets."""
+    if resource.type_url == types.ENDPOINT:
+        quick = _assignment(resource.body)
+        if quick is not None:
+            return quick
+    from xds.translate.render import as_json
+
+    return cast(dict[str, object], redacted(as_json(resource)))
+
+
+def _assignment(body: bytes) -> dict[str, object] | None:
+    """Assignments are large and often looked at: protobuf's C classes read them a hundred times
+    faster. None where they hold fields that our subset of the message does not have."""
+    message = endpoint_pb2.ClusterLoadAssignment()
+    try:
+        message.ParseFromString(body)
+    except DecodeError:
+        return None
+    size = message.ByteSize()
+    message.DiscardUnknownFields()
+    if message.ByteSize() != size:
+        return None
+    return cast(
+        dict[str, object],
+        redacted(MessageToDict(message, preserving_proto_field_name=True)),
+    )

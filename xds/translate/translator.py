@@ -90,6 +90,7 @@ class Translator:
             for service in sorted(services, key=lambda s: (s.service, s.port))
         ]
         notes.extend(_unused(world))
+        notes.extend(_unattached(world))
         return Snapshot.of(resources, cause=cause, notes=dict.fromkeys(notes))
 
     def _table(
@@ -208,3 +209,23 @@ def _unused(world: World) -> Iterable[str]:
                 f"{pool.origin or f'InferencePool {name}'}: no HTTPRoute leads to this pool, so "
                 "Envoy does not know it; name it in a route's backendRefs"
             )
+
+
+def _unattached(world: World) -> Iterable[str]:
+    """Routes that no listener of any Gateway takes."""
+    if not world.gateways:
+        return
+    for route in world.routes:
+        if any(_sections(route, gateway, gateway.listeners) for gateway in world.gateways):
+            continue
+        wanted = ", ".join(
+            f"{parent.gateway}"
+            + (f" listener {parent.section}" if parent.section else "")
+            + (f" port {parent.port}" if parent.port else "")
+            for parent in route.parents
+        )
+        there = ", ".join(str(gateway.name) for gateway in world.gateways)
+        yield (
+            f"{route.origin or f'HTTPRoute {route.name}'}: parentRefs name {wanted}, which is not "
+            f"there, so the route serves nothing; the Gateways are: {there}"
+        )

@@ -1,0 +1,61 @@
+"""JSON over HTTP: the form of every answer."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+
+import yaml
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+_FORMATS = ("json", "yaml")
+
+
+class PageError(Exception):
+    """A page that cannot be shown. The message says what to ask for instead."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def answer(request: Request, value: object, *, etag: str = "") -> Response:
+    """``value`` in the format that is asked for (``?format=yaml``). With an ETag, clients that have
+    this version get 304. Raises PageError for an unknown format."""
+    wanted = request.query_params.get("format", "json")
+    if wanted not in _FORMATS:
+        raise PageError(400, f"format={wanted} is not known; there are: {', '.join(_FORMATS)}")
+    headers = {"cache-control": "no-cache" if etag else "no-store"}
+    if etag:
+        headers["etag"] = f'"{etag}-{wanted}"' if wanted != "json" else f'"{etag}"'
+        if headers["etag"] in _tags(request.headers.get("if-none-match", "")):
+            return Response(status_code=304, headers=headers)
+    if wanted == "yaml":
+        plain = json.loads(json.dumps(value, default=str))
+        text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
+        return PlainTextResponse(text, media_type="application/yaml", headers=headers)
+    text = json.dumps(value, indent=2, default=str) + "\n"
+    return Response(text, media_type="application/json", headers=headers)
+
+
+def failure(status: int, message: str) -> Response:
+    text = json.dumps({"error": message}) + "\n"
+    headers = {"cache-control": "no-store"}
+    return Response(text, status, headers, media_type="application/json")
+
+
+def name_filter(query: Mapping[str, str]) -> re.Pattern[str]:
+    """``?name_regex=``, as Envoy's admin understands it: the whole name must match.
+
+    Raises PageError for one that is not a regular expression."""
+    pattern = query.get("name_regex", ".*")
+    try:
+        return re.compile(pattern, re.DOTALL)
+    except re.error as error:
+        raise PageError(400, f"name_regex={pattern}: {error}") from error
+
+
+def _tags(header: str) -> set[str]:
+    return {tag.strip().removeprefix("W/") for tag in header.split(",")}
