@@ -13,7 +13,7 @@ from tests.xds.worlds import name, pool, route, rule, to, world
 from xds.debug import app
 from xds.debug.snapshots import TYPE_NAMES
 from xds.provider import WorldProvider
-from xds.resource import SECRET, TYPES, Resource
+from xds.resource import ENDPOINT, SECRET, TYPES, Resource
 from xds.snapshot import Node
 from xds.status import NodeStatus, State, StreamStatus, XdsStatus
 from xds.translate import TranslateSettings, Translator
@@ -207,6 +207,25 @@ def test_secrets_are_never_shown():
     url = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.TlsCertificate"
     nested = message_json(url, bytes(certificate))
     assert nested == {"certificate_chain": {"inline_string": "C"}, "private_key": "[redacted]"}
+
+
+def test_an_assignment_with_more_than_ours_is_shown_whole():
+    from envoy_data_plane.envoy.config.core.v3 import Address, SocketAddress
+    from envoy_data_plane.envoy.config.endpoint.v3 import (
+        ClusterLoadAssignment,
+        Endpoint,
+        LbEndpoint,
+        LocalityLbEndpoints,
+    )
+
+    address = SocketAddress(address="10.0.0.1", port_value=1, resolver_name="special")
+    host = LbEndpoint(endpoint=Endpoint(address=Address(socket_address=address)))
+    theirs = ClusterLoadAssignment(
+        cluster_name="x", endpoints=[LocalityLbEndpoints(lb_endpoints=[host])]
+    )
+    shown: Any = as_json(Resource(ENDPOINT, "x", bytes(theirs)))
+    (one,) = shown["endpoints"][0]["lb_endpoints"]
+    assert one["endpoint"]["address"]["socket_address"]["resolver_name"] == "special"
 
 
 def test_a_message_of_an_unknown_type_is_shown_as_its_size():

@@ -6,8 +6,9 @@ made when it is asked for and nothing is kept.
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -63,7 +64,7 @@ class Subject(Protocol):
 
 def app(subject: Subject) -> Starlette:
     pages = _Pages(subject)
-    routes: dict[str, Callable[[Request], Response]] = {
+    routes: dict[str, Callable[[Request], Response | _Later]] = {
         "/": pages.index,
         "/debug": pages.index,
         "/debug/world": pages.world,
@@ -80,11 +81,18 @@ def app(subject: Subject) -> Starlette:
     return Starlette(routes=[Route(path, _async(page)) for path, page in routes.items()])
 
 
-def _async(page: Callable[[Request], Response]) -> Callable[[Request], object]:
-    """On the event loop, not in a thread: pages read state that the loop changes."""
+_Later = Callable[[], Response]
+"""The rest of a page, of nothing but immutable values: done in a thread, since it may be slow."""
+
+
+def _async(
+    page: Callable[[Request], Response | _Later],
+) -> Callable[[Request], Awaitable[Response]]:
+    """On the event loop, which changes the state that pages read; what is slow in a thread."""
 
     async def handle(request: Request) -> Response:
-        return page(request)
+        answer = page(request)
+        return answer if isinstance(answer, Response) else await asyncio.to_thread(answer)
 
     return handle
 
@@ -98,16 +106,16 @@ class _Pages:
             return HTMLResponse(_index_html())
         return _json({"pages": dict(PAGES)})
 
-    def world(self, _request: Request) -> Response:
+    def world(self, _request: Request) -> Response | _Later:
         world = self._subject.provider.world
         if world is None:
             return _error(503, "nothing was read yet")
-        return _json(world_json(world))
+        return lambda: _json(world_json(world))
 
     def snapshots(self, _request: Request) -> Response:
         return _json({"snapshots": [variant_json(v) for v in self._subject.provider.variants()]})
 
-    def snapshot(self, request: Request) -> Response:
+    def snapshot(self, request: Request) -> Response | _Later:
         variant, rest = self._variant(request.path_params["path"])
         if variant is None:
             groups = sorted({v.group for v in self._subject.provider.variants()})
@@ -121,10 +129,10 @@ class _Pages:
             return _error(404, f"no such type; there are: {', '.join(TYPE_NAMES)}")
         named = variant.snapshot.of_type(TYPE_NAMES[short])
         if not name:
-            return _json({short: [resource_json(r) for r in named.values()]})
+            return lambda: _json({short: [resource_json(r) for r in named.values()]})
         if name not in named:
             return _error(404, f"no such resource; there are: {', '.join(named) or 'none'}")
-        return _json(resource_json(named[name]))
+        return lambda: _json(resource_json(named[name]))
 
     def nodes(self, _request: Request) -> Response:
         why_none = self._subject.provider.why_none
