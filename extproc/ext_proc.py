@@ -38,13 +38,13 @@ class ExternalProcessor:
         self.on_refused = on_refused
         self.open = 0
         """Exchanges in progress."""
+        self._last_complaint = ""
         self._loop = asyncio.get_running_loop()
         self.time = self._loop.time
-        self._deadlines: dict[Waiting, Deadlines[_Process]] = {
-            Waiting.UPLOAD: Deadlines(self.settings.upload_timeout),
-            Waiting.PICK: Deadlines(self.settings.pick_timeout),
+        self._clocks = {
+            Waiting.UPLOAD: _Clock(self._loop, self.settings.upload_timeout),
+            Waiting.PICK: _Clock(self._loop, self.settings.pick_timeout),
         }
-        self._timer: asyncio.TimerHandle | None = None
 
     def services(self) -> Services:
         return {METHOD: self.process}
@@ -53,31 +53,48 @@ class ExternalProcessor:
         try:
             pool = _pool_named(stream.metadata.get(POOL_METADATA, ""))
         except ValueError as error:
-            log.error("gateway names no pool", metadata=POOL_METADATA, error=str(error))
+            if str(error) != self._last_complaint:
+                self._last_complaint = str(error)
+                log.error(
+                    "a route names its pool wrongly", metadata=POOL_METADATA, error=str(error)
+                )
             stream.finish(GrpcStatus.INVALID_ARGUMENT, f"metadata {POOL_METADATA}: {error}")
-            pool = None
+            return _Ended()
         return _Process(self, stream, pool)
 
     def moved(self, process: _Process, before: Waiting, after: Waiting) -> None:
         """An exchange waits for something else than it did."""
         if before is not Waiting.NOTHING:
-            self._deadlines[before].end(process)
+            self._clocks[before].deadlines.end(process)
         if after is not Waiting.NOTHING:
-            self._deadlines[after].begin(process, self.time())
-            if self._timer is None:
-                self._set_timer()
+            self._clocks[after].begin(process)
 
-    def _set_timer(self) -> None:
-        dues = [due for each in self._deadlines.values() if (due := each.next_due()) is not None]
+
+class _Clock:
+    """Ends the waiting of one kind, with a single timer."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
+        self.deadlines: Deadlines[_Process] = Deadlines(timeout)
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, process: _Process) -> None:
+        self.deadlines.begin(process, self._loop.time())
+        if self._timer is None:
+            self._set()
+
+    def _set(self) -> None:
+        due = self.deadlines.next_due()
         # Looking once for many that are due closely one after another is soon enough.
-        self._timer = self._loop.call_at(min(dues) + _SLACK, self._expire) if dues else None
+        self._timer = self._loop.call_at(due + _SLACK, self._expire) if due is not None else None
 
     def _expire(self) -> None:
-        now = self.time()
-        for deadlines in self._deadlines.values():
-            for process in deadlines.pop_late(now):
+        for process in self.deadlines.pop_late(self._loop.time()):
+            try:
                 process.expire()
-        self._set_timer()
+            except Exception:
+                log.exception("an exchange that took too long could not be ended")
+        self._set()
 
 
 _SLACK = 0.05
@@ -86,6 +103,19 @@ _SLACK = 0.05
 @functools.lru_cache(maxsize=1024)
 def _pool_named(text: str) -> ObjectName | None:
     return ObjectName.parse(text) if text else None
+
+
+class _Ended:
+    """A stream that was refused as it began; what it still says does not matter."""
+
+    def on_message(self, message: bytes) -> None:
+        pass
+
+    def on_half_close(self) -> None:
+        pass
+
+    def on_closed(self) -> None:
+        pass
 
 
 class _Process:

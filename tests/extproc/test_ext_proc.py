@@ -1,0 +1,197 @@
+"""The ext-proc service: streams, the picker and the clock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import looptime
+import pytest
+
+from extproc.deadlines import Deadlines
+from extproc.exchange import ExchangeSettings
+from extproc.ext_proc import METHOD, ExternalProcessor
+from extproc.request import Completed, InferenceRequest, Outcome, Refused
+from extproc.transport.api import GrpcStatus, Handler
+from pools.model import ObjectName
+from tests.extproc.envoy_messages import ROUTED, body, decoded, headers, kinds, response_headers
+from tests.extproc.streams import RecordedStream
+
+pytestmark = pytest.mark.looptime
+assert looptime
+
+COMPLETION = b'{"model": "m", "prompt": "Say hi"}'
+
+
+class Picker:
+    """Answers now, or when the test says so."""
+
+    def __init__(self, outcome: Outcome | None = None) -> None:
+        self.outcome = outcome
+        self.asked: list[InferenceRequest] = []
+        self.waiting: list[Callable[[Outcome], None]] = []
+        self.withdrawn = 0
+        self.completed: list[Completed] = []
+
+    def pick(
+        self, request: InferenceRequest, answer: Callable[[Outcome], None]
+    ) -> Callable[[], None]:
+        self.asked.append(request)
+        if self.outcome is not None:
+            answer(self.outcome)
+        else:
+            self.waiting.append(answer)
+        return self._withdraw
+
+    def _withdraw(self) -> None:
+        self.withdrawn += 1
+
+    def settle(self, completed: Completed) -> None:
+        self.completed.append(completed)
+
+
+def opened(
+    processor: ExternalProcessor, metadata: dict[str, str] | None = None
+) -> tuple[RecordedStream, Handler]:
+    stream = RecordedStream(metadata)
+    return stream, processor.services()[METHOD](stream)
+
+
+async def test_a_request_is_picked_for_and_its_stream_ends_with_envoys_half() -> None:
+    processor = ExternalProcessor(Picker(ROUTED))
+    stream, handler = opened(processor, {"x-inference-pool": "default/llm"})
+    handler.on_message(headers())
+    handler.on_message(body(COMPLETION, end=True))
+    assert kinds(stream.sent) == ["request_headers", "request_body"]
+    assert processor.open == 1
+    handler.on_half_close()
+    assert stream.finished == (GrpcStatus.OK, "")
+    handler.on_closed()
+    assert processor.open == 0
+
+
+async def test_the_route_tells_the_pool() -> None:
+    picker = Picker(ROUTED)
+    processor = ExternalProcessor(picker)
+    for metadata in ({"x-inference-pool": "ns/llm"}, {"x-inference-pool": "llm"}, {}):
+        opened(processor, metadata)[1].on_message(headers(end=True, method="GET"))
+    assert [asked.pool for asked in picker.asked] == [
+        ObjectName("ns", "llm"),
+        ObjectName("default", "llm"),
+        None,
+    ]
+
+
+async def test_a_pool_that_is_no_name_ends_the_stream() -> None:
+    picker = Picker(ROUTED)
+    stream, handler = opened(ExternalProcessor(picker), {"x-inference-pool": "a/b/c"})
+    assert stream.finished is not None
+    status, message = stream.finished
+    assert status is GrpcStatus.INVALID_ARGUMENT
+    assert "a/b/c" in message
+    handler.on_message(headers(end=True, method="GET"))
+    handler.on_half_close()
+    handler.on_closed()
+    assert not picker.asked
+
+
+async def test_an_answer_may_come_later() -> None:
+    picker = Picker()
+    stream, handler = opened(ExternalProcessor(picker))
+    handler.on_message(headers())
+    handler.on_message(body(COMPLETION, end=True))
+    assert not stream.sent
+    picker.waiting[0](ROUTED)
+    assert kinds(stream.sent) == ["request_headers", "request_body"]
+    handler.on_half_close()
+    handler.on_closed()
+    assert not picker.withdrawn
+
+
+@pytest.mark.parametrize("ending", ["on_half_close", "on_closed"])
+async def test_a_client_that_hangs_up_withdraws_its_request_once(ending: str) -> None:
+    picker = Picker()
+    _, handler = opened(ExternalProcessor(picker))
+    handler.on_message(headers())
+    handler.on_message(body(COMPLETION, end=True))
+    getattr(handler, ending)()
+    assert picker.withdrawn == 1
+    if ending == "on_half_close":
+        handler.on_closed()
+    assert picker.withdrawn == 1
+
+
+async def test_a_pick_that_takes_too_long_is_refused_in_time() -> None:
+    refused: list[Refused] = []
+    picker = Picker()
+    processor = ExternalProcessor(picker, ExchangeSettings(pick_timeout=30), refused.append)
+    stream, handler = opened(processor)
+    handler.on_message(headers())
+    handler.on_message(body(COMPLETION, end=True))
+    await asyncio.sleep(29.9)
+    assert not stream.sent
+    await asyncio.sleep(0.2)
+    assert kinds(stream.sent) == ["immediate_response"]
+    assert [each.reason for each in refused] == ["pick-timeout"]
+    assert picker.withdrawn == 1
+    picker.waiting[0](ROUTED)
+    assert len(stream.sent) == 1
+
+
+async def test_the_time_to_pick_begins_when_the_body_is_there() -> None:
+    settings = ExchangeSettings(pick_timeout=30, upload_timeout=300)
+    stream, handler = opened(ExternalProcessor(Picker(), settings))
+    handler.on_message(headers())
+    await asyncio.sleep(299)
+    handler.on_message(body(COMPLETION, end=True))
+    await asyncio.sleep(29)
+    assert not stream.sent
+    await asyncio.sleep(1.1)
+    assert decoded(stream.sent)[0].immediate_response.status.code == 503
+
+
+async def test_each_of_many_exchanges_has_its_own_deadline() -> None:
+    processor = ExternalProcessor(Picker(), ExchangeSettings(pick_timeout=10))
+    streams = []
+    for _ in range(5):
+        stream, handler = opened(processor)
+        handler.on_message(headers(end=True, method="GET"))
+        streams.append(stream)
+        await asyncio.sleep(2)
+    for late in range(5):
+        await asyncio.sleep(0.1)
+        assert [bool(stream.sent) for stream in streams] == [n <= late for n in range(5)]
+        await asyncio.sleep(1.9)
+
+
+async def test_a_response_phase_settles_with_the_clock_of_the_server() -> None:
+    picker = Picker(ROUTED)
+    _, handler = opened(ExternalProcessor(picker))
+    handler.on_message(headers(end=True, method="GET"))
+    await asyncio.sleep(1.5)
+    handler.on_message(response_headers(200, end=True))
+    (end,) = picker.completed
+    assert (end.pick_id, end.code, end.duration) == ("pick-1", 200, pytest.approx(1.5))
+
+
+async def test_refusals_are_counted_whoever_makes_them() -> None:
+    refused: list[Refused] = []
+    processor = ExternalProcessor(Picker(Refused(429, "shed", "Busy.")), on_refused=refused.append)
+    for chunk in (COMPLETION, b"{"):
+        _, handler = opened(processor)
+        handler.on_message(headers())
+        handler.on_message(body(chunk, end=True))
+    assert [each.reason for each in refused] == ["shed", "invalid-json"]
+
+
+def test_deadlines_pass_in_the_order_in_which_they_began() -> None:
+    deadlines: Deadlines[str] = Deadlines(10)
+    for at, key in enumerate("abcd"):
+        deadlines.begin(key, at)
+    deadlines.end("b")
+    deadlines.begin("a", 5)
+    assert deadlines.next_due() == 12
+    assert deadlines.pop_late(13) == ["c", "d"]
+    assert deadlines.pop_late(14) == []
+    assert deadlines.pop_late(15) == ["a"]
+    assert deadlines.next_due() is None
