@@ -291,6 +291,16 @@ def test_an_endpoint_that_envoy_cannot_connect_to_is_left_out_and_comes_back_slo
     assert 0.25 < share() < 0.42
 
 
+def test_an_answer_in_between_starts_the_count_of_failures_anew() -> None:
+    director = make(world(endpoints(1)))
+    for _ in range(20):
+        outcome = routed(director)
+        end(director, outcome, 503, tried=outcome.endpoints[0], flags=frozenset({"UF"}))
+        outcome = routed(director)
+        end(director, outcome, 200, served=outcome.endpoints[0])
+    assert not director.metrics.ejections
+
+
 def test_never_all_are_left_out() -> None:
     director = make(world(endpoints(1, 2, 3)))
     for _ in range(60):
@@ -316,6 +326,8 @@ def test_a_burst_between_two_scrapes_spreads_evenly() -> None:
     for _ in range(200):
         routed(director)
     assert in_flight(director) == [20] * 10
+    # 400 bytes of prompt are about 100 tokens.
+    assert {member.candidate.tokens for member in director.fleet.members.values()} == {2000}
 
 
 def test_the_end_of_a_request_is_counted_once_wherever_it_was_served() -> None:
@@ -403,8 +415,12 @@ def test_refusals_are_remembered_too() -> None:
 def test_only_the_last_decisions_are_kept() -> None:
     director = make(world(endpoints(1)))
     first = routed(director)
+    record = director.decisions.get(first.pick_id)
+    assert record is not None
+    assert record.details is not None
     for _ in range(1000):
         routed(director)
+    assert record.details is None  # the ledger still has it, but not what is large
     assert director.decisions.get(first.pick_id) is None
     assert len(list(director.decisions.latest())) == 1000
     assert director.decisions.get("nonsense") is None

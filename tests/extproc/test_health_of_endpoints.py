@@ -141,6 +141,13 @@ def test_one_that_envoy_no_longer_knew_is_not_blamed() -> None:
     assert judge(completed(served="c:1", attempts=1), ENDPOINTS) == ((), "c:1")
 
 
+def test_an_endpoint_is_not_blamed_twice_over_however_often_envoy_tried() -> None:
+    assert judge(completed(served="b:1", attempts=4), ENDPOINTS) == (
+        (("a:1", Fault.CONNECT),),
+        "b:1",
+    )
+
+
 def test_when_all_were_tried_in_vain_all_failed() -> None:
     faults, served = judge(
         completed(503, tried="z:1", attempts=4, flags=frozenset({"UF", "URX"})), ENDPOINTS

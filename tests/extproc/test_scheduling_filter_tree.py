@@ -279,6 +279,17 @@ def test_least_load_takes_the_fewest_in_flight() -> None:
     assert numbers(chosen) == [3, 1, 2]
 
 
+def test_the_next_best_scores_are_the_fallbacks_whatever_their_queues() -> None:
+    pods = [pod(n) for n in range(1, 5)]
+    for one, in_flight in zip(pods, (0, 3, 1, 2), strict=True):
+        for _ in range(in_flight):
+            one.charge()
+        one.scrape_started()
+        one.observe(Signals(waiting=10 - in_flight, kv_usage=0.0), 0.0, 1.0)
+    chosen = PROFILES["least-load"]().decide(ask(), pods, 3).endpoints
+    assert numbers(chosen) == [1, 3, 4]
+
+
 def test_round_robin_takes_each_in_turn() -> None:
     pods = [pod(1), pod(2), pod(3)]
     profile = PROFILES["round-robin"]()

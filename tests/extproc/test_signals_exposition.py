@@ -48,6 +48,15 @@ def test_a_page_of_vllm_gives_all_signals() -> None:
     )
 
 
+def test_the_newest_adapters_count_wherever_they_stand() -> None:
+    newer = b'vllm:lora_requests_info{max_lora="2",running_lora_adapters="new"} 1.8e+09\n'
+    older = b'vllm:lora_requests_info{max_lora="2",running_lora_adapters="old"} 1.7e+09\n'
+    for page in (newer + older, older + newer):
+        adapters = read(page).adapters
+        assert adapters is not None
+        assert adapters.active == {"new"}
+
+
 def test_the_older_name_of_the_cache_usage_is_read_and_the_newer_goes_before_it() -> None:
     old = b"vllm:gpu_cache_usage_perc 0.5\n"
     assert read(old).kv_usage == 0.5
@@ -117,7 +126,7 @@ def test_a_page_of_something_else_is_no_model_server() -> None:
 
 
 def test_a_name_counts_only_at_the_start_of_a_line_and_as_a_whole() -> None:
-    page = b"x 1\nother_x 2\nx_more 3\n# x 4\nx{} 5\nx 6 77"
+    page = b"x 1\nother_x 2\nx_more 3\nx9 8\n# x 4\nx{} 5\nx 6 77"
     assert list(series_of(page, b"x")) == [
         Series({}, 1.0),
         Series({}, 5.0),
