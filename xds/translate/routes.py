@@ -46,7 +46,7 @@ def route_configuration(
         route.RouteConfiguration(
             name=name,
             ignore_port_in_host_matching=True,
-            max_direct_response_body_size_bytes=max(4096, *map(len, answers), 0),
+            max_direct_response_body_size_bytes=max([4096, *map(len, answers)]),
         )
     )
     for host in table.hosts:
@@ -62,11 +62,7 @@ def cluster_of(target: Target) -> str:
 
 
 def _host(host: Host, features: Features, settings: TranslateSettings, memo: Memo[bytes]) -> bytes:
-    body = bytes(
-        route.VirtualHost(
-            name=host.domain, domains=[host.domain], include_request_attempt_count=True
-        )
-    )
+    body = bytes(route.VirtualHost(name=host.domain, domains=[host.domain]))
     for entry in host.entries:
         make = partial(_routes, entry, features, settings)
         body += memo.get((entry.name, features), (entry, settings), make)
