@@ -113,7 +113,7 @@ def _answer(decision: Json) -> str:
 
 
 def _grid(*headings: str) -> Table:
-    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
+    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for heading in headings:
         grid.add_column(heading)
     return grid

@@ -6,7 +6,7 @@ import asyncio
 import random
 import tempfile
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import cycle
@@ -18,12 +18,12 @@ import msgspec
 from rich.console import Console
 from rich.live import Live
 
-from poolpilot.debug import endpoint_rows
+from poolpilot import debug
 from poolpilot.demo import quickstart
 from poolpilot.demo.load import Report, ask, mix, send
 from poolpilot.demo.ports import Ports
-from poolpilot.demo.stack import Stack
-from poolpilot.demo.table import line, table
+from poolpilot.demo.stack import POLL, Stack
+from poolpilot.demo.table import PodRow, line, table
 from poolpilot.envoy_binary import find_envoy
 from poolpilot.lifecycle import stop_signals
 
@@ -100,10 +100,14 @@ async def _demo(options: Options, stack: Stack, console: Console) -> int:
     if options.requests is not None:
         return await _report(options.requests, options.as_json, stack, console)
     console.print(_introduction(stack), soft_wrap=True)
-    async with asyncio.TaskGroup() as group:
-        group.create_task(_watch(stack, console))
-        if options.load:
-            group.create_task(_load(options.load, stack.url))
+    tasks = [asyncio.create_task(_watch(stack, console))]
+    if options.load:
+        tasks.append(asyncio.create_task(_load(options.load, stack.url)))
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
     return 0
 
 
@@ -124,11 +128,11 @@ Ctrl-C stops everything.
 async def _report(count: int, as_json: bool, stack: Stack, console: Console) -> int:
     with console.status(f"sending {count} requests"):
         report = await send(stack.url, mix(quickstart.MODELS, count))
-    stack.children.check()
     if as_json:
         print(msgspec.json.encode(asdict(report)).decode(), flush=True)  # noqa: T201
     else:
         console.print(_summary(report), soft_wrap=True)
+    stack.children.check()
     return 0 if report.all_answered else 1
 
 
@@ -144,18 +148,26 @@ def _summary(report: Report) -> str:
 
 async def _watch(stack: Stack, console: Console) -> None:
     """Show the pods until cancelled. Raises ChildDiedError when a process ends."""
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
-        if not console.is_terminal:
-            while True:
-                stack.children.check()
-                rows = await endpoint_rows(session, stack.extproc_url)
-                console.print(f"{time.strftime('%H:%M:%S')} {line(rows)}", soft_wrap=True)
-                await asyncio.sleep(LINE_EVERY)
+    if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
-            while True:
-                stack.children.check()
-                live.update(table(await endpoint_rows(session, stack.extproc_url)), refresh=True)
-                await asyncio.sleep(REFRESH)
+            async for rows in _frames(stack, REFRESH):
+                live.update(table(rows), refresh=True)
+    else:
+        async for rows in _frames(stack, LINE_EVERY):
+            console.print(f"{time.strftime('%H:%M:%S')} {line(rows)}", soft_wrap=True)
+
+
+async def _frames(stack: Stack, interval: float) -> AsyncIterator[list[PodRow]]:
+    async with aiohttp.ClientSession(timeout=debug.LIMIT) as session:
+        while True:
+            stack.children.check()
+            try:
+                yield await debug.endpoint_rows(session, stack.extproc_url)
+            except debug.NoAnswerError:
+                # It has just died, which the next look will tell, or it is very busy.
+                await asyncio.sleep(POLL)
+                continue
+            await asyncio.sleep(interval)
 
 
 async def _load(rate: float, url: str) -> None:

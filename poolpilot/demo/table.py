@@ -27,12 +27,12 @@ class PodRow:
 
 def table(rows: Sequence[PodRow]) -> Table:
     """For a terminal."""
-    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
+    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for heading in ("pod", "address"):
         grid.add_column(heading, no_wrap=True)
     for heading in ("running", "waiting", "KV cache", "picked"):
         grid.add_column(heading, justify="right")
-    grid.add_column("adapters in use")
+    grid.add_column("adapters")
     for row in rows:
         grid.add_row(
             row.name,
