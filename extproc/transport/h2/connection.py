@@ -37,6 +37,8 @@ class Connection:
     def __init__(self, limits: Limits, now: float) -> None:
         self.limits = limits
         self.closed = False
+        self.fault: ConnectionClosed | None = None
+        """Why it was closed, if it was the client's fault."""
         self._sender = Sender(now)
         self._streams: dict[int, Stream] = {}
         self._gone = GoneStreams()
@@ -53,7 +55,6 @@ class Connection:
         self._decoder = HeaderDecoder(limits.max_header_list, limits.max_header_fields)
         self._requests = RequestReader(self._decoder)
         self._messages = MessageReader(limits.max_message, limits.max_unread)
-        self._table_must_shrink = False
 
         self._window = limits.connection_window
         self._unacknowledged = 0
@@ -102,7 +103,8 @@ class Connection:
         if stream is None or stream.ended or stream.ending is not None:
             return False
         if not stream.headers_sent:
-            self._send_headers(stream, responses.RESPONSE)
+            stream.headers_sent = True
+            self._sender.headers(stream_id, responses.RESPONSE, end_stream=False)
         self._sender.message(stream, message)
         if stream.queue is not None:
             self._pump()
@@ -123,8 +125,9 @@ class Connection:
         block = responses.trailers(status, message)
         if not stream.headers_sent:
             block = responses.RESPONSE + block
-            stream.headers_sent = True
-        self._end(stream, frames.headers(stream.id, self._with_table_size(block), end_stream=True))
+        self._sender.end(stream, block)
+        if stream.ended:
+            self._after_end(stream)
 
     def reset(self, stream_id: int, code: ErrorCode) -> None:
         """Drop the stream and what it still had to send."""
@@ -180,8 +183,7 @@ class Connection:
                 except StreamBrokenError as fault:
                     self._on_stream_fault(fault, now)
         except ConnectionBrokenError as fault:
-            self._close(fault.code, fault.reason)
-            self._events.append(ConnectionClosed(fault.code, fault.reason))
+            self._events.append(self._close(fault.code, fault.reason))
         else:
             self._acknowledge_connection()
             if self._sender.unsent:
@@ -202,8 +204,7 @@ class Connection:
         elif not self._settings_seen and now - self._started > limits.handshake_timeout:
             reason = f"no SETTINGS came within {limits.handshake_timeout:g} s"
         if reason:
-            self._close(ErrorCode.ENHANCE_YOUR_CALM, reason)
-            return [ConnectionClosed(ErrorCode.ENHANCE_YOUR_CALM, reason)]
+            return [self._close(ErrorCode.ENHANCE_YOUR_CALM, reason)]
         since = now - limits.stall_timeout
         reason = f"the client let nothing through for {limits.stall_timeout:g} s"
         stalled = [stream for stream in self._sender.held.values() if stream.held_since < since]
@@ -271,6 +272,8 @@ class Connection:
                 raise ConnectionBrokenError(ErrorCode.PROTOCOL_ERROR, "DATA of padding alone")
             stop -= data[start]
             start += 1
+        if start == stop and not flags & frames.END_STREAM:
+            self._count(self._empty, now, "empty DATA frames")
         stream = self._streams.get(stream_id)
         if stream is None or not stream.receiving:
             self._data_on_closed(stream, stream_id, flags, now)
@@ -286,16 +289,13 @@ class Connection:
                 raise StreamBrokenError(
                     stream_id, ErrorCode.PROTOCOL_ERROR, "more than content-length"
                 )
-        if start < stop:
-            if stream.reading:
-                try:
-                    for message in self._messages.read(stream, data, start, stop):
-                        self._events.append(Message(stream_id, message))
-                except BadMessageError as error:
-                    self._fail(stream, error.status, error.reason)
-                    return
-        elif not flags & frames.END_STREAM:
-            self._count(self._empty, now, "empty DATA frames")
+        if start < stop and stream.reading:
+            try:
+                for message in self._messages.read(stream, data, start, stop):
+                    self._events.append(Message(stream_id, message))
+            except BadMessageError as error:
+                self._fail(stream, error.status, error.reason)
+                return
         if flags & frames.END_STREAM:
             self._end_of_input(stream)
             return
@@ -431,7 +431,9 @@ class Connection:
             # Not gRPC: answered here, in plain HTTP. What else it sends is passed over.
             stream.reading = False
             stream.lingering = True
-            self._send_headers(stream, responses.refusal(request.refusal))
+            stream.headers_sent = True
+            block = responses.refusal(request.refusal)
+            self._sender.headers(stream_id, block, end_stream=False)
             self._sender.enqueue(stream, request.refusal.text.encode())
             self._sender.end(stream, b"")
         if end_stream:
@@ -533,7 +535,8 @@ class Connection:
                     ErrorCode.PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH is wrong"
                 )
         elif setting == Setting.HEADER_TABLE_SIZE and value < frames.DEFAULT_TABLE_SIZE:
-            self._table_must_shrink = True
+            # Our table is always empty, and we say so before its limit is asked about.
+            self._sender.block_prefix = TABLE_SIZE_ZERO
 
     def _on_priority(self, stream_id: int, payload: bytes, now: float) -> None:
         if stream_id == 0:
@@ -577,21 +580,6 @@ class Connection:
         self.finish(stream.id, status, reason)
         self._events.append(StreamReset(stream.id, ErrorCode.CANCEL, reason))
 
-    def _send_headers(self, stream: Stream, block: bytes) -> None:
-        stream.headers_sent = True
-        self._sender.put(frames.headers(stream.id, self._with_table_size(block), end_stream=False))
-
-    def _with_table_size(self, block: bytes) -> bytes:
-        if self._table_must_shrink:
-            self._table_must_shrink = False
-            return TABLE_SIZE_ZERO + block
-        return block
-
-    def _end(self, stream: Stream, trailers: bytes) -> None:
-        self._sender.end(stream, trailers)
-        if stream.ended:
-            self._after_end(stream)
-
     def _after_end(self, stream: Stream) -> None:
         """Our END_STREAM is out."""
         if not stream.receiving:
@@ -618,8 +606,10 @@ class Connection:
         for stream in list(self._streams.values()):
             self._remove(stream, by_us=True)
 
-    def _close(self, code: ErrorCode, reason: str) -> None:
+    def _close(self, code: ErrorCode, reason: str) -> ConnectionClosed:
         self.closed = True
+        self.fault = ConnectionClosed(code, reason)
         self._block = None
         self._forget_streams()
         self._sender.put(frames.goaway(self._last_stream, code, reason))
+        return self.fault

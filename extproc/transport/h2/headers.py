@@ -170,5 +170,5 @@ def _length(value: int) -> bytes:
 
 
 TABLE_SIZE_ZERO: Final = b"\x20"
-"""Before the first block after the client shrank our table: it is empty from now on, and every
-limit it may set later is kept (RFC 7541 4.2)."""
+"""Before every block, once the client has shrunk our table: it is empty, so every limit that may
+still be set is kept (RFC 7541 4.2)."""

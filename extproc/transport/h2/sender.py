@@ -16,6 +16,7 @@ from extproc.transport.h2.frames import (
     ErrorCode,
     StreamBrokenError,
     frame_header,
+    headers,
 )
 from extproc.transport.h2.stream import Stream
 
@@ -27,6 +28,7 @@ class Sender:
     __slots__ = (
         "_frames",
         "_line",
+        "block_prefix",
         "held",
         "initial_window",
         "max_frame",
@@ -41,6 +43,7 @@ class Sender:
         self.window = DEFAULT_WINDOW
         self.initial_window = DEFAULT_WINDOW
         self.max_frame = DEFAULT_FRAME_SIZE
+        self.block_prefix = b""
         self.unsent = 0
         self.held: dict[int, Stream] = {}
         """Streams with something queued."""
@@ -49,6 +52,10 @@ class Sender:
     def put(self, frame: bytes) -> None:
         """A frame to which flow control does not apply."""
         self._frames.append(frame)
+
+    def headers(self, stream_id: int, block: bytes, *, end_stream: bool) -> None:
+        """A header block of ours."""
+        self._frames.append(headers(stream_id, self.block_prefix + block, end_stream=end_stream))
 
     def take(self) -> bytes:
         """All frames so far, in one piece for one write."""
@@ -90,12 +97,18 @@ class Sender:
         self.offer(stream)
 
     def end(self, stream: Stream, trailers: bytes) -> None:
-        """End our side: with this frame, or if it is empty, with the last DATA frame."""
+        """End our side after what is queued: with this block, or if it is empty, with the last DATA
+        frame."""
+        stream.ending = trailers
         if stream.queue is None:
-            self._frames.append(trailers or frame_header(DATA, END_STREAM, stream.id, 0))
-            stream.ended = True
-        else:
-            stream.ending = trailers
+            if not trailers:
+                self._frames.append(frame_header(DATA, END_STREAM, stream.id, 0))
+            self._end(stream)
+
+    def _end(self, stream: Stream) -> None:
+        if stream.ending:
+            self.headers(stream.id, stream.ending, end_stream=True)
+        stream.ended = True
 
     def drop(self, stream: Stream) -> None:
         """Forget what the stream still had to send."""
@@ -103,7 +116,6 @@ class Sender:
             self.unsent -= stream.queued
             stream.queued = 0
             stream.queue = None
-            stream.ending = None
             del self.held[stream.id]
 
     def offer(self, stream: Stream) -> None:
@@ -128,10 +140,7 @@ class Sender:
             stream.queue = None
             del self.held[stream.id]
             if stream.ending is not None:
-                if stream.ending:
-                    self._frames.append(stream.ending)
-                stream.ending = None
-                stream.ended = True
+                self._end(stream)
                 ended.append(stream)
         return ended
 

@@ -40,7 +40,7 @@ class Stream:
     in_line: bool = False
     """It waits for its turn to use the connection's window."""
     ending: bytes | None = None
-    """The trailers' frame, to be sent after the queue. Empty: END_STREAM on the last DATA frame."""
+    """The trailers' block, sent after the queue. Empty: END_STREAM on the last DATA frame."""
     ended: bool = False
     """We have sent END_STREAM."""
 
