@@ -14,7 +14,7 @@ from poolpilot.errors import PoolPilotError
 app = typer.Typer(
     name="poolpilot",
     help="Routes LLM requests behind Envoy to the model-server pod that will answer them best.\n\n"
-    "Start here:  [bold]poolpilot demo[/bold]",
+    "[bold]Start here[/bold]\n\n  poolpilot demo",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

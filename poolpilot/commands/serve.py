@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 app = typer.Typer(
-    help="Run the xDS server, the endpoint picker, or both.",
+    help="Run the xDS server, the endpoint picker, or both.\n\n"
+    "[bold]Example[/bold]\n\n  poolpilot serve all --manifests pools/",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )

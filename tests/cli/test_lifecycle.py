@@ -45,9 +45,7 @@ async def test_the_death_of_one_part_stops_the_others_and_is_named() -> None:
         raise OSError("the disk is gone")
 
     other = Part()
-    with pytest.raises(
-        PartDiedError, match="manifest watcher ended: the disk is gone"
-    ) as died:
+    with pytest.raises(PartDiedError, match="manifest watcher ended: the disk is gone") as died:
         await run({"server": other.serve(), "manifest watcher": dies()}, asyncio.Event(), grace=5)
 
     assert isinstance(died.value.__cause__, OSError)
