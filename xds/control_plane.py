@@ -70,12 +70,22 @@ class ControlPlane:
         """Serve until cancelled. Raises what the source raises, and OSError for a taken port."""
         try:
             await self.start()
-            assert self._following is not None
-            await self._following
-            # A source that ends has said all it will ever say.
-            await asyncio.Event().wait()
+            await self._until_a_part_ends()
         finally:
             await self.stop(grace)
+
+    async def _until_a_part_ends(self) -> None:
+        """A source may end: then it has said all it ever will. Nothing else may."""
+        assert self._following is not None
+        http = asyncio.create_task(self._http.ended(), name="xds-http-ended")
+        try:
+            await asyncio.wait([self._following, http], return_when=asyncio.FIRST_COMPLETED)
+            if self._following.done():
+                self._following.result()
+            await http
+            raise RuntimeError("the HTTP server beside the xDS server ended by itself")
+        finally:
+            http.cancel()
 
     async def start(self) -> None:
         await self._http.start()

@@ -67,10 +67,17 @@ class HttpServer:
         self._socket = listening
         self._task = asyncio.create_task(self._server.serve(sockets=[listening]), name="xds-http")
 
+    async def ended(self) -> None:
+        """Returns when the server has stopped, whoever stopped it; raises what it died of."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+            if self._task is not None:
+                self._task.result()
+
     async def stop(self) -> None:
         if self._task is not None:
             self._server.should_exit = True
-            await self._task
+            await asyncio.wait([self._task])
             self._task = None
         if self._socket is not None:
             self._socket.close()

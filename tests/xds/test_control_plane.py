@@ -351,6 +351,16 @@ async def test_it_ends_when_the_source_fails():
     saying.cancel()
 
 
+async def test_it_ends_when_its_http_server_ends():
+    source = Script()
+    control = plane(source)
+    running = asyncio.create_task(control.run(grace=0))
+    await source.say(world(pool("llama")))
+    await control._http.stop()
+    with pytest.raises(RuntimeError, match="HTTP server"):
+        await running
+
+
 async def test_a_taken_port_is_named():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
