@@ -15,7 +15,7 @@ from collections.abc import Callable
 import structlog
 
 from extproc.decisions import DecisionLog, DecisionRecord, details_of
-from extproc.endpoint_health import judge
+from extproc.endpoint_health import Fault, judge
 from extproc.fleet import Fleet, PoolView
 from extproc.ledger import Ledger
 from extproc.metrics import Metrics
@@ -53,6 +53,7 @@ class Director:
         if endpoints_per_pick < 1:
             raise ValueError("endpoints_per_pick must be at least 1")
         self.fleet = fleet
+        fleet.on_out = self._taken_out
         self.ledger = Ledger(in_flight_expiry)
         self.decisions = DecisionLog(remembered, secrets.token_hex(4))
         self.metrics = metrics or Metrics()
@@ -135,9 +136,7 @@ class Director:
         endpoints = outcome.endpoints if isinstance(outcome, Routed) else ()
         faults, served = judge(completed, endpoints)
         for key, fault in faults:
-            if self.fleet.failed(key, fault, now):
-                self.metrics.ejected(key, fault)
-                log.warning("endpoint taken out of picks", endpoint=key, fault=fault.value)
+            self.fleet.failed(key, fault, now)
         if served:
             self.fleet.succeeded(served, now)
         self.metrics.ended(str(record.pool), record.model, charge.candidate.key, completed)
@@ -156,6 +155,10 @@ class Director:
 
     # The steps
 
+    def _taken_out(self, endpoint: str, fault: Fault) -> None:
+        self.metrics.ejected(endpoint, fault)
+        log.warning("endpoint taken out of picks", endpoint=endpoint, fault=fault.value)
+
     def _view_of(self, request: InferenceRequest) -> PoolView | Refused:
         pools = self.fleet.pools
         if self._world is None:
@@ -168,11 +171,15 @@ class Director:
                 return next(iter(pools.values()))
             name = self._pool_by_model.get(request.model)
             if name is None:
+                asked = (
+                    f"No pool serves the model {request.model!r}."
+                    if request.model
+                    else ("The request names no model by which its pool could be found.")
+                )
                 return Refused(
                     404,
                     "no-pool-for-model",
-                    f"No pool serves the model {request.model!r}. Ask for one that an "
-                    "InferenceModel or an InferenceModelRewrite names.",
+                    f"{asked} Ask for one that an InferenceModel or an InferenceModelRewrite names.",
                 )
         view = pools.get(name)
         if view is None:

@@ -174,6 +174,8 @@ class Fleet:
         self._stale_after = stale_after
         self._keep_for = stale_after(0)
         self._leaving: dict[str, Member] = {}
+        self.on_out: Callable[[str, Fault], None] = lambda key, fault: None
+        """Called when an endpoint is taken out of picks."""
         self.members: dict[str, Member] = {}
         self.pools: dict[ObjectName, PoolView] = {}
 
@@ -252,21 +254,21 @@ class Fleet:
             for view in member.views:
                 view.assuming = assume_missing(view.candidates)
         if not alive and member.health.scrape_failed(now):
-            self._impair(member)
+            self._taken_out(member, Fault.SCRAPE)
 
     def failed(self, key: str, fault: Fault, now: float) -> bool:
         """A request failed at an endpoint. Returns whether that took it out of picks."""
         member = self.members.get(key)
         if member is None or not member.health.failed(fault, now):
             return False
-        self._impair(member)
+        self._taken_out(member, fault)
         return True
 
     def succeeded(self, key: str, now: float) -> None:
         if (member := self.members.get(key)) is not None:
             member.health.succeeded(now)
 
-    @staticmethod
-    def _impair(member: Member) -> None:
+    def _taken_out(self, member: Member, fault: Fault) -> None:
         for view in member.views:
             view.impaired = True
+        self.on_out(member.candidate.key, fault)

@@ -22,6 +22,8 @@ from extproc.signals.engines import Engine, engine_of
 
 log = structlog.get_logger(__name__)
 
+WORTH_TELLING = 3
+"""Failures in a row after which the log says so, once."""
 MAX_PAGE_BYTES = 8 * 1024 * 1024
 
 
@@ -150,12 +152,16 @@ class Scraper:
                     raise ScrapeError(
                         f"{url} has none of the metrics of a model server", alive=True
                     )
+                if failures >= WORTH_TELLING:
+                    log.info("metrics can be read again", endpoint=key)
                 failures = 0
                 self._sink.scraped(key, sample, began)
             except (ScrapeError, TimeoutError) as error:
                 failures += 1
                 alive = isinstance(error, ScrapeError) and error.alive
                 reason = str(error) or f"{url} did not answer within {settings.timeout:g} s"
+                if failures == WORTH_TELLING:
+                    log.warning("metrics cannot be read", endpoint=key, error=reason)
                 self._sink.scrape_failed(key, reason, alive, clock())
             except Exception as error:
                 # A loop must not end: its endpoint would keep its last numbers for ever.

@@ -202,6 +202,7 @@ def test_of_several_pools_the_model_name_tells() -> None:
     answer = refused(director, ask("gpt-9", pool=None))
     assert (answer.status, answer.reason) == (404, "no-pool-for-model")
     assert "gpt-9" in answer.message
+    assert refused(director, ask("", pool=None)).reason == "no-pool-for-model"
 
 
 # The subset hint.

@@ -159,6 +159,17 @@ def test_numbers_that_are_not_renewed_are_no_longer_believed() -> None:
     assert silent.scrape_error == "timeout"
 
 
+def test_whoever_wants_to_know_is_told_when_an_endpoint_goes_out() -> None:
+    told: list[tuple[str, Fault]] = []
+    pods = fleet(endpoint(1), endpoint(2))
+    pods.on_out = lambda key, fault: told.append((key, fault))
+    take_out(pods, 1)
+    scrape(pods, 2, Signals(waiting=0), 0.0)
+    for _ in range(3):
+        pods.scrape_failed(key(2), "refused", False, 0.5)
+    assert told == [(key(1), Fault.CONNECT), (key(2), Fault.SCRAPE)]
+
+
 def test_news_of_an_endpoint_that_is_gone_is_ignored() -> None:
     pods = fleet(endpoint(1))
     scrape(pods, 9, Signals(waiting=1), 0.0)
