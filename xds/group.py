@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 import structlog
 
 from xds.consistency import inconsistencies
-from xds.protocol.sotw import FULL_STATE
+from xds.protocol.memory import Memory
 from xds.protocol.view import Target
-from xds.resource import Resource
 from xds.snapshot import Snapshot
 from xds.status import SnapshotStatus, TypeDifference
 
@@ -60,7 +59,7 @@ class Group:
         self._history: deque[Entry] = deque(maxlen=entries)
         self._targets: dict[str, tuple[Target, Entry]] = {}
         """By version, those in use now: nodes of one group may differ by what they can do."""
-        self._accepted: dict[tuple[str, str], Resource] = {}
+        self.memory = Memory()
 
     def target(
         self, snapshot: Snapshot, previous: Target | None, cause: str, now: float
@@ -79,21 +78,6 @@ class Group:
     def retain(self, versions: set[str]) -> None:
         """Forget the targets of all other snapshots."""
         self._targets = {v: known for v, known in self._targets.items() if v in versions}
-        if len(self._accepted) > 64:
-            alive = {
-                (type_url, name)
-                for target, _entry in self._targets.values()
-                for type_url in FULL_STATE
-                for name in target.of(type_url).resources
-            }
-            self._accepted = {k: r for k, r in self._accepted.items() if k in alive}
-
-    def accepted(self, type_url: str, name: str) -> Resource | None:
-        """The last content that a node of this group has acknowledged."""
-        return self._accepted.get((type_url, name))
-
-    def accept(self, resource: Resource) -> None:
-        self._accepted[resource.type_url, resource.name] = resource
 
     def converged(self, target: Target, node_id: str, now: float) -> float | None:
         """Note that a node has all of a target. Returns the seconds it took, the first time."""

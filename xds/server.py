@@ -17,8 +17,8 @@ from xds.config import XdsServerConfig
 from xds.encoder import Encoder
 from xds.group import Group
 from xds.metrics import XdsMetrics
+from xds.protocol.memory import Recollection
 from xds.protocol.stream import Stream, StreamSettings
-from xds.resource import Resource
 from xds.services import CLIENT_STATUS, SERVICES, Service
 from xds.session import Context, Ending, Session
 from xds.snapshot import Node, Snapshot, SnapshotProvider
@@ -212,8 +212,8 @@ class XdsServer:
     ) -> Ending | None:
         session: Session
 
-        def fallback(type_url: str, name: str) -> Resource | None:
-            return session.group.accepted(type_url, name) if session.group is not None else None
+        def recall(type_url: str, version: str) -> Recollection | None:
+            return session.recall(type_url, version)
 
         session = Session(
             context,
@@ -221,7 +221,7 @@ class XdsServer:
                 delta=delta,
                 type_url=service.type_url,
                 settings=self._settings,
-                fallback=fallback,
+                recall=recall,
             ),
             peer=peer,
             identities=identities(context.auth_context()),

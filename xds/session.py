@@ -17,6 +17,7 @@ from xds.config import XdsServerConfig
 from xds.encoder import Encoder
 from xds.group import Group
 from xds.metrics import XdsMetrics, short_type
+from xds.protocol.memory import Recollection
 from xds.protocol.message import Request, Response
 from xds.protocol.sotw import FULL_STATE
 from xds.protocol.stream import ProtocolError, Stream
@@ -115,6 +116,16 @@ class Session:
         if self._ending is None:
             self._ending = ending
         self._wake.set()
+
+    def recall(self, type_url: str, version: str) -> Recollection | None:
+        """What this client has accepted before this stream; None where nobody knows."""
+        target = self.stream.target
+        if self.group is None or self.node is None or target is None:
+            return None
+        view = target.of(type_url)
+        return self.group.memory.recall(
+            self.node.id, type_url, version, {view.version: view.resources}
+        )
 
     def _overdue(self) -> bool:
         return self._clock() >= self.opened_at + self._config.limits.first_request_seconds
@@ -261,13 +272,16 @@ class Session:
             metrics.convergence.observe(took)
 
     def _accept(self, received: Received) -> None:
-        if self.group is None or received.type_url not in FULL_STATE:
-            return
-        for resource in self.stream.watches[received.type_url].have.values():
-            if resource.body:
-                self.group.accept(resource)
+        if self._remembers(received) and self.group is not None and self.node is not None:
+            has = self.stream.watches[received.type_url].have
+            self.group.memory.acked(self.node.id, received.type_url, received.version, has)
+
+    def _remembers(self, received: Received) -> bool:
+        return not self.stream.delta and received.type_url in FULL_STATE
 
     def _tell_rejection(self, received: Received) -> None:
+        if self._remembers(received) and self.group is not None and self.node is not None:
+            self.group.memory.nacked(self.node.id, received.type_url)
         watch = self.stream.watches[received.type_url]
         origins = {}
         for name in received.culprits:

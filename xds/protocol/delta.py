@@ -39,10 +39,6 @@ class DeltaWatch(Watch):
     def _fall_due(self, now: float) -> None:
         """Nothing is ever put off."""
 
-    def _already_has(self) -> bool:
-        """Versions are told by name, so the difference says it."""
-        return False
-
     def _tells_absence(self, known: bool) -> bool:
         return True
 

@@ -69,6 +69,8 @@ class Rollout:
         self, target: Target, watches: Mapping[str, Watch], now: float, timeout: float
     ) -> None:
         """Show each watch what it may see by now."""
+        if self.phase is Phase.DONE and any(watch.view is None for watch in watches.values()):
+            self.retarget(now, timeout)  # A type was subscribed to just now.
         if self.phase is Phase.MAKE:
             for type_url, watch in watches.items():
                 if type_url in SUPPORT:
@@ -87,7 +89,7 @@ class Rollout:
             if not self._over(done, now, timeout):
                 return
             self.phase = Phase.BREAK
-        if self.phase is Phase.BREAK or self.kept or self.held or self._newcomers(watches):
+        if self.phase is Phase.BREAK or self.kept or self.held:
             self._switch(target, watches)
             self._break(target, watches)
             self.phase = Phase.DONE
@@ -122,9 +124,6 @@ class Rollout:
                 if missing and not watch.rejects(name):
                     return False
         return True
-
-    def _newcomers(self, watches: Mapping[str, Watch]) -> bool:
-        return any(watch.view is None for watch in watches.values())
 
     def _switch(self, target: Target, watches: Mapping[str, Watch]) -> None:
         clusters = watches.get(CLUSTER)

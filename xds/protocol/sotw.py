@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from xds.protocol.message import Response, SotwRequest
 from xds.protocol.view import EMPTY, set_version
-from xds.protocol.watch import Fallback, Kind, Received, Watch
+from xds.protocol.watch import Answered, Kind, Recall, Received, Watch
 from xds.resource import CLUSTER, LISTENER, SCOPED_ROUTE, Resource
 
 FULL_STATE = frozenset({LISTENER, CLUSTER, SCOPED_ROUTE})
@@ -17,8 +17,8 @@ _REPEAT_INTERVAL = 1.0
 
 
 class SotwWatch(Watch):
-    def __init__(self, type_url: str, fallback: Fallback) -> None:
-        super().__init__(type_url, fallback)
+    def __init__(self, type_url: str, recall: Recall) -> None:
+        super().__init__(type_url, recall)
         self.full_state = type_url in FULL_STATE
         self._claimed = ""
         self._exact = True
@@ -65,6 +65,7 @@ class SotwWatch(Watch):
         )
 
     def _fall_due(self, now: float) -> None:
+        self._come_back(now)
         if self._repeat_at is not None and now >= self._repeat_at:
             self._repeat_at = None
             self._repeated_at = now
@@ -96,19 +97,25 @@ class SotwWatch(Watch):
         version = view.version if whole else set_version(resources)
         return Response(self.type_url, nonce, version, resources, changes=changes)
 
-    def _already_has(self) -> bool:
-        """A client that comes back tells the version of the whole set that it has."""
-        return (
-            self.full_state
-            and self.subscription.wildcard
-            and not self.subscription.names
-            and self.view is not None
-            and self._claimed == self.view.version
-        )
-
-    def _adopt(self, now: float) -> None:
-        super()._adopt(now)
+    def _come_back(self, now: float) -> None:
+        """A client that comes back tells which set it has accepted. If that is known, only what
+        changed since need be sent, and nothing at all if nothing did."""
+        claimed, self._claimed = self._claimed, ""
+        if not claimed or not self.full_state:
+            return
+        recollection = self._recall(self.type_url, claimed)
+        if recollection is None:
+            return
+        has = recollection.has
+        self.have = {n: r for n, r in has.items() if self.subscription.covers(n)}
+        if not recollection.certain:
+            self._uncertain |= self.have.keys()
+        self._dirty |= self.have.keys()
         self._exact = True
+        self.acked = Answered(claimed, "", now)
+        named = bool(self.subscription.names)
+        if recollection.certain and self.subscription.wildcard and not named:
+            self._must_answer = False
 
     def _everything(self, upserts: Mapping[str, Resource]) -> tuple[Resource, ...] | None:
         """The whole set, with ``upserts`` in their new form and the rest as the client has it.
@@ -124,7 +131,7 @@ class SotwWatch(Watch):
             if name in upserts:
                 everything.append(wanted)
                 continue
-            kept = self.have.get(name) or self._fallback(self.type_url, name)
+            kept = self.have.get(name)
             if kept is not None:
                 everything.append(kept)
             elif not self._exact:

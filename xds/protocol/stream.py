@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from xds.protocol.delta import DeltaWatch
+from xds.protocol.memory import Recollection
 from xds.protocol.message import DeltaRequest, Request, Response, SotwRequest
 from xds.protocol.rollout import Rollout
 from xds.protocol.sotw import SotwWatch
 from xds.protocol.view import Target
-from xds.protocol.watch import Fallback, Received, Watch
-from xds.resource import CLUSTER, ENDPOINT, LISTENER, SECRET, TYPES, Resource
+from xds.protocol.watch import Recall, Received, Watch
+from xds.resource import CLUSTER, ENDPOINT, LISTENER, SECRET, TYPES
 
 _ORDER = {type_url: rank for rank, type_url in enumerate(TYPES)}
 
@@ -29,7 +30,7 @@ class StreamSettings:
     max_types: int = 32
 
 
-def _no_fallback(_type_url: str, _name: str) -> Resource | None:
+def _forgotten(_type_url: str, _version: str) -> Recollection | None:
     return None
 
 
@@ -42,7 +43,7 @@ class Stream:
         delta: bool,
         type_url: str | None = None,
         settings: StreamSettings | None = None,
-        fallback: Fallback = _no_fallback,
+        recall: Recall = _forgotten,
     ) -> None:
         self.delta = delta
         self.type_url = type_url
@@ -50,7 +51,7 @@ class Stream:
         self.watches: dict[str, Watch] = {}
         self.target: Target | None = None
         self.rollout = Rollout()
-        self._fallback = fallback
+        self._recall = recall
         self._nonce = 0
 
     def receive(self, request: Request, now: float) -> Received:
@@ -126,7 +127,7 @@ class Stream:
 
     def _watch(self, type_url: str) -> Watch:
         kind = DeltaWatch if self.delta else SotwWatch
-        watch = self.watches[type_url] = kind(type_url, self._fallback)
+        watch = self.watches[type_url] = kind(type_url, self._recall)
         return watch
 
     def _read(self, watch: Watch, request: Request, now: float) -> Received:

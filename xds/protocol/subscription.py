@@ -52,11 +52,14 @@ class Subscription:
         """Whether the wildcard in force is the unspoken one."""
         return self._legacy and self.wildcard
 
+    def is_namespace(self, name: str) -> bool:
+        """VHDS: whether a name stands for all virtual hosts of a route configuration, which are
+        named ``<route configuration>/<host>``."""
+        return self._namespaces and "/" not in name
+
     def covers(self, name: str) -> bool:
         if self.wildcard or name in self.names:
             return True
-        # VHDS: a subscription to a route configuration covers all its virtual hosts, which are
-        # named "<route configuration>/<host>".
         return self._namespaces and name.partition("/")[0] in self.names
 
     def replace(self, names: Collection[str]) -> Change:

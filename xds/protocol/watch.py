@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from xds.protocol.isolation import Isolation, plain_words
+from xds.protocol.memory import Recollection
 from xds.protocol.message import ErrorDetail, Response
 from xds.protocol.subscription import Change, Subscription
 from xds.protocol.view import EMPTY, View
 from xds.resource import Resource
 
-Fallback = Callable[[str, str], Resource | None]
-"""(type URL, name) to the last content that a node of the same kind has accepted."""
+Recall = Callable[[str, str], Recollection | None]
+"""(type URL, version) to what this client has that says it has accepted this version of the whole
+set; None where nobody knows."""
 
 
 class Kind(StrEnum):
@@ -107,7 +109,7 @@ class Watch(ABC):
     full_state = False
     """Each response carries everything, and what is missing in it is deleted."""
 
-    def __init__(self, type_url: str, fallback: Fallback) -> None:
+    def __init__(self, type_url: str, recall: Recall) -> None:
         self.type_url = type_url
         self.subscription = Subscription(type_url)
         self.view: View | None = None
@@ -124,7 +126,7 @@ class Watch(ABC):
         self.error: LastError | None = None
         self.counters = Counters()
         self.not_before = 0.0
-        self._fallback = fallback
+        self._recall = recall
         self._dirty: set[str] = set()
         self._forced: set[str] = set()
         self._uncertain: set[str] = set()
@@ -161,9 +163,6 @@ class Watch(ABC):
         if self.pending is not None or self.view is None or not self.started:
             return None
         if now < self.not_before or self._held is self.view:
-            return None
-        if not self.last_nonce and self._already_has():
-            self._adopt(now)
             return None
         self._fall_due(now)
         work = self._work()
@@ -268,6 +267,11 @@ class Watch(ABC):
     def _ask(self, names: Iterable[str]) -> None:
         """The client wants these told, whatever it is believed to have."""
         for name in names:
+            if self.subscription.is_namespace(name):
+                self._must_answer = True
+                inside = (n for n in (self.view or EMPTY).resources if n.startswith(f"{name}/"))
+                self._ask(inside)
+                continue
             self._forced.add(name)
             self._dirty.add(name)
             self.isolation.rejected.pop(name, None)
@@ -315,20 +319,9 @@ class Watch(ABC):
     def _owes(self) -> bool:
         return bool(self._dirty) and self._held is not self.view and bool(self._work())
 
-    def _adopt(self, now: float) -> None:
-        assert self.view is not None
-        self.have = dict(self.view.resources)
-        self._must_answer = False
-        self._forced.clear()
-        self.acked = Answered(self.view.version, "", now)
-
     @abstractmethod
     def _fall_due(self, now: float) -> None:
         """Take up what was put off until now."""
-
-    @abstractmethod
-    def _already_has(self) -> bool:
-        """Whether the client has shown that it has all of the view; then nothing need be sent."""
 
     @abstractmethod
     def _tells_absence(self, known: bool) -> bool:

@@ -1,0 +1,148 @@
+"""One bad resource must not keep its neighbours out."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.xds.model import DeltaClient, ModelClient, SotwClient, bad_content, content, is_bad
+from xds.protocol.isolation import PATIENCE, Isolation, named_in, plain_words
+from xds.protocol.message import Response
+from xds.protocol.stream import Stream
+from xds.protocol.view import Target
+from xds.resource import CLUSTER, Resource
+from xds.snapshot import Snapshot
+
+
+class Conversation:
+    """A wildcard client of clusters and its stream, without a network between."""
+
+    def __init__(self, *, delta: bool, takes: bool = False, names: bool = False) -> None:
+        kind = DeltaClient if delta else SotwClient
+        self.client: ModelClient = kind(takes_good_part=takes, names_culprit=names)
+        self.stream = Stream(delta=delta, type_url=CLUSTER)
+        self.target: Target | None = None
+        self.now = 0.0
+        self.sent: list[Response] = []
+        self.client.subscribe(CLUSTER, wildcard=True)
+
+    def publish(self, *resources: Resource) -> None:
+        self.target = Target(Snapshot.of(resources), self.target)
+        self.stream.offer(self.target, self.now)
+        for _ in range(500):
+            while self.client.outbox:
+                self.stream.receive(self.client.outbox.pop(0), self.now)
+            responses = list(self.stream.poll(self.now))
+            self.sent.extend(responses)
+            for response in responses:
+                self.client.receive(response)
+            if not responses and not self.client.outbox:
+                return
+        raise AssertionError("no end of it")
+
+    @property
+    def has(self) -> dict[str, str]:
+        return {n: r.body.decode() for n, r in self.client.of(CLUSTER).resources.items()}
+
+    @property
+    def rejected(self) -> set[str]:
+        return set(self.stream.watches[CLUSTER].isolation.rejected)
+
+
+@pytest.fixture(params=["sotw", "delta"])
+def delta(request) -> bool:
+    return request.param == "delta"
+
+
+@pytest.mark.parametrize("takes", [False, True], ids=["rejects all", "takes the good part"])
+@pytest.mark.parametrize("names", [False, True], ids=["names no culprit", "names it"])
+def test_the_good_ones_arrive_and_the_bad_ones_are_known(delta, takes, names):
+    talk = Conversation(delta=delta, takes=takes, names=names)
+    good = [content(CLUSTER, f"good-{i}") for i in range(20)]
+    bad = [bad_content(CLUSTER, f"bad-{i}") for i in range(3)]
+    talk.publish(*good, *bad)
+    assert talk.has.keys() == {r.name for r in good}
+    assert talk.rejected == {r.name for r in bad}
+
+
+def test_one_culprit_that_is_named_costs_one_more_response(delta):
+    talk = Conversation(delta=delta, names=True)
+    talk.publish(*(content(CLUSTER, f"good-{i}") for i in range(100)), bad_content(CLUSTER, "bad"))
+    assert len(talk.sent) == 2
+
+
+def test_one_culprit_among_a_thousand_is_found_by_halving(delta):
+    talk = Conversation(delta=delta)
+    talk.publish(*(content(CLUSTER, f"{i:04}") for i in range(1000)), bad_content(CLUSTER, "0500x"))
+    assert talk.rejected == {"0500x"}
+    assert len(talk.has) == 1000
+    assert len(talk.sent) < 30
+
+
+def test_the_last_good_content_of_a_rejected_resource_stays(delta):
+    talk = Conversation(delta=delta)
+    talk.publish(content(CLUSTER, "a", 1), content(CLUSTER, "b", 1))
+    talk.publish(bad_content(CLUSTER, "a", 2), content(CLUSTER, "b", 2))
+    assert talk.has == {"a": "a 1", "b": "b 2"}
+    talk.publish(bad_content(CLUSTER, "a", 2), content(CLUSTER, "b", 3))
+    assert talk.has == {"a": "a 1", "b": "b 3"}
+    talk.publish(content(CLUSTER, "a", 3), content(CLUSTER, "b", 3))
+    assert talk.has == {"a": "a 3", "b": "b 3"}
+    assert talk.rejected == set()
+    assert talk.stream.watches[CLUSTER].error is None
+
+
+def test_a_change_elsewhere_does_not_bring_the_rejected_content_back(delta):
+    talk = Conversation(delta=delta)
+    talk.publish(content(CLUSTER, "a"), bad_content(CLUSTER, "bad"))
+    talk.sent.clear()
+    talk.publish(content(CLUSTER, "a", 2), bad_content(CLUSTER, "bad"))
+    assert [r for response in talk.sent for r in response.resources if is_bad(r)] == []
+
+
+def test_words_that_name_a_neighbour_too_do_not_condemn_it():
+    isolation = Isolation()
+    sent = {"l1": "1", "l2": "1", "l3": "1"}
+    isolation.nacked(sent, "l2 has the same address as l1", 0.0)
+    assert isolation.choose(sent) == {"l3"}
+    isolation.acked({"l3": "1"})
+    left = {"l1": "1", "l2": "1"}
+    alone = isolation.choose(left)
+    assert len(alone) == 1
+    assert not isolation.rejected
+
+
+def test_words_that_only_seem_to_name_somebody_are_found_out():
+    isolation = Isolation()
+    sent = {"a": "1", "x": "1", "y": "1"}
+    words = "a duration must be positive"
+    assert isolation.nacked(sent, words, 0.0) == {"a"}
+    rest = isolation.choose({"x": "1", "y": "1"})
+    assert rest == {"x", "y"}
+    isolation.nacked({"x": "1", "y": "1"}, words, 0.0)
+    assert "a" not in isolation.rejected
+
+
+def test_a_name_is_found_only_as_a_whole_word():
+    assert named_in("cluster(s) pool-a: bad", {"pool", "pool-a", "a"}) == {"pool-a"}
+    assert named_in("cluster pool.", {"pool"}) == {"pool"}
+    assert named_in("cluster pool.x", {"pool"}) == frozenset()
+
+
+def test_salt_is_taken_out_of_the_words():
+    assert plain_words("Expected: goo.gle/debugstr   \nseconds: -1") == "Expected: seconds: -1"
+    assert plain_words("x goo.gle/debugonly y") == plain_words("x  goo.gle/debugproto  y")
+
+
+def test_a_client_that_rejects_everything_for_ever_is_asked_ever_more_rarely():
+    isolation = Isolation()
+    for _ in range(PATIENCE):
+        isolation.nacked({"a": "1"}, "no", 0.0)
+    assert isolation.pause() == 0.0
+    pauses = []
+    for _ in range(30):
+        isolation.nacked({"a": "1"}, "no", 0.0)
+        pauses.append(isolation.pause())
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == 30.0
+    isolation.acked({"a": "1"})
+    assert isolation.pause() == 0.0

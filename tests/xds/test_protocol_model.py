@@ -1,0 +1,331 @@
+"""Whatever happens in whatever order, a client ends with exactly what it subscribed to."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tests.xds.model import (
+    DeltaClient,
+    ModelClient,
+    SotwClient,
+    bad_content,
+    content,
+    is_bad,
+)
+from xds.protocol.memory import Memory
+from xds.protocol.message import Response
+from xds.protocol.sotw import FULL_STATE
+from xds.protocol.stream import Stream
+from xds.protocol.view import Target
+from xds.protocol.watch import Kind
+from xds.resource import CLUSTER, ENDPOINT, LISTENER, ROUTE, Resource
+from xds.snapshot import Snapshot
+
+NAMES = ("a", "b", "cc", "dd")
+TYPES = (CLUSTER, ENDPOINT)
+CHANGES = st.lists(
+    st.tuples(
+        st.sampled_from(TYPES),
+        st.sampled_from(NAMES[:3]),
+        st.sampled_from(("good 1", "good 2", "good 3", "bad", "gone")),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+class AnyClient(RuleBasedStateMachine):
+    """Random subscriptions, changes, delays, crossings, rejections and reconnects."""
+
+    delta = False
+    aggregated = True
+
+    @initialize(takes=st.booleans(), names=st.booleans())
+    def begin(self, takes: bool, names: bool) -> None:
+        kind = DeltaClient if self.delta else SotwClient
+        self.client: ModelClient = kind(takes_good_part=takes, names_culprit=names)
+        self.content: dict[tuple[str, str], Resource] = {}
+        self.memory = Memory()
+        self.now = 0.0
+        self.number = 0
+        self.forgot = False
+        self.kept: set[tuple[str, str]] = set()
+        self.to_client: list[Response] = []
+        self.target: Target | None = None
+        self.unanswered: Counter[str] = Counter()
+        self.open()
+
+    def open(self) -> None:
+        self.stream = Stream(
+            delta=self.delta, recall=lambda *asked: self.memory.recall("node", *asked, {})
+        )
+        self.to_client.clear()
+        self.unanswered.clear()
+        if self.target is not None:
+            self.stream.offer(self.target, self.now)
+
+    @rule(
+        kind=st.sampled_from(TYPES),
+        names=st.sets(st.sampled_from(NAMES[:3])),
+        wild=st.booleans(),
+    )
+    def subscribe(self, kind: str, names: set[str], wild: bool) -> None:
+        if not names and not wild and self.client.of(kind).first:
+            return
+        self.client.subscribe(kind, names, wildcard=wild)
+        self.kept = {(k, n) for k, n in self.kept if k != kind or wild or n in names}
+
+    @rule(changes=CHANGES)
+    def change(self, changes: list[tuple[str, str, str]]) -> None:
+        for kind, name, what in changes:
+            if what == "gone":
+                self.content.pop((kind, name), None)
+            elif what == "bad":
+                self.number += 1
+                self.content[kind, name] = bad_content(kind, name, self.number)
+            else:
+                self.content[kind, name] = content(kind, name, int(what[-1]))
+        self.publish()
+
+    def publish(self) -> None:
+        self.kept &= self.content.keys()
+        self.target = Target(Snapshot.of(self.content.values()), self.target)
+        self.stream.offer(self.target, self.now)
+
+    @precondition(lambda self: self.client.outbox)
+    @rule()
+    def deliver_request(self) -> None:
+        request = self.client.outbox.pop(0)
+        received = self.stream.receive(request, self.now)
+        if received.kind in (Kind.ACK, Kind.NACK):
+            self.unanswered[received.type_url] -= 1
+        if received.kind is Kind.ACK and received.type_url in FULL_STATE:
+            watch = self.stream.watches[received.type_url]
+            self.memory.acked("node", received.type_url, received.version, watch.have)
+            has = {(received.type_url, name) for name in watch.have}
+            # Of what the client said it has, what it was never told to drop since.
+            self.kept.update(has & self.content.keys())
+        if received.kind is Kind.NACK and received.type_url in FULL_STATE:
+            self.memory.nacked("node", received.type_url)
+        self.poll()
+
+    @rule()
+    def everything_arrives(self) -> None:
+        self.settle()
+
+    @rule()
+    def poll(self) -> None:
+        for response in self.stream.poll(self.now):
+            self.unanswered[response.type_url] += 1
+            self.to_client.append(response)
+
+    @precondition(lambda self: self.to_client)
+    @rule()
+    def deliver_response(self) -> None:
+        self.client.receive(self.to_client.pop(0))
+
+    @rule(seconds=st.sampled_from((0.001, 0.5, 3.0)))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def reconnect(self) -> None:
+        self.open()
+        self.client.reconnect()
+
+    @rule()
+    def server_restarts(self) -> None:
+        self.memory = Memory()
+        self.forgot = True
+        self.reconnect()
+
+    @invariant()
+    def at_most_one_response_of_a_type_is_unanswered(self) -> None:
+        if hasattr(self, "unanswered"):
+            assert all(count <= 1 for count in self.unanswered.values()), self.unanswered
+
+    def teardown(self) -> None:
+        if not hasattr(self, "client"):
+            return
+        self.publish()
+        self.settle()
+        self.check()
+
+    def settle(self) -> None:
+        """Let everything arrive, until nobody has anything to say."""
+        for _ in range(2000):
+            while self.client.outbox:
+                self.deliver_request()
+            self.poll()
+            if self.to_client:
+                self.deliver_response()
+            elif not self.client.outbox:
+                deadline = self.stream.deadline(self.now)
+                if deadline is None:
+                    return
+                self.now = max(self.now, deadline) + 0.001
+        raise AssertionError("client and server never stop talking")
+
+    def check(self) -> None:
+        assert self.target is not None
+        for kind, state in self.client.types.items():
+            wanted = {n: r for n, r in self.target.of(kind).resources.items() if state.wants(n)}
+            full = kind in FULL_STATE and not self.delta
+            # Nobody knows what a client has from before a restart: then it loses nothing, even if
+            # that means that the neighbours of a bad resource wait.
+            cautious = full and self.forgot and any(is_bad(r) for r in wanted.values())
+            for name, resource in wanted.items():
+                got = state.resources.get(name)
+                if cautious and not is_bad(resource):
+                    continue
+                if not is_bad(resource):
+                    assert got is not None, f"{kind} {name} never came"
+                    assert got.version == resource.version, f"{kind} {name} is old"
+                elif got is not None:
+                    assert not is_bad(got)
+                elif full:
+                    assert (kind, name) not in self.kept, f"last good {name} was deleted"
+            if (self.delta or full) and not cautious:
+                extra = state.resources.keys() - wanted.keys()
+                assert not extra, f"{kind} {extra} should be gone"
+
+
+class DeltaAnyClient(AnyClient):
+    delta = True
+
+
+@pytest.mark.parametrize("machine", [AnyClient, DeltaAnyClient], ids=["sotw", "delta"])
+def test_a_client_ends_with_exactly_what_it_subscribed_to(
+    machine: type[RuleBasedStateMachine],
+) -> None:
+    run_state_machine_as_test(
+        machine, settings=settings(max_examples=100, stateful_step_count=25, deadline=None)
+    )
+
+
+class EnvoyLike(RuleBasedStateMachine):
+    """A client that asks for what its listeners and clusters need, and warms its clusters."""
+
+    delta = False
+
+    @initialize()
+    def begin(self) -> None:
+        self.client: ModelClient = DeltaClient() if self.delta else SotwClient()
+        self.stream = Stream(delta=self.delta)
+        self.to_client: list[Response] = []
+        self.warming: set[str] = set()
+        self.now = 0.0
+        self.number = 0
+        self.timeouts: dict[str, int] = {}
+        self.routed = {"a"}
+        self.publish()
+        self.client.subscribe(CLUSTER, wildcard=True)
+        self.client.subscribe(LISTENER, wildcard=True)
+
+    @rule(
+        routed=st.sets(st.sampled_from(NAMES), min_size=1),
+        retimed=st.sets(st.sampled_from(NAMES)),
+        moved=st.sets(st.sampled_from(NAMES)),
+    )
+    def change(self, routed: set[str], retimed: set[str], moved: set[str]) -> None:
+        self.number += 1
+        self.timeouts.update(dict.fromkeys(retimed, self.number))
+        self.timeouts.update({f"{name} endpoints": self.number for name in moved})
+        self.routed = routed
+        self.publish()
+
+    def publish(self) -> None:
+        number = self.timeouts.get
+        needs = tuple((CLUSTER, name) for name in sorted(self.routed))
+        which = sum(2 ** NAMES.index(name) for name in self.routed)
+        self.target = Target(
+            Snapshot.of(
+                [
+                    content(LISTENER, "l", 1, (ROUTE, "r")),
+                    content(ROUTE, "r", which, *needs),
+                    *(content(CLUSTER, n, number(n, 0), (ENDPOINT, n)) for n in self.routed),
+                    *(content(ENDPOINT, n, number(f"{n} endpoints", 0)) for n in self.routed),
+                ]
+            )
+        )
+        self.stream.offer(self.target, self.now)
+        self.poll()
+
+    def poll(self) -> None:
+        self.to_client.extend(self.stream.poll(self.now))
+
+    @precondition(lambda self: self.client.outbox)
+    @rule()
+    def deliver_request(self) -> None:
+        self.stream.receive(self.client.outbox.pop(0), self.now)
+        self.poll()
+
+    @precondition(lambda self: self.to_client)
+    @rule()
+    def deliver_response(self) -> None:
+        response = self.to_client.pop(0)
+        before = dict(self.client.of(CLUSTER).resources)
+        self.client.receive(response)
+        clusters = self.client.of(CLUSTER).resources
+        if response.type_url == CLUSTER:
+            self.warming &= clusters.keys()
+            for name, cluster in clusters.items():
+                if name not in before or before[name].version != cluster.version:
+                    self.warming.add(name)
+            if sorted(clusters) != self.client.of(ENDPOINT).names:
+                self.client.subscribe(ENDPOINT, clusters)
+        elif response.type_url == ENDPOINT:
+            self.warming -= {resource.name for resource in response.resources}
+        elif response.type_url == LISTENER and self.client.of(ROUTE).names != ["r"]:
+            self.client.subscribe(ROUTE, ["r"])
+
+    @invariant()
+    def no_route_leads_to_a_cluster_that_is_not_there(self) -> None:
+        if not hasattr(self, "client"):
+            return
+        route = self.client.of(ROUTE).resources.get("r")
+        for _kind, name in route.needs if route is not None else ():
+            assert name in self.client.of(CLUSTER).resources, f"no cluster {name} for the route"
+
+    def teardown(self) -> None:
+        if not hasattr(self, "client"):
+            return
+        for _ in range(1000):
+            if self.client.outbox:
+                self.deliver_request()
+            elif self.to_client:
+                self.deliver_response()
+            else:
+                break
+        assert not self.warming, f"these wait for endpoints for ever: {self.warming}"
+        for kind in (CLUSTER, LISTENER, ROUTE):
+            got = {n: r.version for n, r in self.client.of(kind).resources.items()}
+            assert got == {n: r.version for n, r in self.target.of(kind).resources.items()}
+        for name, resource in self.target.of(ENDPOINT).resources.items():
+            assert self.client.of(ENDPOINT).resources[name].version == resource.version
+        assert self.stream.converged
+
+
+class DeltaEnvoyLike(EnvoyLike):
+    delta = True
+
+
+@pytest.mark.parametrize("machine", [EnvoyLike, DeltaEnvoyLike], ids=["sotw", "delta"])
+def test_no_route_ever_leads_to_a_missing_cluster_and_no_cluster_warms_for_ever(
+    machine: type[RuleBasedStateMachine],
+) -> None:
+    run_state_machine_as_test(
+        machine, settings=settings(max_examples=100, stateful_step_count=25, deadline=None)
+    )
