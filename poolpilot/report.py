@@ -84,7 +84,7 @@ def picks(decisions: Sequence[Json]) -> RenderableType:
     """Decisions, the newest first."""
     if not decisions:
         return Text("No request was picked for yet.")
-    grid = _grid("at (UTC)", "pick", "model", "outcome", "endpoint", "answer", "steps")
+    grid = _grid("at (UTC)", "pick", "model", "outcome", "endpoint", "answer", "narrowed by")
     for one in decisions:
         grid.add_row(
             one["at"].partition("T")[2],
@@ -93,7 +93,7 @@ def picks(decisions: Sequence[Json]) -> RenderableType:
             one["outcome"],
             (one.get("endpoints") or ["-"])[0],
             _answer(one),
-            " → ".join(f"{step['name']} {step['kept']}" for step in one["steps"]) or "-",
+            _narrowed(one),
         )
     return grid
 
@@ -112,8 +112,20 @@ def _answer(decision: Json) -> str:
     return f"{completed['code']} in {completed['duration_s'] * 1000:.0f} ms"
 
 
+def _narrowed(decision: Json) -> str:
+    """The steps that left candidates out, and how many each kept: ``3: adapter-active 1``."""
+    left = decision["candidates"]
+    steps = []
+    for step in decision["steps"]:
+        # A step that keeps nothing is passed over, unless nothing else follows.
+        if 0 < step["kept"] < left:
+            left = step["kept"]
+            steps.append(f"{step['name']} {left}")
+    return f"{decision['candidates']}: {', '.join(steps) or 'none'}"
+
+
 def _grid(*headings: str) -> Table:
     grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for heading in headings:
-        grid.add_column(heading)
+        grid.add_column(heading, no_wrap=True)
     return grid

@@ -28,6 +28,9 @@ Extproc = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print what the server said, as JSON.")]
 
 XDS_URL = "http://127.0.0.1:18001"
+
+WIDTH = 140
+"""Columns that tables get at least."""
 EXTPROC_URL = "http://127.0.0.1:9090"
 
 
@@ -124,7 +127,10 @@ def picks(
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(highlight=False)
+    console = Console(highlight=False)
+    # A line that a narrow terminal wraps is easier to read than columns that are cut off.
+    console.width = max(console.width, WIDTH)
+    return console
 
 
 def _print_json(document: object) -> None:

@@ -221,6 +221,7 @@ DECISION = {
     "target_model": "tweet-summary-1",
     "outcome": "routed",
     "endpoints": ["10.0.0.1:8000", "10.0.0.2:8000"],
+    "candidates": 3,
     "steps": [{"name": "queue-below-50", "kept": 3}, {"name": "adapter-active", "kept": 1}],
     "completed": {"code": 200, "duration_s": 0.25},
 }
@@ -299,7 +300,7 @@ async def test_picks_show_where_each_request_went_and_why(
         "tweet-summary as tweet-summary-1",
         "10.0.0.1:8000",
         "200 in 250 ms",
-        "queue-below-50 3 → adapter-active 1",
+        "3: adapter-active 1",
     ):
         assert shown in output
     code, output, _ = await run("picks", "--extproc", url, "--json")
