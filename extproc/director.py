@@ -26,6 +26,8 @@ from pools.model import ObjectName, World
 log = structlog.get_logger(__name__)
 
 ENDPOINTS_PER_PICK = 3
+MAX_NAME = 256
+"""Characters kept of what clients name: a model name may be as long as a body."""
 BYTES_PER_TOKEN = 4
 """A rough average over languages and tokenizers; only compared with itself."""
 
@@ -171,15 +173,13 @@ class Director:
                 return next(iter(pools.values()))
             name = self._pool_by_model.get(request.model)
             if name is None:
-                asked = (
-                    f"No pool serves the model {request.model!r}."
-                    if request.model
-                    else ("The request names no model by which its pool could be found.")
-                )
+                model = f"the model {request.model[:MAX_NAME]!r}" if request.model else "no model"
                 return Refused(
                     404,
                     "no-pool-for-model",
-                    f"{asked} Ask for one that an InferenceModel or an InferenceModelRewrite names.",
+                    f"The route names no pool, and the request asks for {model}, which no pool is "
+                    "known to serve. Ask for one that an InferenceModel or an "
+                    "InferenceModelRewrite names.",
                 )
         view = pools.get(name)
         if view is None:
@@ -239,11 +239,11 @@ class Director:
         record = DecisionRecord(
             pick_id,
             now,
-            request.id,
+            request.id[:MAX_NAME],
             view.pool.name if view is not None else request.pool,
             view.profile.name if view is not None else "",
-            request.model,
-            target,
+            request.model[:MAX_NAME],
+            target[:MAX_NAME],
             priority,
             outcome,
         )

@@ -24,6 +24,8 @@ Counts = defaultdict[tuple[str, ...], int]
 """By label values."""
 
 MAX_MODELS = 200
+MAX_NAME = 256
+"""Longer model names are counted as ``other``."""
 OTHER = "other"
 
 PICK_SECONDS = (10e-6, 20e-6, 50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 50e-3, 0.1)
@@ -82,7 +84,7 @@ class Metrics:
         """The model's name, or ``other`` once there are too many."""
         if model in self._models:
             return model
-        if len(self._models) < self._max_models and len(model) <= 256:
+        if len(self._models) < self._max_models and len(model) < MAX_NAME:
             self._models.add(model)
             return model
         return OTHER

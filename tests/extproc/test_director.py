@@ -406,6 +406,16 @@ def test_a_decision_can_be_read_back_with_its_reasons_and_its_end() -> None:
     assert completed["code"] == 200
 
 
+def test_of_a_name_as_long_as_a_body_only_the_beginning_is_kept() -> None:
+    director = make(world(endpoints(1), endpoints(2)))
+    long = "x" * 1_000_000
+    routed(director, ask(long))
+    answer = refused(director, ask(long, pool=None))
+    assert len(answer.message) < 1000
+    assert [len(record.model) for record in director.decisions.latest()] == [256, 256]
+    assert {labels[1] for labels in director.metrics.requests} == {"other"}
+
+
 def test_refusals_are_remembered_too() -> None:
     director = make(world())
     refused(director)
