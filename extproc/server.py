@@ -73,6 +73,7 @@ class EndpointPickerServer:
         self._http = HttpServer(
             application(self.director, registry, lambda: self.health.ready, clock)
         )
+        self._stopping = False
         self._lasting = LastingStreams()
         self._serving: list[Server] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -125,6 +126,7 @@ class EndpointPickerServer:
     async def stop(self, grace: float = 10.0) -> None:
         """Say "not ready", take no new streams, and let those in progress finish for up to
         ``grace`` seconds."""
+        self._stopping = True
         self.health.ready = False
         if self._serving:
             delay = min(self.config.drain_delay, grace)
@@ -180,7 +182,7 @@ class EndpointPickerServer:
                 log.exception("configuration was not taken over", revision=world.revision)
                 continue
             self._scraper.follow(self.director.fleet.targets())
-            self.health.ready = True
+            self.health.ready = not self._stopping
             log.info(
                 "configuration taken over",
                 revision=world.revision,

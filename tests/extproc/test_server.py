@@ -250,6 +250,13 @@ async def test_stopping_says_so_first_and_lets_what_is_open_finish() -> None:
                 return not server.health.ready
 
             await eventually(not_ready)
+            worlds.give(world(POD, Endpoint("127.0.0.2", 9, "new")))
+
+            async def taken_over() -> bool:
+                return len(server.director.fleet.members) == 2
+
+            await eventually(taken_over)
+            assert not server.health.ready
             await call.write(body_of({"model": "m", "prompt": "hi"}))
             answer = ext_proc_pb2.ProcessingResponse.FromString(await call.read())
             assert answer.WhichOneof("response") == "request_headers"
