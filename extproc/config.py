@@ -73,9 +73,3 @@ class PickerConfig:
             raise ValueError("request_log_share: must be between 0 and 1")
         if self.drain_delay < 0:
             raise ValueError("drain_delay: must not be negative")
-        if (
-            self.tls is not None
-            and self.tls.client_ca is not None
-            and self.transport is TransportKind.GRPCIO
-        ):
-            raise ValueError("tls: client certificates need the transport native")
