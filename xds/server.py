@@ -274,7 +274,10 @@ class XdsServer:
                 f"allow it to be node {node.id!r}",
                 "certificate",
             )
-        name = self._provider.group(node)
+        try:
+            name = self._provider.group(node)
+        except PermissionError as error:
+            return _forbidden(node, error)
         group = self._groups.get(name)
         if group is None:
             group = self._groups[name] = Group(name, self._config.history_entries)
@@ -304,8 +307,7 @@ class XdsServer:
         try:
             snapshot: Snapshot | None = self._provider.snapshot(node)
         except PermissionError as error:
-            details = str(error) or f"node {node.id!r} may have nothing from this server"
-            return "", Ending(grpc.StatusCode.PERMISSION_DENIED, details, "permission")
+            return "", _forbidden(node, error)
         if snapshot is None:
             return "", None
         now = self._clock()
@@ -341,6 +343,11 @@ class XdsServer:
             if name in versions:
                 group.retain(versions[name])
         self._refreshed_at = self._clock()
+
+
+def _forbidden(node: Node, error: PermissionError) -> Ending:
+    details = str(error) or f"node {node.id!r} may have nothing from this server"
+    return Ending(grpc.StatusCode.PERMISSION_DENIED, details, "permission")
 
 
 def _address(peer: str) -> str:

@@ -1,0 +1,183 @@
+"""TLS: who may come, as whom, and certificates that are renewed while the server runs."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import grpc
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tests.xds.model import content
+from tests.xds.wire_client import WireClient
+from xds.config import Authorisation, TlsConfig, XdsServerConfig
+from xds.grouped import GroupedSnapshots
+from xds.resource import CLUSTER
+from xds.server import XdsServer
+from xds.tls import TlsError, may_be
+
+NOW = datetime.datetime.now(datetime.UTC)
+
+
+class Authority:
+    """A certificate authority for one test."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
+        certificate = (
+            self._builder(self._name, self._key)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(self._key, hashes.SHA256())
+        )
+        self.path = directory / "ca.pem"
+        self.path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey):
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(NOW - datetime.timedelta(minutes=5))
+            .not_valid_after(NOW + datetime.timedelta(hours=1))
+        )
+
+    def issue(
+        self, file: str, common_name: str, *alternative: x509.GeneralName
+    ) -> tuple[Path, Path]:
+        """Write ``file``.pem and ``file``.key; returns their paths."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+        certificate = (
+            self._builder(subject, key)
+            .add_extension(x509.SubjectAlternativeName(alternative), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        paths = self.directory / f"{file}.pem", self.directory / f"{file}.key"
+        paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        paths[1].write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        return paths
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+async def started(tls: TlsConfig) -> XdsServer:
+    snapshots = GroupedSnapshots(lambda node: node.cluster)
+    snapshots.publish("test", [content(CLUSTER, "a")])
+    server = XdsServer(snapshots, XdsServerConfig(port=0, tls=tls))
+    await server.start()
+    return server
+
+
+def channel(
+    server: XdsServer,
+    authority: Authority,
+    client: tuple[Path, Path] | None = None,
+    name="xds.test",
+) -> grpc.aio.Channel:
+    chain, key = (client[0].read_bytes(), client[1].read_bytes()) if client else (None, None)
+    credentials = grpc.ssl_channel_credentials(authority.path.read_bytes(), key, chain)
+    return grpc.aio.secure_channel(
+        f"127.0.0.1:{server.port}",
+        credentials,
+        options=[
+            ("grpc.ssl_target_name_override", name),
+            ("grpc.use_local_subchannel_pool", 1),
+        ],
+    )
+
+
+async def ask(over: grpc.aio.Channel, node: str = "gw-1"):
+    client = WireClient(over, node=node)
+    await client.send(CLUSTER)
+    return client
+
+
+async def test_a_certificate_decides_which_node_a_client_may_be(authority):
+    certificate, key = authority.issue("server", "xds", x509.DNSName("xds.test"))
+    gateway = authority.issue("gw", "gw", x509.UniformResourceIdentifier("spiffe://test/gw"))
+    other = authority.issue("other", "other", x509.DNSName("other.test"))
+    rules = (Authorisation("spiffe://test/*", ("gw-*",)),)
+    server = await started(TlsConfig(certificate, key, authority.path, rules))
+    try:
+        async with channel(server, authority, gateway) as over:
+            good = await ask(over)
+            assert len((await good.receive()).resources) == 1
+            assert server.status().nodes[0].streams[0].identities[0] == "spiffe://test/gw"
+            code, details = await (await ask(over, "somebody-else")).ending()
+            assert code is grpc.StatusCode.PERMISSION_DENIED
+            assert "somebody-else" in details
+        async with channel(server, authority, other) as over:
+            code, _details = await (await ask(over)).ending()
+            assert code is grpc.StatusCode.PERMISSION_DENIED
+    finally:
+        await server.stop(0)
+
+
+async def test_a_client_without_a_certificate_does_not_get_in(authority):
+    certificate, key = authority.issue("server", "xds", x509.DNSName("xds.test"))
+    server = await started(TlsConfig(certificate, key, authority.path))
+    try:
+        async with channel(server, authority) as over:
+            client = WireClient(over)
+            assert (await client.ending())[0] is grpc.StatusCode.UNAVAILABLE
+    finally:
+        await server.stop(0)
+
+
+async def test_a_renewed_certificate_is_used_for_the_next_connection(authority):
+    certificate, key = authority.issue("server", "xds", x509.DNSName("old.test"))
+    server = await started(TlsConfig(certificate, key))
+    try:
+        async with channel(server, authority, name="old.test") as over:
+            await (await ask(over)).receive()
+        authority.issue("server", "xds", x509.DNSName("new.test"))
+        async with channel(server, authority, name="new.test") as over:
+            await (await ask(over)).receive()
+    finally:
+        await server.stop(0)
+
+
+async def test_a_broken_renewal_leaves_the_old_certificate_in_force(authority):
+    certificate, key = authority.issue("server", "xds", x509.DNSName("xds.test"))
+    server = await started(TlsConfig(certificate, key))
+    try:
+        certificate.write_text("half a fi")
+        async with channel(server, authority) as over:
+            await (await ask(over)).receive()
+    finally:
+        await server.stop(0)
+
+
+async def test_a_missing_file_is_named(authority, tmp_path):
+    certificate, _key = authority.issue("server", "xds", x509.DNSName("xds.test"))
+    with pytest.raises(TlsError, match=r"nowhere\.key"):
+        await started(TlsConfig(certificate, tmp_path / "nowhere.key"))
+
+
+def test_authorising_clients_needs_an_authority(tmp_path):
+    with pytest.raises(ValueError, match="client_ca"):
+        TlsConfig(tmp_path / "c", tmp_path / "k", authorised=(Authorisation("*"),))
+
+
+def test_an_identity_matches_whole_and_only_its_nodes():
+    rules = [Authorisation("gw.example", ("a", "b-*"))]
+    assert may_be("b-1", ["gw.example"], rules)
+    assert not may_be("c", ["gw.example"], rules)
+    assert not may_be("a", ["gw.example.evil"], rules)
