@@ -76,7 +76,7 @@ def configure(
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     # A line per scrape or per debug request would drown what matters.
-    for chatty in ("uvicorn.access", "aiohttp.access", "watchfiles", "httpx"):
+    for chatty in ("uvicorn.access", "uvicorn.error", "aiohttp.access", "watchfiles", "httpx"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     structlog.configure(
         processors=[
