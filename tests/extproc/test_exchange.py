@@ -294,6 +294,19 @@ def test_headers_become_the_request() -> None:
     assert (asked.stream, asked.max_tokens, asked.prompt_bytes) == (True, 3, 4)
 
 
+def test_repeated_headers_are_joined_and_text_values_of_old_envoys_are_read() -> None:
+    message = pb.ProcessingRequest.FromString(headers(method="GET", end=True))
+    for header in (
+        pb.HeaderValue(key="x-a", raw_value=b"1"),
+        pb.HeaderValue(key="x-a", raw_value=b"\xe9"),
+        pb.HeaderValue(key="x-b", value="old"),
+    ):
+        message.request_headers.headers.headers.append(header)
+    envoy = Conversation()
+    envoy.hears(message.SerializeToString())
+    assert (envoy.asked[0].headers["x-a"], envoy.asked[0].headers["x-b"]) == ("1,é", "old")
+
+
 @pytest.mark.parametrize(
     ("hint", "subset"),
     [
