@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from pools.model import (
     AppProtocol,
@@ -26,8 +29,8 @@ from xds.snapshot import Snapshot
 from xds.translate import Features, TranslateSettings, translate
 from xds.translate.pack import Memo
 from xds.translate.render import as_json
-from xds.translate.routes import route_configuration
-from xds.translate.table import Answer, Entry, Host, Table
+from xds.translate.routes import route_configuration, routes_of
+from xds.translate.table import Answer, Entry, Forward, Host, PoolTarget, Table
 
 EXT_PROC = "envoy.filters.http.ext_proc"
 
@@ -194,11 +197,39 @@ def test_the_share_of_a_missing_pool_is_answered_with_500_and_the_rest_keeps_its
     assert fraction == {"numerator": 250_000, "denominator": "MILLION"}
     assert lost["direct_response"]["status"] == 500
     assert "runtime_fraction" not in rest["match"]
-    # Envoy draws one number for both choices: below 250,000 is lost, and the clusters' ranges
-    # follow one another from 0.
     llama, qwen = rest["route"]["weighted_clusters"]["clusters"]
-    assert llama["weight"] - 250_000 == 250_000
-    assert qwen["weight"] == 500_000
+    assert (llama["weight"], qwen["weight"]) == (250_000, 500_000)
+
+
+@given(
+    st.lists(st.integers(1, 1_000_000), min_size=1, max_size=5),
+    st.integers(1, 1_000_000),
+    st.integers(0, 2**32 - 1),
+)
+@example([400_000, 600_000], 500_000, 1)
+def test_shares_are_right_although_envoy_draws_one_number_for_both_choices(
+    weights: list[int], lost_weight: int, seed: int
+):
+    """Over all numbers that Envoy can draw, or a fair sample of them."""
+    action = Forward(
+        tuple(PoolTarget(name(f"p{i}"), w) for i, w in enumerate(weights)), lost_weight
+    )
+    lost, rest = routes_of(Entry("e", RouteMatch(), action), Features(), TranslateSettings())
+    assert lost.match is not None
+    assert lost.match.runtime_fraction is not None
+    assert lost.match.runtime_fraction.default_value is not None
+    bound = lost.match.runtime_fraction.default_value.numerator
+    split = rest.route.weighted_clusters if rest.route is not None else None
+    chosen = [c.weight or 0 for c in split.clusters] if split else [1]
+    total = sum(weights) + lost_weight
+    random = Random(seed)
+    drawn = [random.getrandbits(64) for _ in range(4000)]
+    kept = [number % sum(chosen) for number in drawn if number % 1_000_000 >= bound]
+    assert abs(len(drawn) - len(kept) - 4000 * lost_weight / total) < 200
+    for i, weight in enumerate(weights):
+        low = sum(chosen[:i])
+        got = sum(low <= number < low + chosen[i] for number in kept)
+        assert abs(got - 4000 * weight / total) < 200, "six standard deviations"
 
 
 def test_without_routes_the_prefix_of_a_pool_is_taken_off():

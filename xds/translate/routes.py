@@ -83,7 +83,7 @@ def routes_of(entry: Entry, features: Features, settings: TranslateSettings) -> 
     if not action.lost_weight:
         return [_forward(entry, action, 0, features, settings)]
     total = action.lost_weight + sum(target.weight for target in action.targets)
-    lost = round(_WHOLE * action.lost_weight / total)
+    lost = min(round(_WHOLE * action.lost_weight / total), _WHOLE - 1)
     match = _match(entry.match)
     match.runtime_fraction = core.RuntimeFractionalPercent(
         default_value=FractionalPercent(
@@ -164,20 +164,18 @@ def _ext_proc(target: Target, features: Features) -> Any:
 
 
 def _shares(weights: list[int], lost: int) -> list[int]:
-    """Cluster weights that add up to a million, the first including the share ``lost``.
+    """Weights of clusters; with a lost share they add up to what that leaves of a million.
 
-    Envoy decides the lost share and the cluster from the same random number, each modulo a million:
-    numbers below ``lost`` never get as far as the clusters, so the first one's range starts there.
-    With other totals the two choices would be correlated, and the shares wrong.
+    Envoy decides what is lost and which cluster by the same random number, modulo a million and
+    modulo the sum of the weights. With this sum the one choice says nothing about the other:
+    ``lost`` is a multiple of the two moduli's common divisor. With a sum of a million, say, only
+    the later clusters would ever be chosen.
     """
-    total = sum(weights)
     if not lost:
-        return weights if total < 2**32 else [max(1, w * _WHOLE // total) for w in weights]
-    left = _WHOLE - lost
+        return weights
+    left, total = _WHOLE - lost, sum(weights)
     edges = [round(left * sum(weights[:i]) / total) for i in range(len(weights) + 1)]
-    shares = [high - low for low, high in itertools.pairwise(edges)]
-    shares[0] += lost
-    return shares
+    return [high - low for low, high in itertools.pairwise(edges)]
 
 
 def _retries(
