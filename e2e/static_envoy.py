@@ -265,6 +265,9 @@ def configuration(pods: list[str], picker: str) -> dict[str, Any]:
         for mode in MODES
         if mode != "BUFFERED_PARTIAL"
     ]
+    unrepeated = _route("no-retry", processing_mode("FULL_DUPLEX_STREAMED"), str(POOL))
+    del unrepeated["route"]["retry_policy"]
+    routes.append(unrepeated)
     routes.append(_route("bad-pool", processing_mode("NONE"), "a/b/c"))
 
     def listener(

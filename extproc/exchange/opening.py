@@ -37,12 +37,13 @@ def describe(message: pb.ProcessingRequest, pool: ObjectName | None) -> Inferenc
 
 def header_values(headers: pb.HeaderMap) -> dict[str, str]:
     """Repeated headers are joined by a comma."""
-    values: dict[str, str] = {}
-    for header in headers.headers:
-        name = header.key
-        # Envoy sends raw bytes; before 1.27 it sent text.
-        value = header.raw_value.decode("latin-1") or header.value
-        values[name] = f"{values[name]},{value}" if name in values else value
+    # Envoy sends raw bytes; before 1.27 it sent text.
+    pairs = [(h.key, h.raw_value.decode("latin-1") or h.value) for h in headers.headers]
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        values = {}
+        for name, value in pairs:
+            values[name] = f"{values[name]},{value}" if name in values else value
     return values
 
 
