@@ -117,12 +117,14 @@ def _endpoint(address: pb.Address) -> str:
 
 
 def _tokens(usage: Struct | None, key: str) -> int | None:
+    """A count that a pod wrote into its response: anything may be in it."""
     if usage is None or key not in usage.fields:
         return None
     value = usage.fields[key]
-    if value.WhichOneof("kind") == "string_value":
-        return int(value.string_value) if value.string_value.isdecimal() else None
-    return int(value.number_value) if value.WhichOneof("kind") == "number_value" else None
+    text = value.string_value
+    count = float(text) if text.isdecimal() and len(text) < 16 else value.number_value
+    is_number = value.WhichOneof("kind") == "number_value" or count > 0
+    return int(count) if is_number and 0 <= count < 2**53 else None
 
 
 class AccessLog:

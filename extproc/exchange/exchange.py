@@ -222,7 +222,7 @@ class Exchange:
             return self._ask()
         self._state = _State.COLLECTING
         length = request.headers.get("content-length", "")
-        if length.isdecimal() and int(length) > self._settings.body_limit:
+        if length.isdecimal() and int(length[:19]) > self._settings.body_limit:
             return self._refuse(self._too_large())
         if self._mode is _FDS or self._mode is _STREAMED:
             return []

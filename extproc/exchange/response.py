@@ -80,7 +80,7 @@ class ResponsePhase:
         for header in headers.headers.headers:
             if header.key == ":status":
                 status = header.raw_value.decode("latin-1") or header.value
-                self._code = int(status) if status.isdecimal() else 0
+                self._code = int(status) if status.isdecimal() and len(status) == 3 else 0
                 break
         if message.HasField("metadata_context"):
             self._served = served_endpoint(message.metadata_context)

@@ -107,6 +107,18 @@ def test_token_usage_comes_from_the_metadata_of_envoys_filters() -> None:
     assert (end.prompt_tokens, end.completion_tokens, end.cached_tokens) == (12, 34, None)
 
 
+@pytest.mark.parametrize(
+    "count", [float("nan"), float("inf"), -1, 1e300, "", "x", "9" * 5000, True, [1], None]
+)
+def test_what_is_no_count_of_tokens_is_left_out(count: object) -> None:
+    used = entry()
+    used.common_properties.metadata.filter_metadata["poolpilot.usage"].update(
+        {"prompt_tokens": count, "completion_tokens": 0}
+    )
+    (end,) = told(used)
+    assert (end.prompt_tokens, end.completion_tokens) == (None, 0)
+
+
 @pytest.mark.parametrize(("field", "short"), FLAGS.items())
 def test_each_flag_has_envoys_short_name(field: str, short: str) -> None:
     flagged = entry()

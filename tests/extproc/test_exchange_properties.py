@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from typing import Any
 
+from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -170,6 +172,18 @@ OUTCOMES: list[Outcome] = [
     dataclasses.replace(ROUTED, model="target"),
     Refused(503, "no-ready-endpoints", "None."),
 ]
+
+
+@given(st.lists(st.binary(max_size=80), max_size=4), st.data())
+def test_bytes_that_are_no_message_do_no_harm(garbage: list[bytes], data: st.DataObject) -> None:
+    """The transport ends a stream that sends them; nothing but a DecodeError may come of it."""
+    envoy = Conversation()
+    for piece in garbage:
+        message = bytearray(data.draw(st.sampled_from(sorted(MESSAGES.values()))) + piece)
+        for at in data.draw(st.lists(st.integers(0, len(message) - 1), max_size=3)):
+            message[at] = data.draw(st.integers(0, 255))
+        with contextlib.suppress(DecodeError):
+            envoy.hears(bytes(message))
 
 
 class AnyOrder(RuleBasedStateMachine):
