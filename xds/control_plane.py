@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram
 from pools.model import Severity, World
 from pools.source import Source
 from xds.config import XdsServerConfig
-from xds.debug import app
+from xds.debug import Chronicle, Live, app, pulse
 from xds.http import HttpConfig, HttpServer
 from xds.metrics import XdsMetrics
 from xds.provider import WorldProvider
@@ -41,7 +41,12 @@ class ControlPlane:
         self._metrics = _Metrics(self.registry)
         self.provider = WorldProvider(Translator(settings or TranslateSettings()))
         self.server = XdsServer(self.provider, server_config, metrics=XdsMetrics(self.registry))
-        self._http = HttpServer(app(self), http_config or HttpConfig())
+        self.chronicle = Chronicle()
+        self.live = Live(lambda: pulse(self.provider, self.status()))
+        http_config = http_config or HttpConfig()
+        self._http = HttpServer(
+            app(self, names=http_config.names, envoy_admins=http_config.envoy_admins), http_config
+        )
         self._following: asyncio.Task[None] | None = None
         self._noted: frozenset[str] = frozenset()
 
@@ -98,6 +103,7 @@ class ControlPlane:
             self._following.cancel()
             await asyncio.wait([self._following])
             self._following = None
+        self.live.close()
         await self.server.stop(grace)
         await self._http.stop()
 
@@ -108,6 +114,7 @@ class ControlPlane:
     def take(self, world: World) -> None:
         """Make ``world`` what Envoys get."""
         started = time.perf_counter()
+        self.chronicle.note(self.provider.world, world, time.time())
         cause = self.provider.offer(world)
         self._metrics.took(world, self.provider, time.perf_counter() - started)
         self._log_notes()

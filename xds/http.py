@@ -20,6 +20,10 @@ class HttpConfig:
     """These pages show the whole configuration to whoever reaches them."""
     port: int = 18001
     """0: any free one."""
+    names: tuple[str, ...] = ()
+    """Host names, beside localhost, under which the pages may be asked for."""
+    envoy_admins: tuple[str, ...] = ()
+    """Envoy admin addresses (``host:port``), beside those on loopback, that the pages may ask."""
 
 
 class _Embedded(uvicorn.Server):

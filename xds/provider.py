@@ -108,6 +108,20 @@ class WorldProvider:
             self._make(group, self._gateways[group], features, "first such Envoy")
         return self._variants[key].snapshot
 
+    def preview(self, node: Node) -> Snapshot | None:
+        """What such a node would get. Unlike ``snapshot`` it leaves no trace."""
+        group = self.group(node)
+        if group == NO_GROUP or self.world is None:
+            return None
+        features = features_of(node)
+        known = self._variants.get((group, features))
+        if known is not None:
+            return known.snapshot
+        translator = Translator(self._translator.settings)
+        return translator.translate(
+            self.world, self._gateways[group], features, cause="made to be looked at"
+        )
+
     def variants(self) -> Iterator[Variant]:
         """Every configuration that is kept up to date, by group."""
         yield from sorted(self._variants.values(), key=lambda v: (v.group, v.features != ALL))

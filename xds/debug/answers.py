@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 
+import msgspec
 import yaml
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -33,11 +34,11 @@ def answer(request: Request, value: object, *, etag: str = "") -> Response:
         if headers["etag"] in _tags(request.headers.get("if-none-match", "")):
             return Response(status_code=304, headers=headers)
     if wanted == "yaml":
-        plain = json.loads(json.dumps(value, default=str))
+        plain = msgspec.to_builtins(value, enc_hook=str)
         text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
         return PlainTextResponse(text, media_type="application/yaml", headers=headers)
-    text = json.dumps(value, indent=2, default=str) + "\n"
-    return Response(text, media_type="application/json", headers=headers)
+    body = msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2) + b"\n"
+    return Response(body, media_type="application/json", headers=headers)
 
 
 def failure(status: int, message: str) -> Response:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from xds.debug.redact import redacted
 from xds.debug.snapshots import short_type
 from xds.status import (
     Delivery,
     Exchange,
-    GroupStatus,
     NodeStatus,
-    SnapshotStatus,
     StreamStatus,
     TypeStatus,
 )
@@ -24,39 +23,12 @@ def node_json(node: NodeStatus, problem: str, *, full: bool = False) -> dict[str
         "id": node.node.id,
         "cluster": node.node.cluster,
         "locality": node.node.locality,
-        "metadata": dict(node.node.metadata),
+        "metadata": redacted(node.node.metadata),
         "version": ".".join(map(str, version)) if version else None,
         "group": node.group,
         "problem": problem,
         "state": node.state.value,
         "streams": [_stream(stream, full) for stream in node.streams],
-    }
-
-
-def group_json(group: GroupStatus) -> dict[str, object]:
-    return {
-        "group": group.name,
-        "nodes": group.nodes,
-        "history": [_history(entry) for entry in group.history],
-    }
-
-
-def _history(entry: SnapshotStatus) -> dict[str, object]:
-    return {
-        "version": entry.snapshot.version,
-        "at": _time(entry.at),
-        "cause": entry.cause,
-        "changes": {
-            short_type(d.type_url): {
-                "added": list(d.added),
-                "changed": list(d.changed),
-                "removed": list(d.removed),
-            }
-            for d in entry.differences
-        },
-        "problems": list(entry.problems),
-        "refused": entry.refused,
-        "acked_after_seconds": dict(entry.acked),
     }
 
 
@@ -66,7 +38,7 @@ def _stream(stream: StreamStatus, full: bool) -> dict[str, object]:
         "peer": stream.peer,
         "protocol": "delta" if stream.delta else "sotw",
         "service": "ads" if stream.type_url is None else short_type(stream.type_url),
-        "opened_at": _time(stream.opened_at),
+        "opened_at": time_json(stream.opened_at),
         "identities": list(stream.identities),
         "wanted": stream.snapshot.version if stream.snapshot else None,
         "converged": stream.converged,
@@ -88,6 +60,7 @@ def _type(one: TypeStatus, full: bool) -> dict[str, object]:
         "acked": _delivery(one.acked),
         "pending_nonce": one.pending_nonce,
         "wildcard": one.wildcard,
+        "legacy_wildcard": one.legacy_wildcard,
         "subscribed": len(one.names),
         "has": len(one.has),
         "error": None,
@@ -96,7 +69,7 @@ def _type(one: TypeStatus, full: bool) -> dict[str, object]:
                 "name": r.name,
                 "version_info": r.version,
                 "message": r.message,
-                "at": _time(r.at),
+                "at": time_json(r.at),
                 "origin": r.origin,
             }
             for r in one.rejected
@@ -105,12 +78,13 @@ def _type(one: TypeStatus, full: bool) -> dict[str, object]:
         "responses": one.responses,
         "acks": one.acks,
         "nacks": one.nacks,
+        "stale_requests": one.stale_requests,
         "bytes_sent": one.bytes_sent,
     }
     if one.error is not None:
         shown["error"] = {
             "message": one.error.message,
-            "at": _time(one.error.at),
+            "at": time_json(one.error.at),
             "version_info": one.error.version,
             "culprits": list(one.error.culprits),
         }
@@ -130,12 +104,12 @@ def _type(one: TypeStatus, full: bool) -> dict[str, object]:
 def _delivery(delivery: Delivery | None) -> dict[str, object] | None:
     if delivery is None:
         return None
-    return {"version_info": delivery.version, "nonce": delivery.nonce, "at": _time(delivery.at)}
+    return {"version_info": delivery.version, "nonce": delivery.nonce, "at": time_json(delivery.at)}
 
 
 def _exchange(one: Exchange) -> dict[str, object]:
     return {
-        "at": _time(one.at),
+        "at": time_json(one.at),
         "direction": one.direction,
         "type": short_type(one.type_url),
         "kind": one.kind,
@@ -150,5 +124,6 @@ def _exchange(one: Exchange) -> dict[str, object]:
     }
 
 
-def _time(epoch: float) -> str:
+def time_json(epoch: float) -> str:
+    """ISO 8601 in UTC, with milliseconds."""
     return datetime.fromtimestamp(epoch, UTC).isoformat(timespec="milliseconds")

@@ -1,23 +1,34 @@
 """What the server knows, for people and for ``curl | jq``: JSON over HTTP.
 
 Field names are Envoy's, so that what works on Envoy's ``/config_dump`` works here. Everything is
-made when it is asked for and nothing is kept.
+made when it is asked for and nothing is kept; nothing can be changed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+import re
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from xds.debug.nodes import group_json, node_json
+from xds.debug.admin import admin_address, fetch_dump
+from xds.debug.answers import PageError, answer, failure, name_filter
+from xds.debug.chronicle import Chronicle
+from xds.debug.compare import compare
+from xds.debug.config_dump import Entry, Json, acked_of, config_dump, wanted_of
+from xds.debug.guard import Guard
+from xds.debug.history import changes_json, entry_json, find_entry, group_json
+from xds.debug.live import Live
+from xds.debug.nodes import node_json, time_json
+from xds.debug.redact import redacted
+from xds.debug.simulate import node_of_query
 from xds.debug.snapshots import (
     TYPE_NAMES,
     resource_json,
@@ -25,26 +36,44 @@ from xds.debug.snapshots import (
     snapshot_json,
     variant_json,
 )
+from xds.debug.web_pages import asset, shell
+from xds.debug.why import Evidence, why
 from xds.debug.world import world_json
+from xds.protocol.view import set_version
 from xds.provider import Variant, WorldProvider
-from xds.snapshot import Node
-from xds.status import XdsStatus
+from xds.resource import version_of
+from xds.snapshot import Snapshot
+from xds.status import NodeStatus, TypeStatus, XdsStatus
 
 PAGES: Mapping[str, str] = {
+    "/ui": "the same as web pages",
+    "/debug/xds/status": "the server at a glance: nodes by state, problems, the last change",
     "/debug/world": "pools, endpoints, routes and Gateways as they were read, with their problems",
     "/debug/xds/snapshots": "every configuration that is served: versions, causes, notes",
-    "/debug/xds/snapshots/{group}": "one group's, with each resource's version and origin",
+    "/debug/xds/snapshots/{group}": "one group's, with each resource's version and origin; "
+    "?full=1 with contents, ?name_regex=",
     "/debug/xds/snapshots/{group}/{type}": "all resources of a type (listeners, routes, clusters, "
-    "endpoints), as Envoy sees them",
+    "endpoints), as Envoy sees them; ?name_regex=",
     "/debug/xds/snapshots/{group}/{type}/{name}": "one resource",
+    "/debug/xds/config_dump?group=&name_regex=": "a group's resources in the shape of Envoy's "
+    "/config_dump",
     "/debug/xds/nodes": "who is connected, what each was sent, acknowledged and rejected",
-    "/debug/xds/nodes/{id}": "one node, with its exchanges",
+    "/debug/xds/nodes/{id}": "one node, with its subscriptions and exchanges",
+    "/debug/xds/nodes/{id}/config_dump?as=": "what it is meant to have (as=wanted) or has "
+    "acknowledged (as=acked), in the shape of Envoy's /config_dump",
+    "/debug/xds/nodes/{id}/diff?admin=": "wanted against acknowledged, and against what its Envoy "
+    "says (admin=http://127.0.0.1:19000)",
     "/debug/xds/history": "the last configurations of each group: what changed, why, who has it",
-    "/debug/xds/simulate?id=&cluster=&gateway=&version=": "what such a node would get",
+    "/debug/xds/history/{group}/{id}": "one of them, with a diff of each resource",
+    "/debug/xds/why?q=": "why an endpoint (address, pod or host) is where it is, or is not",
+    "/debug/xds/simulate?id=&cluster=&gateway=&version=": "what such a node would get; "
+    "metadata.<key>=, ?full=1",
+    "/debug/events": "tells what has changed, as server-sent events",
     "/metrics": "Prometheus metrics",
     "/healthz": "200 while the process runs",
     "/readyz": "200 as soon as Envoys get a configuration",
 }
+"""Each answers JSON, or YAML with ``?format=yaml``."""
 
 
 class Subject(Protocol):
@@ -56,175 +85,340 @@ class Subject(Protocol):
     @property
     def registry(self) -> CollectorRegistry: ...
 
+    @property
+    def chronicle(self) -> Chronicle: ...
+
+    @property
+    def live(self) -> Live: ...
+
     def not_ready(self) -> str:
         """Why Envoys cannot be served yet; empty: they can."""
 
     def status(self) -> XdsStatus: ...
 
 
-def app(subject: Subject) -> Starlette:
-    pages = _Pages(subject)
-    routes: dict[str, Callable[[Request], Response | _Later]] = {
+_Page = Callable[[Request], Awaitable[Response]]
+
+
+def app(
+    subject: Subject, *, names: Collection[str] = (), envoy_admins: Collection[str] = ()
+) -> Starlette:
+    """``names``: further host names to answer to. ``envoy_admins``: further ``host:port`` of Envoy
+    admins that may be asked."""
+    pages = _Pages(subject, envoy_admins)
+    routes: dict[str, _Page] = {
         "/": pages.index,
+        "/ui": pages.shell,
+        "/ui/{path:path}": pages.shell,
+        "/assets/{name}": pages.asset,
         "/debug": pages.index,
+        "/debug/xds": pages.index,
+        "/debug/events": pages.events,
         "/debug/world": pages.world,
+        "/debug/xds/status": pages.summary,
         "/debug/xds/snapshots": pages.snapshots,
         "/debug/xds/snapshots/{path:path}": pages.snapshot,
+        "/debug/xds/config_dump": pages.config_dump,
         "/debug/xds/nodes": pages.nodes,
-        "/debug/xds/nodes/{id:path}": pages.node,
+        "/debug/xds/nodes/{path:path}": pages.node,
         "/debug/xds/history": pages.history,
+        "/debug/xds/history/{path:path}": pages.entry,
+        "/debug/xds/why": pages.why,
         "/debug/xds/simulate": pages.simulate,
         "/metrics": pages.metrics,
         "/healthz": pages.healthz,
         "/readyz": pages.readyz,
     }
-    return Starlette(routes=[Route(path, _async(page)) for path, page in routes.items()])
+    return Starlette(
+        routes=[Route(path, _explained(page)) for path, page in routes.items()],
+        middleware=[Middleware(Guard, names=tuple(names))],
+    )
 
 
-_Later = Callable[[], Response]
-"""The rest of a page, of nothing but immutable values: done in a thread, since it may be slow."""
-
-
-def _async(
-    page: Callable[[Request], Response | _Later],
-) -> Callable[[Request], Awaitable[Response]]:
-    """On the event loop, which changes the state that pages read; what is slow in a thread."""
-
+def _explained(page: _Page) -> _Page:
     async def handle(request: Request) -> Response:
-        answer = page(request)
-        return answer if isinstance(answer, Response) else await asyncio.to_thread(answer)
+        try:
+            return await page(request)
+        except PageError as error:
+            return failure(error.status, str(error))
 
     return handle
 
 
 class _Pages:
-    def __init__(self, subject: Subject) -> None:
+    """Pages read the state on the event loop, which changes it, and leave to a thread what takes
+    long: contents of resources, and comparing them."""
+
+    def __init__(self, subject: Subject, envoy_admins: Collection[str]) -> None:
         self._subject = subject
+        self._envoy_admins = envoy_admins
 
-    def index(self, request: Request) -> Response:
-        if "text/html" in request.headers.get("accept", ""):
-            return HTMLResponse(_index_html())
-        return _json({"pages": dict(PAGES)})
+    async def index(self, request: Request) -> Response:
+        if (
+            "text/html" in request.headers.get("accept", "")
+            and "format" not in request.query_params
+        ):
+            return shell(request)
+        return answer(request, {"pages": dict(PAGES)})
 
-    def world(self, _request: Request) -> Response | _Later:
+    async def shell(self, request: Request) -> Response:
+        return shell(request)
+
+    async def asset(self, request: Request) -> Response:
+        return asset(request, request.path_params["name"])
+
+    async def events(self, _request: Request) -> Response:
+        live = self._subject.live
+        if live.full:
+            raise PageError(503, "too many listeners already; read the pages now and then instead")
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        return StreamingResponse(live.events(), media_type="text/event-stream", headers=headers)
+
+    async def world(self, request: Request) -> Response:
         world = self._subject.provider.world
         if world is None:
-            return _error(503, "nothing was read yet")
-        return lambda: _json(world_json(world))
+            raise PageError(503, "nothing was read yet")
+        return answer(request, await asyncio.to_thread(world_json, world))
 
-    def snapshots(self, _request: Request) -> Response:
-        return _json({"snapshots": [variant_json(v) for v in self._subject.provider.variants()]})
+    async def summary(self, request: Request) -> Response:
+        return answer(request, _summary(self._subject))
 
-    def snapshot(self, request: Request) -> Response | _Later:
+    async def snapshots(self, request: Request) -> Response:
+        variants = [variant_json(v) for v in self._subject.provider.variants()]
+        return answer(request, {"snapshots": variants})
+
+    async def snapshot(self, request: Request) -> Response:
         variant, rest = self._variant(request.path_params["path"])
-        if variant is None:
-            groups = sorted({v.group for v in self._subject.provider.variants()})
-            return _error(404, f"no such group; there are: {', '.join(groups) or 'none yet'}")
-        if variant.snapshot is None:
-            return _json(variant_json(variant))
+        snapshot, names = variant.snapshot, name_filter(request.query_params)
+        if snapshot is None:
+            return answer(request, variant_json(variant))
         if not rest:
-            return _json(variant_json(variant) | {"resources": resources_json(variant.snapshot)})
+            shown: Json = variant_json(variant)
+            kept = _only(snapshot, lambda name: names.fullmatch(name) is not None)
+            if request.query_params.get("full"):
+                shown["resources"] = await asyncio.to_thread(_contents, kept)
+            else:
+                shown["resources"] = resources_json(kept)
+            return answer(request, shown, etag=_tag(variant, request))
         short, _, name = rest.partition("/")
         if short not in TYPE_NAMES:
-            return _error(404, f"no such type; there are: {', '.join(TYPE_NAMES)}")
-        named = variant.snapshot.of_type(TYPE_NAMES[short])
+            raise PageError(404, f"no such type; there are: {', '.join(TYPE_NAMES)}")
+        named = snapshot.of_type(TYPE_NAMES[short])
         if not name:
-            return lambda: _json({short: [resource_json(r) for r in named.values()]})
+            listed = [r for r in named.values() if names.fullmatch(r.name)]
+            shown = {short: await asyncio.to_thread(lambda: [resource_json(r) for r in listed])}
+            return answer(request, shown, etag=_tag(variant, request))
         if name not in named:
-            return _error(404, f"no such resource; there are: {', '.join(named) or 'none'}")
-        return lambda: _json(resource_json(named[name]))
+            raise PageError(404, f"no such resource; there are: {', '.join(named) or 'none'}")
+        shown = await asyncio.to_thread(resource_json, named[name])
+        return answer(request, shown, etag=named[name].version)
 
-    def nodes(self, _request: Request) -> Response:
-        why_none = self._subject.provider.why_none
-        nodes = self._subject.status().nodes
-        return _json({"nodes": [node_json(node, why_none(node.node)) for node in nodes]})
-
-    def node(self, request: Request) -> Response:
-        wanted = request.path_params["id"]
-        for node in self._subject.status().nodes:
-            if node.node.id == wanted:
-                problem = self._subject.provider.why_none(node.node)
-                return _json(node_json(node, problem, full=True))
-        return _error(404, "no such node is connected; /debug/xds/nodes lists those that are")
-
-    def history(self, _request: Request) -> Response:
-        return _json({"groups": [group_json(group) for group in self._subject.status().groups]})
-
-    def simulate(self, request: Request) -> Response:
+    async def config_dump(self, request: Request) -> Response:
         query = request.query_params
-        try:
-            version = _version(query.get("version"))
-        except ValueError as error:
-            return _error(400, str(error))
-        gateway = query.get("gateway")
-        node = Node(
-            query.get("id", ""),
-            query.get("cluster", ""),
-            {} if gateway is None else {"gateway": gateway},
-            version=version,
-        )
-        provider = self._subject.provider
-        group, snapshot = provider.group(node), provider.snapshot(node)
-        if snapshot is None:
-            return _json({"group": group, "snapshot": None})
-        return _json(
-            {"group": group, **snapshot_json(snapshot), "resources": resources_json(snapshot)}
+        variants = list(self._subject.provider.variants())
+        wanted = query.get("group", variants[0].group if variants else "")
+        variant, rest = self._variant(wanted)
+        if rest or variant.snapshot is None:
+            raise PageError(404, f"no configuration for group {wanted!r}")
+        by_type = variant.snapshot.resources
+        entries = {t: [Entry(r) for r in named.values()] for t, named in by_type.items()}
+        versions = {t: set_version(named.values()) for t, named in by_type.items()}
+        names = name_filter(query)
+        dump = await asyncio.to_thread(config_dump, entries, versions, names)
+        return answer(request, dump, etag=_tag(variant, request))
+
+    async def nodes(self, request: Request) -> Response:
+        nodes, why_none = self._subject.status().nodes, self._subject.provider.why_none
+        problems = {node.node.id: why_none(node.node) for node in nodes}
+        return await asyncio.to_thread(
+            lambda: answer(
+                request, {"nodes": [node_json(node, problems[node.node.id]) for node in nodes]}
+            )
         )
 
-    def metrics(self, _request: Request) -> Response:
+    async def node(self, request: Request) -> Response:
+        path = request.path_params["path"]
+        nodes = {node.node.id: node for node in self._subject.status().nodes}
+        if path in nodes:
+            problem = self._subject.provider.why_none(nodes[path].node)
+            return answer(request, node_json(nodes[path], problem, full=True))
+        node_id, _, page = path.rpartition("/")
+        if node_id in nodes and page == "config_dump":
+            return await self._node_dump(request, nodes[node_id])
+        if node_id in nodes and page == "diff":
+            return await self._node_diff(request, nodes[node_id])
+        raise PageError(404, "no such node is connected; /debug/xds/nodes lists those that are")
+
+    async def _node_dump(self, request: Request, node: NodeStatus) -> Response:
+        which = request.query_params.get("as", "acked")
+        if which not in ("wanted", "acked"):
+            raise PageError(400, f"as={which} is not known; there are: wanted, acked")
+        names = name_filter(request.query_params)
+        dump = await asyncio.to_thread(_dump_of, node, which == "wanted", names)
+        return answer(request, dump)
+
+    async def _node_diff(self, request: Request, node: NodeStatus) -> Response:
+        admin = request.query_params.get("admin", "")
+        envoy = await fetch_dump(admin_address(admin, self._envoy_admins)) if admin else None
+        found = await asyncio.to_thread(_compared, node, envoy)
+        return answer(request, {"id": node.node.id, "admin": admin or None, "resources": found})
+
+    async def history(self, request: Request) -> Response:
+        status = self._subject.status()
+        groups = [group_json(group, status.nodes) for group in status.groups]
+        return answer(request, {"groups": groups})
+
+    async def entry(self, request: Request) -> Response:
+        name, _, wanted = request.path_params["path"].rpartition("/")
+        status = self._subject.status()
+        group = next((g for g in status.groups if g.name == name), None)
+        if group is None:
+            known = ", ".join(g.name for g in status.groups) or "none yet"
+            raise PageError(404, f"no such group has a history; there are: {known}")
+        index = find_entry(group, wanted)
+        if index is None:
+            raise PageError(404, "no such configuration; it may have been forgotten by now")
+        changes = await asyncio.to_thread(changes_json, group.history, index)
+        of_group = [node for node in status.nodes if node.group == name]
+        shown = entry_json(group.history[index], of_group)
+        return answer(request, {"group": name, **shown, "resources": changes})
+
+    async def why(self, request: Request) -> Response:
+        query = request.query_params.get("q", "")
+        world = self._subject.provider.world
+        if not query.strip():
+            raise PageError(
+                400, "ask with ?q= an address, address:port, or a name of a pod or host"
+            )
+        if world is None:
+            raise PageError(503, "nothing was read yet")
+        evidence = Evidence(
+            world,
+            self._subject.status().nodes,
+            tuple(self._subject.provider.variants()),
+            tuple(self._subject.chronicle.departures()),
+        )
+        return answer(request, await asyncio.to_thread(why, query, evidence))
+
+    async def simulate(self, request: Request) -> Response:
+        query = [(k, v) for k, v in request.query_params.multi_items() if k != "full"]
+        try:
+            node = node_of_query(query)
+        except ValueError as error:
+            raise PageError(400, str(error)) from error
+        provider = self._subject.provider
+        group, snapshot = provider.group(node), provider.preview(node)
+        if snapshot is None:
+            return answer(request, {"group": group, "snapshot": None})
+        full = request.query_params.get("full")
+        shown = await asyncio.to_thread(_contents if full else resources_json, snapshot)
+        return answer(request, {"group": group, **snapshot_json(snapshot), "resources": shown})
+
+    async def metrics(self, _request: Request) -> Response:
         return Response(
             generate_latest(self._subject.registry), headers={"content-type": CONTENT_TYPE_LATEST}
         )
 
-    def healthz(self, _request: Request) -> Response:
+    async def healthz(self, _request: Request) -> Response:
         return PlainTextResponse("ok\n")
 
-    def readyz(self, _request: Request) -> Response:
+    async def readyz(self, _request: Request) -> Response:
         why_not = self._subject.not_ready()
         return PlainTextResponse(f"{why_not or 'ok'}\n", status_code=503 if why_not else 200)
 
-    def _variant(self, path: str) -> tuple[Variant | None, str]:
+    def _variant(self, path: str) -> tuple[Variant, str]:
         """The variant whose group begins ``path``, and the rest of the path. Group names have a
-        slash in them, and so do names of resources."""
-        matching = [
-            v
-            for v in self._subject.provider.variants()
-            if path == v.group or path.startswith(f"{v.group}/")
-        ]
+        slash in them, and so do names of resources. Raises PageError where there is none."""
+        variants = list(self._subject.provider.variants())
+        matching = [v for v in variants if path == v.group or path.startswith(f"{v.group}/")]
         if not matching:
-            return None, ""
+            groups = ", ".join(sorted({v.group for v in variants})) or "none yet"
+            raise PageError(404, f"no such group; there are: {groups}")
         longest = max(len(v.group) for v in matching)
         first = next(v for v in matching if len(v.group) == longest)
         return first, path[longest + 1 :].rstrip("/")
 
 
-def _version(text: str | None) -> tuple[int, int, int] | None:
-    if text is None:
-        return None
-    parts = text.split(".")
-    if len(parts) not in (2, 3) or not all(p.isascii() and p.isdigit() for p in parts):
-        raise ValueError("version must look like 1.38 or 1.38.1")
-    major, minor, patch = (*map(int, parts), 0)[:3]
-    return major, minor, patch
+def _tag(variant: Variant, request: Request) -> str:
+    """The version. What else an answer depends on, the address apart, is in a suffix."""
+    assert variant.snapshot is not None
+    version, query = variant.snapshot.version, request.query_params
+    asked = "&".join(query.get(key, "") for key in ("full", "name_regex"))
+    suffix = f"-{version_of(f'{asked}|{variant.problem}'.encode())}"
+    return version + (suffix if asked != "&" or variant.problem else "")
 
 
-def _json(value: object) -> Response:
-    return Response(json.dumps(value, indent=2, default=str) + "\n", media_type="application/json")
+def _only(snapshot: Snapshot, keep: Callable[[str], bool]) -> Snapshot:
+    kept = {
+        t: {n: r for n, r in named.items() if keep(n)} for t, named in snapshot.resources.items()
+    }
+    return Snapshot(kept, snapshot.version, snapshot.cause, snapshot.notes)
 
 
-def _error(status: int, message: str) -> Response:
-    return JSONResponse({"error": message}, status_code=status)
+def _contents(snapshot: Snapshot) -> Json:
+    return {
+        short: {name: resource_json(r) for name, r in snapshot.of_type(url).items()}
+        for short, url in TYPE_NAMES.items()
+        if url in snapshot.resources
+    }
 
 
-def _index_html() -> str:
-    def rows() -> Iterator[str]:
-        for path, help_text in PAGES.items():
-            link = f'<a href="{path}">{path}</a>' if "{" not in path and "=" not in path else path
-            yield f"<dt><code>{link}</code></dt><dd>{help_text}</dd>"
+def _types(node: NodeStatus) -> Iterable[TypeStatus]:
+    return (described for stream in node.streams for described in stream.types)
 
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>PoolPilot xDS</title>'
-        "<style>:root{color-scheme:light dark}body{font:16px system-ui;margin:2rem;max-width:50rem}"
-        "dd{margin:0 0 .75rem 1rem}</style><h1>PoolPilot xDS server</h1>"
-        f"<dl>{''.join(rows())}</dl></html>\n"
+
+_ANY_NAME = re.compile(".*", re.DOTALL)
+
+
+def _dump_of(node: NodeStatus, wanted: bool, names: re.Pattern[str] = _ANY_NAME) -> Json:
+    entries = {one.type_url: wanted_of(one) if wanted else acked_of(one) for one in _types(node)}
+    versions = {
+        one.type_url: one.wanted_version if wanted else (one.acked.version if one.acked else "")
+        for one in _types(node)
+    }
+    return config_dump(entries, versions, names)
+
+
+def _compared(node: NodeStatus, envoy: object) -> list[Json]:
+    try:
+        found = compare(
+            _dump_of(node, True), _dump_of(node, False), redacted(envoy) if envoy else None
+        )
+    except ValueError as error:
+        raise PageError(502, str(error)) from error
+    return [one.as_json() for one in found]
+
+
+def _summary(subject: Subject) -> Json:
+    status, world = subject.status(), subject.provider.world
+    states: dict[str, int] = {}
+    for node in status.nodes:
+        states[node.state.value] = states.get(node.state.value, 0) + 1
+    severities: dict[str, int] = {"error": 0, "warning": 0}
+    for problem in world.problems if world is not None else ():
+        severities[problem.severity.value] += 1
+    newest = sorted(
+        ((entry.at, group.name, entry) for group in status.groups for entry in group.history[:1]),
+        key=lambda item: -item[0],
     )
+    return {
+        "identifier": status.identifier,
+        "started_at": time_json(status.started_at),
+        "not_ready": subject.not_ready(),
+        "revision": world.revision if world is not None else None,
+        "pools": len(world.pools) if world is not None else 0,
+        "endpoints": sum(map(len, world.endpoints.values())) if world is not None else 0,
+        "routes": len(world.routes) if world is not None else 0,
+        "nodes": {"total": len(status.nodes), **states},
+        "problems": severities,
+        "kept": [
+            {"group": v.group, "problem": v.problem}
+            for v in subject.provider.variants()
+            if v.problem
+        ],
+        "refused_streams": status.refused_streams,
+        "last_changes": [
+            {"group": name, **entry_json(entry, [n for n in status.nodes if n.group == name])}
+            for _, name, entry in newest
+        ],
+    }

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from pools.model import ObjectName, World
+from pools.model import ObjectName, Problem, World
+from xds.debug.redact import redacted
 
 
 def world_json(world: World) -> dict[str, object]:
@@ -30,11 +31,26 @@ def world_json(world: World) -> dict[str, object]:
         "models": [plain(one) for one in world.models],
         "objectives": [plain(one) for one in world.objectives],
         "rewrites": [plain(one) for one in world.rewrites],
-        "routes": [plain(one) for one in world.routes],
+        "routes": [redacted(plain(one)) for one in world.routes],
         "gateways": [plain(one) for one in world.gateways],
-        "problems": [
-            {"severity": problem.severity.value, "text": str(problem)} for problem in world.problems
-        ],
+        "problems": [problem_json(problem) for problem in world.problems],
+    }
+
+
+def problem_json(problem: Problem) -> dict[str, object]:
+    """A problem as one line, and in its parts."""
+    origin = problem.origin
+    line = problem.line
+    if line is None and origin is not None:
+        line = origin.line
+    return {
+        "severity": problem.severity.value,
+        "text": str(problem),
+        "message": problem.message,
+        "object": f"{origin.kind} {origin.name}" if origin is not None else "",
+        "source": problem.source or (origin.source if origin is not None else ""),
+        "line": line,
+        "field": problem.field,
     }
 
 

@@ -1,0 +1,141 @@
+"""Telling pages that something changed, as server-sent events.
+
+While nobody listens, nothing is done. While somebody does, a look at the state several times a
+second finds out what is another than before; it costs the same for one listener and for many, and
+no more than a small share of a core, however many Envoys there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping
+
+from xds.provider import WorldProvider
+from xds.status import NodeStatus, TypeStatus, XdsStatus
+
+Pulse = Mapping[str, Hashable]
+"""Topic to a value that is another one as soon as something of this topic has changed."""
+
+MOST_LISTENERS = 64
+INTERVAL = 0.25
+"""Seconds between two looks, where looking is cheap."""
+_SHARE = 0.02
+"""Of a core that looking may cost."""
+_HEARTBEAT = 15.0
+"""Seconds after which a listener hears something in any case, so that both sides notice a broken
+connection."""
+
+
+class Live:
+    """Sends an event with the topics that changed to everyone who listens."""
+
+    def __init__(self, pulse: Callable[[], Pulse]) -> None:
+        self._pulse = pulse
+        self._listeners: set[asyncio.Queue[str | None]] = set()
+        self._watching: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @property
+    def full(self) -> bool:
+        """Whether there are as many listeners as there may be, or it is over."""
+        return self._closed or len(self._listeners) >= MOST_LISTENERS
+
+    async def events(self) -> AsyncIterator[str]:
+        """A text/event-stream, from now on, until it is closed."""
+        queue: asyncio.Queue[str | None] = asyncio.Queue()
+        self._listeners.add(queue)
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch(self._pulse()), name="live")
+        try:
+            # What changed while the client was away is unknown, so it reads everything once.
+            yield "retry: 1000\n" + _event("hello", [])
+            while True:
+                try:
+                    event = await asyncio.wait_for(queue.get(), _HEARTBEAT)
+                except TimeoutError:
+                    event = ": still here\n\n"
+                if event is None:
+                    return
+                yield event
+        finally:
+            self._listeners.discard(queue)
+            if not self._listeners and self._watching is not None:
+                self._watching.cancel()
+                self._watching = None
+
+    def close(self) -> None:
+        """End all streams."""
+        self._closed = True
+        for queue in self._listeners:
+            queue.put_nowait(None)
+
+    async def _watch(self, seen: Pulse) -> None:
+        cost = 0.0
+        while True:
+            await asyncio.sleep(max(INTERVAL, cost / _SHARE))
+            began = time.perf_counter()
+            current = self._pulse()
+            cost = time.perf_counter() - began
+            changed = [topic for topic, value in current.items() if seen.get(topic) != value]
+            seen = current
+            if changed:
+                event = _event("change", changed)
+                for queue in self._listeners:
+                    # Who has not read the last ones yet will read everything anew anyway.
+                    if queue.qsize() < 8:
+                        queue.put_nowait(event)
+
+
+def _event(name: str, topics: list[str]) -> str:
+    return f"event: {name}\ndata: {json.dumps({'topics': topics})}\n\n"
+
+
+def pulse(provider: WorldProvider, status: XdsStatus) -> Pulse:
+    """What :class:`Live` compares: a digest of everything that pages show."""
+    world = provider.world
+    return {
+        "world": (world.revision, len(world.problems)) if world is not None else None,
+        "snapshots": tuple(
+            [
+                (v.group, v.features, v.snapshot.version if v.snapshot else None, v.problem)
+                for v in provider.variants()
+            ]
+        ),
+        "nodes": tuple([_node(node) for node in status.nodes]),
+        "history": tuple(
+            [
+                (group.name, len(entry.acked), entry.at)
+                for group in status.groups
+                for entry in group.history
+            ]
+        ),
+    }
+
+
+def _node(node: NodeStatus) -> Hashable:
+    return (
+        node.node.id,
+        node.group,
+        tuple(
+            [
+                (s.id, s.phase, s.converged, s.state, tuple([_type(one) for one in s.types]))
+                for s in node.streams
+            ]
+        ),
+    )
+
+
+def _type(one: TypeStatus) -> Hashable:
+    return (
+        one.type_url,
+        one.state,
+        one.wanted_version,
+        one.pending_nonce,
+        one.responses,
+        one.acks,
+        one.nacks,
+        len(one.names),
+        len(one.rejected),
+    )
