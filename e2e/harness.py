@@ -27,6 +27,8 @@ from poolpilot.envoy_binary import find_envoy
 
 Mode = Literal["sotw", "delta"]
 MODES: tuple[Mode, ...] = ("sotw", "delta")
+TRANSPORTS: dict[Mode, str] = {"sotw": "grpcio", "delta": "native"}
+"""Of the endpoint picker: each is used with one of the modes, with which it has nothing to do."""
 CLOSED, OPEN = "closed", "open"
 CLOSED_PODS = ("closed-0", "closed-1", "closed-2")
 OPEN_PODS = ("open-0", "open-1")
@@ -137,6 +139,7 @@ class Gateway:
             find_envoy(),
             delta=mode == "delta",
             pod_options=POD_OPTIONS,
+            extproc_options=[f"--transport={TRANSPORTS[mode]}"],
         )
 
     @property

@@ -105,8 +105,8 @@ def test_an_unanswered_request_fails_the_run_and_is_in_the_report(run: Run) -> N
 
 @pytest.mark.parametrize("end", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
 def test_nothing_is_left_however_the_demo_ends(run: Run, end: str) -> None:
-    process = run.start(stdout=subprocess.DEVNULL)
-    until(lambda: len(_servers(run)) == 6, "all parts run")
+    process = run.start("--pods", "1", stdout=subprocess.DEVNULL)
+    until(lambda: len(_servers(run)) == 4, "all parts run")
 
     process.send_signal(signal.Signals[end])
     status = process.wait(LIMIT)
@@ -116,7 +116,7 @@ def test_nothing_is_left_however_the_demo_ends(run: Run, end: str) -> None:
 
 
 def test_the_demo_ends_with_the_reason_when_a_part_dies(run: Run) -> None:
-    process = run.start(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = run.start("--pods", "1", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout
     until(lambda: b"Ctrl-C" in process.stdout.readline(), "it is ready")
     (xds,) = [pid for pid, command in _servers(run).items() if "serve xds" in command]

@@ -47,7 +47,7 @@ def main() -> None:
     """The ``poolpilot`` command: exit status 0 for success, 1 for a failure that is explained on
     stderr, 2 for wrong usage."""
     try:
-        app()
+        app(prog_name="poolpilot")
     except PoolPilotError as error:
         sys.stderr.write(f"poolpilot: {error}\n")
         sys.exit(1)

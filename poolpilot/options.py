@@ -23,7 +23,6 @@ Manifests = Annotated[
         help="Directory of YAML manifests: InferencePool, PoolEndpoints, HTTPRoute, ... "
         "It is watched; an edit takes effect at once.",
         file_okay=False,
-        exists=True,
     ),
 ]
 Level = Annotated[

@@ -39,12 +39,15 @@ def check(
     import asyncio
     import sys
 
+    from poolpilot import logs
     from poolpilot.check import configuration, counts, validate
     from poolpilot.envoy_binary import find_envoy
     from poolpilot.errors import PoolPilotError
     from pools.files import SourceError, read_once
     from pools.model import Severity
 
+    # What is logged of problems is printed below.
+    logs.configure(logs.LogLevel.ERROR)
     try:
         world = asyncio.run(read_once(directory))
     except SourceError as error:

@@ -38,6 +38,10 @@ def demo(
         bool,
         typer.Option("--delta/--sotw", help="Envoy asks for incremental xDS, or for whole states."),
     ] = False,
+    transport: Annotated[
+        Literal["grpcio", "native"],
+        typer.Option(help="What carries the endpoint picker's gRPC streams."),
+    ] = "grpcio",
     envoy: Annotated[
         str | None,
         typer.Option(
@@ -65,8 +69,10 @@ def demo(
     """
     import asyncio
 
+    from poolpilot import logs
     from poolpilot.demo.run import Options, run
 
+    logs.configure(logs.LogLevel.WARNING)
     if json and requests is None:
         raise typer.BadParameter("needs --requests N", param_hint="--json")
     options = Options(
@@ -77,6 +83,7 @@ def demo(
         load=load,
         time_scale=time_scale,
         delta=delta,
+        transport=transport,
         envoy=envoy,
         log_dir=keep_logs,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import tempfile
 import time
@@ -47,6 +48,8 @@ class Options:
     """Requests per second that the demo sends by itself."""
     time_scale: float = 1.0
     delta: bool = False
+    transport: str = "grpcio"
+    """Of the endpoint picker."""
     envoy: str | None = None
     log_dir: Path | None = None
 
@@ -66,6 +69,7 @@ async def run(options: Options) -> int:
             envoy,
             delta=options.delta,
             pod_options=[f"--time-scale={options.time_scale:g}"],
+            extproc_options=[f"--transport={options.transport}"],
             log_dir=options.log_dir,
         )
         cleanup.callback(stack.stop)
@@ -100,7 +104,7 @@ async def _demo(options: Options, stack: Stack, console: Console) -> int:
     if options.requests is not None:
         return await _report(options.requests, options.as_json, stack, console)
     console.print(_introduction(stack), soft_wrap=True)
-    tasks = [asyncio.create_task(_watch(stack, console))]
+    tasks = [asyncio.create_task(part) for part in (_guard(stack), _watch(stack, console))]
     if options.load:
         tasks.append(asyncio.create_task(_load(options.load, stack.url)))
     try:
@@ -146,8 +150,15 @@ def _summary(report: Report) -> str:
     return "\n".join(lines)
 
 
+async def _guard(stack: Stack) -> None:
+    """Raises ChildDiedError when a process ends."""
+    while True:
+        stack.children.check()
+        await asyncio.sleep(POLL)
+
+
 async def _watch(stack: Stack, console: Console) -> None:
-    """Show the pods until cancelled. Raises ChildDiedError when a process ends."""
+    """Show the pods until cancelled."""
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
             async for rows in _frames(stack, REFRESH):
@@ -160,13 +171,9 @@ async def _watch(stack: Stack, console: Console) -> None:
 async def _frames(stack: Stack, interval: float) -> AsyncIterator[list[PodRow]]:
     async with aiohttp.ClientSession(timeout=debug.LIMIT) as session:
         while True:
-            stack.children.check()
-            try:
+            # A picker that does not answer is busy, or dead, which is the guard's business.
+            with contextlib.suppress(debug.NoAnswerError):
                 yield await debug.endpoint_rows(session, stack.extproc_url)
-            except debug.NoAnswerError:
-                # It has just died, which the next look will tell, or it is very busy.
-                await asyncio.sleep(POLL)
-                continue
             await asyncio.sleep(interval)
 
 
