@@ -31,6 +31,8 @@ def _nested(depth: int) -> bytes:
 
 _INSIDE = _nested(12)
 _SHALLOW = re.compile(_INSIDE, re.DOTALL)
+_USUAL = 64
+"""Members of a body; with more, they are skipped in bulk."""
 # The key in any spelling that a JSON parser takes for it.
 _MODEL = rb'"(?:m|\\u006[dD])(?:o|\\u006[fF])(?:d|\\u0064)(?:e|\\u0065)(?:l|\\u006[cC])"'
 # Members that are not the model and not nested deeply, each with its comma.
@@ -135,16 +137,17 @@ def _text(key: bytes) -> str:
 def spans(body: bytes) -> list[tuple[int, int]]:
     """Where the values of every top-level ``model`` key are."""
     found: list[tuple[int, int]] = []
-    at = _begin(body)
-    while True:
-        gap = _GAP.match(body, at)
-        others = _OTHERS.match(body, gap.end() if gap else at)
-        member = _member(body, others.end() if others else at)
-        if member is None:
-            return found
+    at, seen = _begin(body), 0
+    while (member := _member(body, at)) is not None:
         key, start, at = member
         if _text(key) == "model":
             found.append((start, at))
+        seen += 1
+        if seen > _USUAL:
+            gap = _GAP.match(body, at)
+            others = _OTHERS.match(body, gap.end() if gap else at)
+            at = others.end() if others else at
+    return found
 
 
 def replaced(body: bytes, name: str) -> bytes:
