@@ -15,11 +15,19 @@ class Gateways:
     def __init__(self, factory: pytest.TempPathFactory) -> None:
         self._factory = factory
         self._running: dict[Mode, Gateway] = {}
+        self._failed: dict[Mode, Exception] = {}
 
     def get(self, mode: Mode) -> Gateway:
+        if mode in self._failed:
+            pytest.fail(f"the gateway did not start for a test before: {self._failed[mode]}")
         if mode not in self._running:
             gateway = Gateway(self._factory.mktemp(mode), mode)
-            gateway.start()
+            try:
+                gateway.start()
+            except Exception as error:
+                # Each test would wait as long again, for the same reason.
+                self._failed[mode] = error
+                raise
             self._running[mode] = gateway
         return self._running[mode]
 

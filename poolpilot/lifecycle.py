@@ -57,8 +57,8 @@ async def run(
 ) -> None:
     """Run ``parts`` until ``stop`` is set, then cancel them and give them ``grace`` seconds.
 
-    Raises PartDiedError when one of them ends first (with its exception as the cause), and
-    TimeoutError when one is still running after the grace period.
+    Raises PartDiedError when one of them ends first, and TimeoutError when one is still running
+    after the grace period, whyever it should stop.
     """
     tasks = {asyncio.create_task(part, name=name) for name, part in parts.items()}
     stopped = asyncio.create_task(stop.wait(), name="stop")
@@ -70,15 +70,18 @@ async def run(
         for task in tasks:
             task.cancel()
         _, late = await asyncio.wait(tasks, timeout=grace)
-    for task in tasks & done:
-        cause = task.exception() if not task.cancelled() else None
-        raise PartDiedError(f"{task.get_name()} ended: {_why(cause)}") from cause
+    died = [PartDiedError(f"{t.get_name()} ended: {_why(t)}") for t in tasks & done]
     if late:
+        for one in died:
+            log.error(str(one))
         names = ", ".join(sorted(task.get_name() for task in late))
         raise TimeoutError(f"{names} did not stop within {grace:g} s")
+    if died:
+        raise died[0]
 
 
-def _why(cause: BaseException | None) -> str:
+def _why(dead: asyncio.Task[None]) -> str:
+    cause = None if dead.cancelled() else dead.exception()
     if cause is None:
         return "it returned"
     if isinstance(cause, PoolPilotError | OSError):

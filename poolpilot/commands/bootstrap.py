@@ -30,6 +30,28 @@ def bootstrap(
     delta: Annotated[
         bool, typer.Option("--delta/--sotw", help="Incremental xDS, or State-of-the-World.")
     ] = True,
+    tls_ca: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="On Envoy's machine: the authority that signed the xDS server's certificate.",
+            rich_help_panel="TLS",
+        ),
+    ] = None,
+    tls_certificate: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Certificate that Envoy shows.", rich_help_panel="TLS"),
+    ] = None,
+    tls_key: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Its private key.", rich_help_panel="TLS"),
+    ] = None,
+    tls_server_name: Annotated[
+        str | None,
+        typer.Option(
+            help="Name in the server's certificate, if not its address.", rich_help_panel="TLS"
+        ),
+    ] = None,
 ) -> None:
     """Print the bootstrap configuration that makes an Envoy ask the xDS server for the rest.
 
@@ -39,18 +61,27 @@ def bootstrap(
     """
     from poolpilot.commands.addresses import socket_address, target_address
     from pools.model import ObjectName
-    from xds.bootstrap import BootstrapSettings, bootstrap_yaml
+    from xds.bootstrap import BootstrapSettings, TlsFiles, bootstrap_yaml
 
     if gateway is not None:
         try:
             gateway = str(ObjectName.parse(gateway))
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--gateway") from error
+    tls = None
+    if tls_ca is not None:
+        try:
+            tls = TlsFiles(tls_ca, tls_certificate, tls_key, tls_server_name)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--tls-certificate") from error
+    elif tls_certificate or tls_key or tls_server_name:
+        raise typer.BadParameter("TLS needs --tls-ca too", param_hint="--tls-ca")
     settings = BootstrapSettings(
         node_id=node,
         gateway=gateway,
         xds=tuple(target_address(one, "--xds") for one in xds),
         delta=delta,
+        tls=tls,
         admin=socket_address(admin, "--admin"),
     )
     typer.echo(bootstrap_yaml(settings), nl=False)

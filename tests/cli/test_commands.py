@@ -21,6 +21,7 @@ from poolpilot import debug
 from poolpilot.cli import app
 from poolpilot.demo import quickstart
 from poolpilot.errors import PoolPilotError
+from pools.manifests import read_text
 
 ROOT = Path(__file__).parents[2]
 runner = CliRunner()
@@ -105,6 +106,23 @@ def test_the_bootstrap_for_compose_is_what_the_command_prints() -> None:
     command = head.removeprefix("# Made by: poolpilot ").split()
     assert command[0] == "bootstrap"
     assert rest == poolpilot(*command).output
+
+
+def test_the_bootstrap_can_show_a_certificate() -> None:
+    tls = ("--tls-ca", "/ca.pem", "--tls-certificate", "/cert.pem", "--tls-key", "/key.pem")
+    document = yaml.safe_load(poolpilot("bootstrap", *tls).output)
+    (cluster,) = document["static_resources"]["clusters"]
+    assert "/cert.pem" in json.dumps(cluster["transport_socket"])
+    half = poolpilot("bootstrap", "--tls-ca", "/ca.pem", "--tls-key", "/key.pem")
+    assert half.exit_code == 2
+    assert "a key its certificate" in half.output
+
+
+def test_the_manifests_for_compose_are_without_fault() -> None:
+    for path in (ROOT / "deploy/compose/pools").iterdir():
+        for manifest in read_text(path.read_text(), path.name).manifests:
+            assert manifest.object is not None
+            assert manifest.problems == ()
 
 
 # check
