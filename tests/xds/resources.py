@@ -15,27 +15,28 @@ from envoy_data_plane.google.protobuf import Any
 from xds.resource import CLUSTER, ENDPOINT, LISTENER, ROUTE, Resource
 from xds.wire import endpoint_pb2
 
-_ADS = core.ConfigSource(ads=core.AggregatedConfigSource(), resource_api_version=core.ApiVersion.V3)
+ADS = core.ConfigSource(ads=core.AggregatedConfigSource(), resource_api_version=core.ApiVersion.V3)
 
 
 def cluster(name: str, *, timeout: float = 1.0, policy: str = "ROUND_ROBIN") -> Resource:
     """An EDS cluster. A negative time-out breaks one of Envoy's validation rules; a policy of
-    ``MAGLEV`` with a bad table size is only refused when Envoy builds the cluster."""
+    ``CLUSTER_PROVIDED`` is only refused when Envoy builds the cluster."""
     message = cluster_v3.Cluster(
         name=name,
         type=cluster_v3.ClusterDiscoveryType.EDS,
-        eds_cluster_config=cluster_v3.ClusterEdsClusterConfig(eds_config=_ADS),
+        eds_cluster_config=cluster_v3.ClusterEdsClusterConfig(eds_config=ADS),
         connect_timeout=timedelta(seconds=timeout),
         lb_policy=cluster_v3.ClusterLbPolicy[policy],
     )
-    if policy == "MAGLEV":
-        message.maglev_lb_config = cluster_v3.ClusterMaglevLbConfig(table_size=4)
     return Resource(CLUSTER, name, bytes(message), needs=((ENDPOINT, name),), origin=f"test:{name}")
 
 
 def endpoints(name: str, *ports: int, host: str = "127.0.0.1") -> Resource:
     message = endpoint_pb2.ClusterLoadAssignment(cluster_name=name)
     locality = message.endpoints.add()
+    # gRPC's own client, unlike Envoy, wants a locality with a weight.
+    locality.locality.region = "here"
+    locality.load_balancing_weight.value = 1
     for port in ports:
         address = locality.lb_endpoints.add().endpoint.address.socket_address
         address.address, address.port_value = host, port
@@ -67,7 +68,7 @@ def route(name: str, **clusters: str) -> Resource:
 def listener(name: str, route_name: str, *, port: int = 0) -> Resource:
     manager = hcm_v3.HttpConnectionManager(
         stat_prefix=name,
-        rds=hcm_v3.Rds(config_source=_ADS, route_config_name=route_name),
+        rds=hcm_v3.Rds(config_source=ADS, route_config_name=route_name),
         http_filters=[
             hcm_v3.HttpFilter(
                 name="envoy.filters.http.router", typed_config=Any.pack(router_v3.Router())

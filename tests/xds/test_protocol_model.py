@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -43,6 +43,14 @@ CHANGES = st.lists(
     ),
     min_size=1,
     max_size=4,
+)
+
+
+SETTINGS = settings(
+    max_examples=150,
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=(HealthCheck.too_slow,),
 )
 
 
@@ -210,9 +218,7 @@ class DeltaAnyClient(AnyClient):
 def test_a_client_ends_with_exactly_what_it_subscribed_to(
     machine: type[RuleBasedStateMachine],
 ) -> None:
-    run_state_machine_as_test(
-        machine, settings=settings(max_examples=100, stateful_step_count=25, deadline=None)
-    )
+    run_state_machine_as_test(machine, settings=SETTINGS)
 
 
 class EnvoyLike(RuleBasedStateMachine):
@@ -326,6 +332,4 @@ class DeltaEnvoyLike(EnvoyLike):
 def test_no_route_ever_leads_to_a_missing_cluster_and_no_cluster_warms_for_ever(
     machine: type[RuleBasedStateMachine],
 ) -> None:
-    run_state_machine_as_test(
-        machine, settings=settings(max_examples=100, stateful_step_count=25, deadline=None)
-    )
+    run_state_machine_as_test(machine, settings=SETTINGS)

@@ -18,10 +18,17 @@ LIMIT = 5.0
 class WireClient:
     """One stream. ``method`` decides what kind of messages go over it."""
 
-    def __init__(self, channel: grpc.aio.Channel, method: str = SOTW, node: str = "n") -> None:
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        method: str = SOTW,
+        node: str = "n",
+        cluster: str = "test",
+    ) -> None:
         self.delta = "/Delta" in method
         self._call: Any = channel.stream_stream(method)()
         self._node = node
+        self._cluster = cluster
         self._first = True
 
     async def send_bytes(self, data: bytes) -> None:
@@ -33,7 +40,7 @@ class WireClient:
         )
         if self._first and self._node:
             message.node.id = self._node
-            message.node.cluster = "test"
+            message.node.cluster = self._cluster
         self._first = False
         await self.send_bytes(message.SerializeToString())
 
