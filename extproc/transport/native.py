@@ -188,7 +188,7 @@ class ServerConnection(asyncio.Protocol):
                 if self._paused_since is not None:
                     self._check_unwritten(transport)
             if self._closing_since is None and (http2.closed or http2.drained):
-                self._close(transport)
+                self._close(transport, http2.fault)
         if self._over:
             self._tell_handlers()
 
@@ -202,8 +202,15 @@ class ServerConnection(asyncio.Protocol):
             )
             transport.abort()
 
-    def _close(self, transport: asyncio.Transport) -> None:
+    def _close(self, transport: asyncio.Transport, fault: ConnectionClosed | None) -> None:
         self._closing_since = self._loop.time()
+        if fault is not None:
+            self._server.problem(
+                "connection closed for what the client did",
+                peer=self.peer,
+                reason=fault.reason,
+                code=fault.code.name,
+            )
         self._end_all_calls()
         transport.close()
 
@@ -217,14 +224,7 @@ class ServerConnection(asyncio.Protocol):
                 self._open(event, http2)  # type: ignore[arg-type]  # narrowed by kind, for speed
                 continue
             if kind is ConnectionClosed:
-                self._server.problem(
-                    "connection closed for what the client did",
-                    peer=self.peer,
-                    reason=event.reason,  # type: ignore[union-attr]
-                    code=event.code.name,  # type: ignore[union-attr]
-                )
-                self._end_all_calls()
-                return
+                return  # what there is to do about it, _close does
             call = calls.get(event.stream_id)  # type: ignore[union-attr]
             if call is None or call.handler is None:
                 continue

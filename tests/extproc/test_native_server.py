@@ -526,3 +526,33 @@ async def test_one_connection_too_many_is_refused() -> None:
     wire = Wire()
     ServerConnection(link.server, link.clock).connection_made(wire)  # type: ignore[arg-type]
     assert not wire.aborted
+
+
+# --- The other event loop
+
+
+@pytest.mark.parametrize("kind", ["tcp", "tls", "unix"])
+def test_uvloop_serves_the_same(kind: str, tmp_path: Path) -> None:
+    uvloop = pytest.importorskip("uvloop")
+    files = write_certificate(tmp_path, "picker") if kind == "tls" else None
+    address = f"unix:{tmp_path / 'picker.sock'}" if kind == "unix" else "127.0.0.1:0"
+    body = b"x" * 3_000_000
+
+    def call(target: str) -> bytes:
+        options = [("grpc.ssl_target_name_override", "localhost")]
+        channel = (
+            grpc.insecure_channel(target)
+            if files is None
+            else grpc.secure_channel(target, trust(files), options)
+        )
+        with channel:
+            answer: bytes = channel.unary_unary("/s/Echo")(body, timeout=LIMIT)
+            return answer
+
+    async def scenario() -> None:
+        server = await serve_native(SERVICES, address, tls=files)
+        target = f"unix:{server.address}" if kind == "unix" else server.address
+        assert await asyncio.to_thread(call, target) == body
+        await stop(server)
+
+    uvloop.run(scenario())

@@ -6,7 +6,7 @@ from typing import Final
 
 from extproc.transport.api import GrpcStatus
 from extproc.transport.h2 import frames, responses
-from extproc.transport.h2.blocks import OpenBlock, depends_on, fragment
+from extproc.transport.h2.blocks import Block, BlockReader, check_priority
 from extproc.transport.h2.events import (
     ConnectionClosed,
     Event,
@@ -15,13 +15,20 @@ from extproc.transport.h2.events import (
     StreamOpened,
     StreamReset,
 )
-from extproc.transport.h2.frames import ConnectionBrokenError, ErrorCode, Setting, StreamBrokenError
-from extproc.transport.h2.headers import TABLE_SIZE_ZERO, HeaderDecoder
+from extproc.transport.h2.frames import (
+    DEFAULT_TABLE_SIZE,
+    ConnectionBrokenError,
+    ErrorCode,
+    Setting,
+    StreamBrokenError,
+)
+from extproc.transport.h2.headers import TABLE_SIZE_ZERO, Field, HeaderDecoder
 from extproc.transport.h2.limits import Bucket, Limits
 from extproc.transport.h2.messages import BadMessageError, MessageReader
 from extproc.transport.h2.reader import FrameReader
 from extproc.transport.h2.request import MalformedError, Request, RequestReader, check_trailers
 from extproc.transport.h2.sender import Sender
+from extproc.transport.h2.shape import check_setting, check_shape
 from extproc.transport.h2.stream import GoneStreams, Stream
 
 _DRAIN_PING: Final = b"draining"
@@ -50,8 +57,7 @@ class Connection:
         self._reader = FrameReader(limits.max_frame_size)
         self._settings_seen = False
         self._started = now
-        self._block: OpenBlock | None = None
-
+        self._blocks = BlockReader(limits.max_header_list, limits.max_continuations)
         self._decoder = HeaderDecoder(limits.max_header_list, limits.max_header_fields)
         self._requests = RequestReader(self._decoder)
         self._messages = MessageReader(limits.max_message, limits.max_unread)
@@ -128,12 +134,10 @@ class Connection:
         self._sender.end(stream, block)
         if stream.ended:
             self._after_end(stream)
-
-    def reset(self, stream_id: int, code: ErrorCode) -> None:
-        """Drop the stream and what it still had to send."""
-        stream = self._streams.get(stream_id)
-        if stream is not None:
-            self._reset(stream, code)
+        else:
+            # Nobody is there any more for what the client may still say.
+            stream.reading = False
+            self._messages.drop(stream)
 
     def ping(self, payload: bytes) -> None:
         """Ask the client for a sign of life: eight bytes, which it sends back."""
@@ -176,7 +180,7 @@ class Connection:
         try:
             for kind, flags, stream_id, source, start, stop in self._reader.read(data):
                 try:
-                    if kind == frames.DATA and self._settings_seen and self._block is None:
+                    if kind == frames.DATA and self._blocks.open_on is None:
                         self._on_data(source, start, stop, flags, stream_id, now)
                     else:
                         self._on_frame(kind, flags, stream_id, source[start:stop], now)
@@ -199,7 +203,7 @@ class Connection:
         self._sender.now = now
         limits = self.limits
         reason = ""
-        if self._block is not None and now - self._block.since > limits.handshake_timeout:
+        if self._blocks.open_on and now - self._blocks.since > limits.handshake_timeout:
             reason = f"a header block did not end within {limits.handshake_timeout:g} s"
         elif not self._settings_seen and now - self._started > limits.handshake_timeout:
             reason = f"no SETTINGS came within {limits.handshake_timeout:g} s"
@@ -215,9 +219,8 @@ class Connection:
     # --- Frames
 
     def _on_frame(self, kind: int, flags: int, stream_id: int, payload: bytes, now: float) -> None:
-        if self._block is not None and (
-            kind != frames.CONTINUATION or stream_id != self._block.stream_id
-        ):
+        open_on = self._blocks.open_on
+        if open_on is not None and (kind != frames.CONTINUATION or stream_id != open_on):
             raise ConnectionBrokenError(
                 ErrorCode.PROTOCOL_ERROR, "another frame where a header block goes on"
             )
@@ -225,30 +228,31 @@ class Connection:
             raise ConnectionBrokenError(
                 ErrorCode.PROTOCOL_ERROR, "the first frame must be SETTINGS (RFC 9113 3.4)"
             )
+        check_shape(kind, stream_id, len(payload))
         if kind == frames.HEADERS:
-            self._on_headers(flags, stream_id, payload, now)
+            block = self._blocks.headers(flags, stream_id, payload, now)
+            if block is not None:
+                self._on_block(block)
+            elif not payload:
+                self._count(self._empty, now, "empty HEADERS frames")
         elif kind == frames.WINDOW_UPDATE:
             self._on_window_update(stream_id, payload, now)
         elif kind == frames.RST_STREAM:
             self._on_rst_stream(stream_id, payload, now)
         elif kind == frames.PING:
-            self._on_ping(flags, stream_id, payload, now)
+            self._on_ping(flags, payload, now)
         elif kind == frames.SETTINGS:
-            self._on_settings(flags, stream_id, payload, now)
+            self._on_settings(flags, payload, now)
         elif kind == frames.CONTINUATION:
-            self._on_continuation(flags, payload, now)
-        elif kind == frames.GOAWAY:
-            if stream_id:
-                raise ConnectionBrokenError(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream")
-            if len(payload) < 8:
-                raise ConnectionBrokenError(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY of under 8 bytes")
-            self._count(self._ignored, now, "GOAWAY frames")
-        elif kind == frames.PRIORITY:
-            self._on_priority(stream_id, payload, now)
-        elif kind == frames.PUSH_PROMISE:
-            raise ConnectionBrokenError(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE from a client")
+            block = self._blocks.continuation(flags, payload)
+            if block is not None:
+                self._on_block(block)
+            elif not payload:
+                self._count(self._empty, now, "empty CONTINUATION frames")
         else:
-            self._count(self._ignored, now, "frames of unknown types")
+            self._count(self._ignored, now, "PRIORITY, GOAWAY and unknown frames")
+            if kind == frames.PRIORITY:
+                check_priority(stream_id, payload)
 
     def _count(self, bucket: Bucket, now: float, what: str) -> None:
         if not bucket.take(now):
@@ -330,64 +334,23 @@ class Connection:
 
     # --- Header blocks
 
-    def _on_headers(self, flags: int, stream_id: int, payload: bytes, now: float) -> None:
-        if stream_id == 0:
-            raise ConnectionBrokenError(ErrorCode.PROTOCOL_ERROR, "HEADERS on stream 0")
-        itself = False
-        if flags & (frames.PADDED | frames.HAS_PRIORITY):
-            payload, itself = fragment(flags, stream_id, payload)
-        end_stream = bool(flags & frames.END_STREAM)
-        if flags & frames.END_HEADERS:
-            self._on_block(stream_id, payload, end_stream)
+    def _on_block(self, block: Block) -> None:
+        # Every block is decoded, whatever becomes of it: the table goes on from there.
+        stream_id = block.stream_id
+        if stream_id in self._streams or stream_id <= self._last_stream:
+            self._on_trailers(block, self._decoder.decode(block.data))
         else:
-            if not payload:
-                self._count(self._empty, now, "empty HEADERS frames")
-            self._block = OpenBlock(stream_id, end_stream, bytearray(payload), now)
-        if itself:
+            self._on_request(block)
+        if block.depends_on_itself:
             raise StreamBrokenError(
                 stream_id, ErrorCode.PROTOCOL_ERROR, "a stream depends on itself"
             )
 
-    def _on_continuation(self, flags: int, payload: bytes, now: float) -> None:
-        block = self._block
-        if block is None:
-            raise ConnectionBrokenError(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
-        block.continuations += 1
-        if block.continuations > self.limits.max_continuations:
-            raise ConnectionBrokenError(ErrorCode.ENHANCE_YOUR_CALM, "too many CONTINUATION frames")
-        block.data += payload
-        if flags & frames.END_HEADERS:
-            self._block = None
-            self._on_block(block.stream_id, bytes(block.data), block.end_stream)
-        elif not payload:
-            self._count(self._empty, now, "empty CONTINUATION frames")
-
-    def _on_block(self, stream_id: int, block: bytes, end_stream: bool) -> None:
-        if len(block) > self.limits.max_header_list:
-            raise ConnectionBrokenError(
-                ErrorCode.ENHANCE_YOUR_CALM,
-                f"a header block over {self.limits.max_header_list} bytes",
-            )
-        # A block must be decoded whatever becomes of it: the table goes on from it.
+    def _on_trailers(self, block: Block, fields: list[Field]) -> None:
+        """A block for a stream that was opened before."""
+        stream_id = block.stream_id
         stream = self._streams.get(stream_id)
-        if stream is not None:
-            fields = self._decoder.decode(block)
-            if not stream.receiving:
-                raise StreamBrokenError(
-                    stream_id, ErrorCode.STREAM_CLOSED, "HEADERS on a stream that was ended"
-                )
-            if not end_stream:
-                raise StreamBrokenError(
-                    stream_id, ErrorCode.PROTOCOL_ERROR, "a second HEADERS without END_STREAM"
-                )
-            try:
-                check_trailers(fields)
-            except MalformedError as error:
-                raise StreamBrokenError(stream_id, ErrorCode.PROTOCOL_ERROR, str(error)) from None
-            self._end_of_input(stream)
-            return
-        if stream_id <= self._last_stream:
-            self._decoder.decode(block)
+        if stream is None:
             by_us = self._gone.by_us(stream_id)
             if by_us is None:
                 raise ConnectionBrokenError(
@@ -397,25 +360,41 @@ class Connection:
                 raise ConnectionBrokenError(
                     ErrorCode.STREAM_CLOSED, "HEADERS on a stream that was ended"
                 )
-            if end_stream:
+            if block.end_stream:
                 self._gone.client_ended(stream_id)
             return
+        if not stream.receiving:
+            raise StreamBrokenError(
+                stream_id, ErrorCode.STREAM_CLOSED, "HEADERS on a stream that was ended"
+            )
+        if not block.end_stream:
+            raise StreamBrokenError(
+                stream_id, ErrorCode.PROTOCOL_ERROR, "a second HEADERS without END_STREAM"
+            )
+        try:
+            check_trailers(fields)
+        except MalformedError as error:
+            raise StreamBrokenError(stream_id, ErrorCode.PROTOCOL_ERROR, str(error)) from None
+        self._end_of_input(stream)
+
+    def _on_request(self, block: Block) -> None:
+        stream_id = block.stream_id
         if not stream_id & 1:
             raise ConnectionBrokenError(
                 ErrorCode.PROTOCOL_ERROR, "a client opens a stream of even number"
             )
         self._last_stream = stream_id
         try:
-            request = self._requests.read(block)
+            request = self._requests.read(block.data)
         except MalformedError as error:
             raise StreamBrokenError(stream_id, ErrorCode.PROTOCOL_ERROR, str(error)) from None
         if self._refusing:
             # It was opened before the client saw our GOAWAY, which says that it is not served.
-            self._gone.add(stream_id, by_us=not end_stream)
+            self._gone.add(stream_id, by_us=not block.end_stream)
             return
         if len(self._streams) >= self.limits.max_streams:
             raise StreamBrokenError(stream_id, ErrorCode.REFUSED_STREAM, "too many open streams")
-        self._open(stream_id, request, end_stream)
+        self._open(stream_id, request, block.end_stream)
 
     def _open(self, stream_id: int, request: Request, end_stream: bool) -> None:
         stream = Stream(
@@ -455,8 +434,6 @@ class Connection:
     # --- Other frames
 
     def _on_rst_stream(self, stream_id: int, payload: bytes, now: float) -> None:
-        if len(payload) != 4:
-            raise ConnectionBrokenError(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM is 4 bytes")
         stream = self._streams.get(stream_id)
         if stream is None:
             self._check_not_idle(stream_id, "RST_STREAM")
@@ -474,8 +451,6 @@ class Connection:
             self._events.append(StreamReset(stream_id, code, "reset by the client"))
 
     def _on_window_update(self, stream_id: int, payload: bytes, now: float) -> None:
-        if len(payload) != 4:
-            raise ConnectionBrokenError(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE is 4 bytes")
         self._count(self._window_updates, now, "WINDOW_UPDATE frames")
         increment = int.from_bytes(payload, "big") & 0x7FFFFFFF
         if stream_id == 0:
@@ -491,20 +466,14 @@ class Connection:
         else:
             raise StreamBrokenError(stream_id, ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of nothing")
 
-    def _on_ping(self, flags: int, stream_id: int, payload: bytes, now: float) -> None:
-        if stream_id:
-            raise ConnectionBrokenError(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
-        if len(payload) != 8:
-            raise ConnectionBrokenError(ErrorCode.FRAME_SIZE_ERROR, "PING is 8 bytes")
+    def _on_ping(self, flags: int, payload: bytes, now: float) -> None:
         self._count(self._pings, now, "PING frames")
         if not flags & frames.ACK:
             self._sender.put(frames.ping(payload, ack=True))
         elif self._draining and payload == _DRAIN_PING:
             self.drain_now()
 
-    def _on_settings(self, flags: int, stream_id: int, payload: bytes, now: float) -> None:
-        if stream_id:
-            raise ConnectionBrokenError(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
+    def _on_settings(self, flags: int, payload: bytes, now: float) -> None:
         self._count(self._settings, now, "SETTINGS frames")
         if flags & frames.ACK:
             if payload:
@@ -512,42 +481,20 @@ class Connection:
                     ErrorCode.FRAME_SIZE_ERROR, "SETTINGS ACK with a payload"
                 )
             return
-        if len(payload) % 6:
-            raise ConnectionBrokenError(
-                ErrorCode.FRAME_SIZE_ERROR, "SETTINGS is not entries of 6 bytes"
-            )
-        if len(payload) > 6 * 100:
-            raise ConnectionBrokenError(ErrorCode.ENHANCE_YOUR_CALM, "over 100 entries in SETTINGS")
+        # The last of each counts. To apply one to all streams a hundred times over would be work.
+        final: dict[int, int] = {}
         for setting, value in frames.SETTING.iter_unpack(payload):
-            self._on_setting(setting, value)
-        self._sender.put(frames.SETTINGS_ACK)
-        if not self._settings_seen:
-            self._settings_seen = True
-
-    def _on_setting(self, setting: int, value: int) -> None:
-        if setting == Setting.INITIAL_WINDOW_SIZE:
-            self._sender.set_initial_window(value, self._streams)
-        elif setting == Setting.MAX_FRAME_SIZE:
-            self._sender.set_max_frame(value)
-        elif setting == Setting.ENABLE_PUSH:
-            if value > 1:
-                raise ConnectionBrokenError(
-                    ErrorCode.PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH is wrong"
-                )
-        elif setting == Setting.HEADER_TABLE_SIZE and value < frames.DEFAULT_TABLE_SIZE:
+            check_setting(setting, value)
+            final[setting] = value
+        window = final.get(Setting.INITIAL_WINDOW_SIZE)
+        if window is not None:
+            self._sender.set_initial_window(window, self._streams)
+        self._sender.max_frame = final.get(Setting.MAX_FRAME_SIZE, self._sender.max_frame)
+        if final.get(Setting.HEADER_TABLE_SIZE, DEFAULT_TABLE_SIZE) < DEFAULT_TABLE_SIZE:
             # Our table is always empty, and we say so before its limit is asked about.
             self._sender.block_prefix = TABLE_SIZE_ZERO
-
-    def _on_priority(self, stream_id: int, payload: bytes, now: float) -> None:
-        if stream_id == 0:
-            raise ConnectionBrokenError(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
-        self._count(self._ignored, now, "PRIORITY frames")
-        if len(payload) != 5:
-            raise StreamBrokenError(stream_id, ErrorCode.FRAME_SIZE_ERROR, "PRIORITY is 5 bytes")
-        if depends_on(payload) == stream_id:
-            raise StreamBrokenError(
-                stream_id, ErrorCode.PROTOCOL_ERROR, "a stream depends on itself"
-            )
+        self._sender.put(frames.SETTINGS_ACK)
+        self._settings_seen = True
 
     # --- Ends
 
@@ -609,7 +556,6 @@ class Connection:
     def _close(self, code: ErrorCode, reason: str) -> ConnectionClosed:
         self.closed = True
         self.fault = ConnectionClosed(code, reason)
-        self._block = None
         self._forget_streams()
         self._sender.put(frames.goaway(self._last_stream, code, reason))
         return self.fault

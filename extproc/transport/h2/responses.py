@@ -14,8 +14,6 @@ _LONGEST_MESSAGE: Final = 1024
 
 RESPONSE: Final = _STATUS_200 + encode_fields([(b"content-type", b"application/grpc")])
 TRAILERS_OK: Final = encode_fields([(b"grpc-status", b"0")])
-TRAILERS_ONLY_OK: Final = RESPONSE + TRAILERS_OK
-IDENTITY_ONLY: Final = encode_fields([(b"grpc-accept-encoding", b"identity")])
 
 
 def trailers(status: GrpcStatus, message: str) -> bytes:

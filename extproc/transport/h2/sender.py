@@ -185,20 +185,8 @@ class Sender:
         stream.send_window += increment
         self.offer(stream)
 
-    def set_max_frame(self, value: int) -> None:
-        """SETTINGS_MAX_FRAME_SIZE."""
-        if not DEFAULT_FRAME_SIZE <= value < 1 << 24:
-            raise ConnectionBrokenError(
-                ErrorCode.PROTOCOL_ERROR, f"SETTINGS_MAX_FRAME_SIZE is {value}"
-            )
-        self.max_frame = value
-
     def set_initial_window(self, value: int, streams: dict[int, Stream]) -> None:
         """SETTINGS_INITIAL_WINDOW_SIZE, which holds for open streams too (RFC 9113 6.9.2)."""
-        if value > MAX_WINDOW:
-            raise ConnectionBrokenError(
-                ErrorCode.FLOW_CONTROL_ERROR, f"SETTINGS_INITIAL_WINDOW_SIZE is {value}"
-            )
         change = value - self.initial_window
         self.initial_window = value
         for stream in streams.values():
