@@ -7,6 +7,9 @@ from collections.abc import Generator, Iterator
 import pytest
 
 from e2e.harness import MODES, Gateway, Mode
+from e2e.kube.fixtures import api_server, pytest_collection_finish
+
+__all__ = ["api_server", "pytest_collection_finish"]
 
 
 class Gateways:

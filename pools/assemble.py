@@ -10,9 +10,11 @@ from pools.manifests import Key, Object
 from pools.manifests.endpoints import Host, PoolEndpoints
 from pools.manifests.fields import did_you_mean
 from pools.model import (
+    AbsentEndpoint,
     BackendKind,
     Endpoint,
     Gateway,
+    GatewayClass,
     HTTPRoute,
     InferenceModel,
     InferenceModelRewrite,
@@ -24,6 +26,7 @@ from pools.model import (
     Severity,
     World,
 )
+from pools.pods import Pod, endpoints_of_pod, problems_of_pod, selects
 
 T = TypeVar("T")
 
@@ -51,12 +54,14 @@ def assemble(
     lookups: Mapping[str, Lookup] | None = None,
     problems: Iterable[Problem] = (),
     revision: int = 0,
+    pods: Iterable[Pod] = (),
 ) -> World:
     """Join objects into a World. Of two objects of one kind and name the first one counts.
 
     What refers to nothing stays in the World (each consumer decides what it means) and is
     reported, with three exceptions that could only do harm: the second of two objects with one
     name, the younger of two InferenceModels for one model name, and PoolEndpoints without a pool.
+    Pods that no pool selects are left out without a word.
     """
     found = list(problems)
     by_kind = _by_kind(objects, found)
@@ -74,18 +79,23 @@ def assemble(
         if pool not in pools
     ]
     found += _routes_to_nothing(routes, pools)
-    endpoints, origins = _endpoints(_of(by_kind, PoolEndpoints), pools, lookups or {}, found)
+    servers = _Servers(pools, found)
+    for item in _of(by_kind, PoolEndpoints):
+        servers.add_hosts(item, lookups or {})
+    servers.add_pods(pods)
     return World(
         revision,
         pools,
-        endpoints,
+        servers.endpoints(),
         models,
         objectives,
         rewrites,
         routes,
         _of(by_kind, Gateway),
         tuple(found),
-        origins,
+        servers.origins,
+        tuple(servers.absent),
+        _of(by_kind, GatewayClass),
     )
 
 
@@ -148,44 +158,76 @@ def _routes_to_nothing(
                     )
 
 
-def _endpoints(
-    lists: Iterable[PoolEndpoints],
-    pools: Mapping[ObjectName, InferencePool],
-    lookups: Mapping[str, Lookup],
-    found: list[Problem],
-) -> tuple[dict[ObjectName, tuple[Endpoint, ...]], dict[str, Origin]]:
-    by_pool: dict[ObjectName, dict[str, Endpoint]] = {}
-    origins: dict[str, Origin] = {}
-    for item in lists:
-        pool = pools.get(item.pool)
+class _Servers:
+    """The endpoints of all pools, while they are gathered."""
+
+    def __init__(self, pools: Mapping[ObjectName, InferencePool], found: list[Problem]) -> None:
+        self._pools = pools
+        self._found = found
+        self._by_pool: dict[ObjectName, dict[str, Endpoint]] = {}
+        self.origins: dict[str, Origin] = {}
+        self.absent: list[AbsentEndpoint] = []
+
+    def endpoints(self) -> dict[ObjectName, tuple[Endpoint, ...]]:
+        return {
+            name: tuple(of_pool[key] for key in sorted(of_pool))
+            for name, of_pool in sorted(self._by_pool.items())
+            if of_pool
+        }
+
+    def add_hosts(self, item: PoolEndpoints, lookups: Mapping[str, Lookup]) -> None:
+        pool = self._pools.get(item.pool)
         if pool is None:
-            found.append(_missing(item.pool, pools, item.origin, "spec.poolRef", Severity.ERROR))
-            continue
-        of_pool = by_pool.setdefault(item.pool, {})
+            self._found.append(
+                _missing(item.pool, self._pools, item.origin, "spec.poolRef", Severity.ERROR)
+            )
+            return
         for i, host in enumerate(item.hosts):
             field = f"spec.endpoints[{i}].address"
             lookup = lookups.get(host.address, NOT_LOOKED_UP) if host.is_name else Lookup()
+            origin = item.origin and Origin(
+                item.origin.kind, item.name, item.origin.source, host.line
+            )
             if lookup.error:
-                found.append(_unresolved(host, lookup, item.origin, field))
+                self._found.append(_unresolved(host, lookup, item.origin, field))
+                if not lookup.addresses:
+                    name = host.name or host.address
+                    reason = f"{host.address!r} could not be resolved ({lookup.error})"
+                    self.absent.append(AbsentEndpoint(name, reason, pool.name, origin=origin))
             for endpoint in endpoints_of(host, pool, lookup.addresses):
-                key = endpoint.key
-                if key in of_pool:
-                    message = f"{key} is already an endpoint of {item.pool}; this one was ignored"
-                    found.append(
-                        Problem(Severity.WARNING, message, item.origin, line=host.line, field=field)
-                    )
+                self._add(pool.name, endpoint, origin, field)
+
+    def add_pods(self, pods: Iterable[Pod]) -> None:
+        """Pods that no pool selects are left out."""
+        by_namespace: dict[str, list[InferencePool]] = {}
+        for pool in self._pools.values():
+            if pool.selector:
+                by_namespace.setdefault(pool.name.namespace, []).append(pool)
+        for pod in pods:
+            selecting = [
+                pool for pool in by_namespace.get(pod.name.namespace, ()) if selects(pool, pod)
+            ]
+            if selecting:
+                self._found += problems_of_pod(pod)
+            for pool in selecting:
+                served = endpoints_of_pod(pod, pool)
+                if isinstance(served, AbsentEndpoint):
+                    self.absent.append(served)
                     continue
-                of_pool[key] = endpoint
-                if item.origin is not None and key not in origins:
-                    origins[key] = Origin(
-                        item.origin.kind, item.name, item.origin.source, host.line
-                    )
-    sorted_by_pool = {
-        name: tuple(of_pool[key] for key in sorted(of_pool))
-        for name, of_pool in sorted(by_pool.items())
-        if of_pool
-    }
-    return sorted_by_pool, origins
+                for endpoint in served:
+                    self._add(pool.name, endpoint, pod.origin, "status.podIP")
+
+    def _add(self, pool: ObjectName, endpoint: Endpoint, origin: Origin | None, field: str) -> None:
+        of_pool = self._by_pool.setdefault(pool, {})
+        key = endpoint.key
+        if key in of_pool:
+            message = f"{key} is already an endpoint of {pool}; this one was ignored"
+            line = origin.line if origin else None
+            self._found.append(Problem(Severity.WARNING, message, origin, line=line, field=field))
+            return
+        of_pool[key] = endpoint
+        if origin is not None:
+            self.origins.setdefault(key, origin)
 
 
 def endpoints_of(

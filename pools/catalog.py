@@ -23,6 +23,8 @@ from pools.assemble import key_of
 from pools.manifests import Key, Manifest, Object, Reading
 from pools.model import Problem, Severity
 
+LAST_GOOD = " (the last good version stays in effect)"
+"""What is added to an error of an object that was good before."""
 DEFAULT_GRACE = 2.0
 """Seconds for which an object stays after it was last seen in any file."""
 
@@ -180,7 +182,7 @@ class Catalog:
 def _problems_of(manifest: Manifest, file: _File) -> Iterator[Problem]:
     kept = ""
     if manifest.object is None and manifest.key in file.held:
-        kept = " (the last good version stays in effect)"
+        kept = LAST_GOOD
     elif manifest.obscure and not all(held.live for held in file.held.values()):
         kept = " (what this file held before stays in effect)"
     for problem in manifest.problems:

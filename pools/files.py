@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from pathlib import Path
@@ -21,7 +20,10 @@ from pools.catalog import DEFAULT_GRACE, Catalog
 from pools.directory import Contents, Listing, list_directory
 from pools.dns import Lookups, Resolve, system_resolve
 from pools.manifests import Object, PoolEndpoints
-from pools.model import Problem, Severity, World
+from pools.model import Problem, World
+from pools.source import SourceError, Succession
+
+__all__ = ["FilesSource", "SourceError", "read_once"]
 
 log = structlog.get_logger(__name__)
 
@@ -39,10 +41,6 @@ FIRST_LOOKUPS = 3.0
 """Seconds for which the first World waits for names to be resolved."""
 LATER_LOOKUPS = 0.2
 """The same for a World with names that were not there before."""
-
-
-class SourceError(Exception):
-    """A source that cannot start. The message says what to do."""
 
 
 def watch_directory(directory: Path) -> AsyncIterator[object]:
@@ -94,15 +92,12 @@ class FilesSource:
             lookups.want(_names(state.objects))
             await lookups.settled(FIRST_LOOKUPS)
             watched = state.root
-            last: World | None = None
+            succession = Succession()
             while True:
                 version = lookups.version
-                world = assemble(state.objects, lookups.found, state.problems)
-                if last is None or dataclasses.replace(last, revision=0) != world:
-                    revision = last.revision + 1 if last else 1
-                    _log_problems(world.problems, last.problems if last else ())
-                    last = dataclasses.replace(world, revision=revision)
-                    yield last
+                world = succession.next(assemble(state.objects, lookups.found, state.problems))
+                if world is not None:
+                    yield world
                 while True:
                     await self._wait(changed, state.deadline)
                     changed.clear()
@@ -244,14 +239,3 @@ async def _stop(*tasks: asyncio.Task[None]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _log_problems(problems: Iterable[Problem], before: Iterable[Problem]) -> None:
-    known = {str(problem) for problem in before}
-    now = {str(problem): problem for problem in problems}
-    for text, problem in now.items():
-        if text not in known:
-            level = log.error if problem.severity is Severity.ERROR else log.warning
-            level("problem", what=text)
-    for text in known - now.keys():
-        log.info("problem solved", what=text)

@@ -20,13 +20,13 @@ DEFAULT_NAMESPACE = "default"
 
 @dataclass(frozen=True, slots=True, order=True)
 class ObjectName:
-    """A namespaced name, written ``namespace/name``."""
+    """A namespaced name, written ``namespace/name``. Of kinds without namespaces, just a name."""
 
     namespace: str
     name: str
 
     def __str__(self) -> str:
-        return f"{self.namespace}/{self.name}"
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
     @classmethod
     def parse(cls, text: str) -> ObjectName:
@@ -349,6 +349,17 @@ class Gateway:
     name: ObjectName
     listeners: tuple[GatewayListener, ...]
     origin: Origin | None = None
+    class_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayClass:
+    """Whose the Gateways of one class are."""
+
+    name: ObjectName
+    controller: str
+    """Such as ``poolpilot.dev/gateway-controller``."""
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,6 +400,7 @@ class World:
     """Where each endpoint key came from."""
     absent: tuple[AbsentEndpoint, ...] = ()
     """Who could have been an endpoint and is none."""
+    gateway_classes: tuple[GatewayClass, ...] = ()
 
     def endpoints_of(self, pool: ObjectName) -> tuple[Endpoint, ...]:
         return self.endpoints.get(pool, ())

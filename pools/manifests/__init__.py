@@ -18,6 +18,7 @@ from pools.manifests.node import Node, node_from
 from pools.manifests.text import json_documents, yaml_documents
 from pools.model import (
     Gateway,
+    GatewayClass,
     HTTPRoute,
     InferenceModel,
     InferenceModelRewrite,
@@ -47,6 +48,7 @@ Object = (
     | InferenceModelRewrite
     | HTTPRoute
     | Gateway
+    | GatewayClass
     | PoolEndpoints
 )
 Key = tuple[str, ObjectName]
@@ -74,15 +76,16 @@ KINDS: Mapping[str, Mapping[str, Build]] = {
     "InferenceModelRewrite": {_ALPHA_2: inference.rewrite, _LLM_D: inference.rewrite},
     "HTTPRoute": {_GATEWAY: gateway.http_route, _GATEWAY_BETA: gateway.http_route},
     "Gateway": {_GATEWAY: gateway.gateway, _GATEWAY_BETA: gateway.gateway},
+    "GatewayClass": {_GATEWAY: gateway.gateway_class, _GATEWAY_BETA: gateway.gateway_class},
     "PoolEndpoints": {"poolpilot.dev/v1alpha1": endpoints.pool_endpoints},
 }
 """Every kind that is read, by API version."""
 
+_CLUSTER_SCOPED = {"GatewayClass"}
 _GROUPS = {version.partition("/")[0] for versions in KINDS.values() for version in versions}
 _OTHERS_KINDS = {
     "BackendTLSPolicy",
     "GRPCRoute",
-    "GatewayClass",
     "InferencePoolImport",
     "ReferenceGrant",
     "TCPRoute",
@@ -177,12 +180,13 @@ def _manifest(node: Node, source: str) -> Manifest | None:
 
 
 def _read(build: Build, kind: str, node: Node, source: str) -> Manifest:
-    name = loose_name(node)
+    namespaced = kind not in _CLUSTER_SCOPED
+    name = loose_name(node, namespaced=namespaced)
     origin = Origin(kind, name or ObjectName("", "(no name)"), source, node.line)
     report = Report(origin)
     fields = Fields(Place(node, report))
     fields.known("apiVersion", "kind", "status")
-    meta = fields.required("metadata", read_meta(origin))
+    meta = fields.required("metadata", read_meta(origin, namespaced=namespaced))
     value = fields.required("spec", struct(functools.partial(build, meta)))
     fields.warn_of_others()
     problems = tuple(sorted(report.problems, key=lambda p: (p.line or 0, p.field)))

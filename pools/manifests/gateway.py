@@ -22,6 +22,7 @@ from pools.manifests.meta import POOL_GROUPS, Meta
 from pools.model import (
     BackendKind,
     Gateway,
+    GatewayClass,
     GatewayListener,
     HTTPRoute,
     ListenerProtocol,
@@ -54,6 +55,9 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE
 
 _section_name = text("a listener's name", re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"), high=253)
 _hostname = text("a host name, which may start with '*.'", _HOSTNAME, high=253)
+_controller = text(
+    "a controller's name such as example.com/gateway", re.compile(r"[^/\s]+/\S+"), high=253
+)
 _token = text("an HTTP header name", re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+"), high=256)
 
 
@@ -67,13 +71,18 @@ def duration(place: Place) -> float:
 
 
 def gateway(meta: Meta, spec: Fields) -> Gateway:
-    spec.required("gatewayClassName", object_name)
+    class_name = spec.required("gatewayClassName", object_name)
     spec.known("infrastructure", "addresses", "backendTLS", "tls", "defaultScope")
     listeners_at = spec.get("listeners")
     listeners = spec.required("listeners", list_of(struct(_listener), 1, 64))
     served = tuple(listener for listener in listeners if listener is not None)
     unique(listeners_at, [listener.name for listener in served], "listener names")
-    return Gateway(meta.name, served, meta.origin)
+    return Gateway(meta.name, served, meta.origin, class_name)
+
+
+def gateway_class(meta: Meta, spec: Fields) -> GatewayClass:
+    spec.known("parametersRef", "description")
+    return GatewayClass(meta.name, spec.required("controllerName", _controller), meta.origin)
 
 
 def _listener(fields: Fields) -> GatewayListener | None:

@@ -42,10 +42,12 @@ class Meta:
         return None if node is None else read(self.annotations.child(node, key))
 
 
-def read_meta(origin: Origin) -> Read[Meta]:
+def read_meta(origin: Origin, *, namespaced: bool = True) -> Read[Meta]:
     def build(fields: Fields) -> Meta:
         name = fields.required("name", object_name)
-        namespace = fields.optional("namespace", namespace_name, DEFAULT_NAMESPACE)
+        namespace = ""
+        if namespaced:
+            namespace = fields.optional("namespace", namespace_name, DEFAULT_NAMESPACE)
         annotations = fields.get("annotations")
         if annotations is not None:
             string_map(annotations)
@@ -71,7 +73,7 @@ _WRITTEN_BY_KUBERNETES = (
 )
 
 
-def loose_name(node: Node) -> ObjectName | None:
+def loose_name(node: Node, *, namespaced: bool = True) -> ObjectName | None:
     """The name of an object that may be broken elsewhere."""
     fields = node.value.get("metadata") if isinstance(node.value, dict) else None
     if fields is None or not isinstance(fields.value, dict):
@@ -81,6 +83,8 @@ def loose_name(node: Node) -> ObjectName | None:
     )
     if not isinstance(name, str) or not name:
         return None
+    if not namespaced:
+        return ObjectName("", name)
     return ObjectName(namespace if isinstance(namespace, str) else DEFAULT_NAMESPACE, name)
 
 

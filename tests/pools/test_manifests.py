@@ -482,7 +482,7 @@ def test_kinds_of_others_are_ignored_and_slips_in_ours_are_not() -> None:
         ("apps/v1", "Deployment"),
         ("v1", "Service"),
         ("networking.istio.io/v1", "Gateway"),
-        ("gateway.networking.k8s.io/v1", "GatewayClass"),
+        ("gateway.networking.k8s.io/v1", "ReferenceGrant"),
     ]:
         assert said(version, kind) == []
     assert said("inference.networking.k8s.io/v1", "InferencePol") == [

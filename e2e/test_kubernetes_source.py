@@ -1,0 +1,336 @@
+"""The kubernetes source on a real API server: what kubectl does, a World says within a second."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+import structlog
+
+from e2e.harness import eventually
+from e2e.kube.api_server import ApiServer, pod, pod_status
+from pools.kubernetes import KubernetesSettings, KubernetesSource, Timing
+from pools.model import ObjectName, World
+
+PROMPT = 1.0
+"""Seconds within which a change must reach the World, counted from when kubectl is done."""
+LIMIT = 20.0
+QUICK = Timing(discovery=0.5, longest_retry=0.5)
+_numbers = itertools.count()
+
+
+def pool(name: str = "llama", app: str = "llama", *ports: int) -> str:
+    numbers = ", ".join(f"{{number: {port}}}" for port in ports or (8000,))
+    return f"""---
+apiVersion: inference.networking.k8s.io/v1
+kind: InferencePool
+metadata: {{name: {name}}}
+spec:
+  selector: {{matchLabels: {{app: {app}}}}}
+  targetPorts: [{numbers}]
+  endpointPickerRef: {{name: picker, port: {{number: 9002}}}}
+"""
+
+
+ROUTE = """---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: llm}
+spec:
+  parentRefs: [{name: gateway}]
+  rules:
+  - backendRefs:
+    - {group: inference.networking.k8s.io, kind: InferencePool, name: llama}
+"""
+
+
+class Following:
+    """The last World of a source that is followed in the background."""
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace = namespace
+        self.world: World | None = None
+        self.revisions = 0
+        self._changed = asyncio.Event()
+
+    async def run(self, source: KubernetesSource) -> None:
+        async with contextlib.aclosing(source.worlds()) as worlds:  # type: ignore[type-var]  # an async generator
+            async for world in worlds:
+                self.world = world
+                self.revisions += 1
+                self._changed.set()
+
+    @property
+    def now(self) -> World:
+        assert self.world is not None, "no World yet"
+        return self.world
+
+    def name(self, name: str) -> ObjectName:
+        return ObjectName(self.namespace, name)
+
+    def endpoints(self, pool: str = "llama") -> dict[str, str]:
+        """Names by address and port."""
+        return {one.key: one.name for one in self.now.endpoints_of(self.name(pool))}
+
+    def absent(self) -> dict[str, str]:
+        return {one.name: one.reason for one in self.now.absent}
+
+    async def until(self, holds: Callable[[], bool], what: str, limit: float = PROMPT) -> None:
+        await eventually(lambda: self.world is not None and holds(), what, limit)
+
+
+@asynccontextmanager
+async def following(settings: KubernetesSettings) -> AsyncIterator[Following]:
+    [namespace, *_] = settings.namespaces
+    following = Following(namespace)
+    task = asyncio.create_task(following.run(KubernetesSource(settings)))
+    try:
+        await following.until(lambda: True, "the first World", LIMIT)
+        yield following
+        assert not task.done(), task.exception()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+def namespace(api_server: ApiServer) -> Iterator[str]:
+    """A namespace of the test's own."""
+    name = f"source-{next(_numbers)}"
+    api_server.kubectl("create", "namespace", name)
+    yield name
+    api_server.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def settings(api_server: ApiServer, namespace: str) -> KubernetesSettings:
+    return KubernetesSettings(api_server.kubeconfig, namespaces=(namespace,), timing=QUICK)
+
+
+class Cluster:
+    """kubectl in one namespace, without holding up the event loop."""
+
+    def __init__(self, server: ApiServer, namespace: str) -> None:
+        self.server = server
+        self.namespace = namespace
+
+    async def apply(self, *manifests: str) -> None:
+        await asyncio.to_thread(self.server.apply, "".join(manifests), namespace=self.namespace)
+
+    async def delete(self, *what: str) -> None:
+        await asyncio.to_thread(
+            self.server.kubectl, "delete", f"--namespace={self.namespace}", "--now", *what
+        )
+
+    async def runs(self, name: str, address: str, *, ready: bool = True, message: str = "") -> None:
+        """What a kubelet would say of a pod."""
+        await asyncio.to_thread(
+            self.server.patch_status,
+            "pod",
+            name,
+            pod_status(address, ready=ready, message=message),
+            namespace=self.namespace,
+        )
+
+
+@pytest.fixture
+def cluster(api_server: ApiServer, namespace: str) -> Cluster:
+    return Cluster(api_server, namespace)
+
+
+async def test_pods_come_turn_unready_and_go_and_the_world_says_so_within_a_second(
+    cluster: Cluster, settings: KubernetesSettings
+) -> None:
+    async with following(settings) as seen:
+        await cluster.apply(pool(), pod("one", {"app": "llama"}), pod("other", {"app": "sql"}))
+        await seen.until(lambda: seen.name("llama") in seen.now.pools, "the pool is there")
+        await seen.until(
+            lambda: seen.absent() == {"one": "not Ready: it has not started yet"},
+            "a pod that has not started is told, one of another app is not",
+        )
+        await cluster.runs("one", "10.1.0.1")
+        await seen.until(
+            lambda: seen.endpoints() == {"10.1.0.1:8000": "one"} and not seen.now.absent,
+            "a Ready pod is an endpoint",
+        )
+        await cluster.runs("one", "10.1.0.1", ready=False, message="probe failed")
+        await seen.until(
+            lambda: (
+                seen.absent() == {"one": "not Ready since 2026-01-01T12:03:00Z: probe failed"}
+                and not seen.endpoints()
+            ),
+            "a pod that is not Ready is none, and the reason is told",
+        )
+        await cluster.runs("one", "fd00::1")
+        await seen.until(lambda: "[fd00::1]:8000" in seen.endpoints(), "IPv6 works as well")
+        await cluster.apply(pool("llama", "llama", 8000, 8001))
+        await seen.until(
+            lambda: (
+                seen.endpoints() == {"[fd00::1]:8000": "one-rank-0", "[fd00::1]:8001": "one-rank-1"}
+            ),
+            "each port is an endpoint",
+        )
+        ports = {"inference.networking.k8s.io/active-ports": "8001"}
+        await cluster.apply(pod("one", {"app": "llama"}, ports))
+        await seen.until(
+            lambda: seen.endpoints() == {"[fd00::1]:8001": "one-rank-1"}, "one port is not active"
+        )
+        await cluster.delete("pod", "one")
+        await seen.until(lambda: not seen.endpoints(), "a deleted pod is gone")
+        await cluster.delete("inferencepool.inference.networking.k8s.io", "llama")
+        await seen.until(lambda: not seen.now.pools, "a deleted pool is gone")
+
+
+async def test_a_pod_that_is_being_deleted_leaves_at_once(
+    cluster: Cluster, settings: KubernetesSettings
+) -> None:
+    # A finalizer stands for a kubelet that gives the containers time to end.
+    held = pod("one", {"app": "llama"}).replace(
+        "metadata:", "metadata:\n  finalizers: [poolpilot.dev/held]"
+    )
+    await cluster.apply(pool(), held)
+    await cluster.runs("one", "10.1.0.1")
+    async with following(settings) as seen:
+        await seen.until(lambda: len(seen.endpoints()) == 1, "it serves", LIMIT)
+        await cluster.delete("pod", "one", "--wait=false")
+        await seen.until(lambda: not seen.endpoints(), "it is no endpoint any more")
+        assert seen.absent() == {"one": "is being deleted"}
+        await cluster.apply(pod("one", {"app": "llama"}))  # without the finalizer
+        await seen.until(lambda: not seen.now.absent, "and in the end it is gone")
+
+
+async def test_routes_gateways_and_models_are_followed(
+    cluster: Cluster, settings: KubernetesSettings, api_server: ApiServer
+) -> None:
+    classes = "".join(
+        f"""---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {{name: {cluster.namespace}-{name}}}
+spec: {{controllerName: {controller}}}
+"""
+        for name, controller in [
+            ("ours", "poolpilot.dev/gateway-controller"),
+            ("theirs", "example.com/other"),
+        ]
+    )
+    gateways = "".join(
+        f"""---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: {name}}}
+spec:
+  gatewayClassName: {cluster.namespace}-{of}
+  listeners: [{{name: http, port: 8081, protocol: HTTP}}]
+"""
+        for name, of in [("gateway", "ours"), ("foreign", "theirs")]
+    )
+    models = """---
+apiVersion: inference.networking.x-k8s.io/v1alpha2
+kind: InferenceModel
+metadata: {name: tweets}
+spec: {modelName: tweets, criticality: Critical, poolRef: {name: llama}}
+---
+apiVersion: inference.networking.x-k8s.io/v1alpha2
+kind: InferenceObjective
+metadata: {name: batch}
+spec: {priority: -1, poolRef: {name: llama}}
+---
+apiVersion: inference.networking.x-k8s.io/v1alpha2
+kind: InferenceModelRewrite
+metadata: {name: canary}
+spec:
+  poolRef: {name: llama}
+  rules: [{targets: [{modelRewrite: llama-2}]}]
+"""
+    async with following(settings) as seen:
+        await cluster.apply(pool(), ROUTE, gateways, models, classes)
+        await seen.until(
+            lambda: (
+                [one.name for one in seen.now.gateways] == [seen.name("gateway")]
+                and [one.name for one in seen.now.routes] == [seen.name("llm")]
+            ),
+            "the route and the gateway of our class are there, the foreign gateway is not",
+        )
+        await seen.until(
+            lambda: (
+                [one.model_name for one in seen.now.models] == ["tweets"]
+                and [one.priority for one in seen.now.objectives] == [-1]
+                and [one.name for one in seen.now.rewrites] == [seen.name("canary")]
+            ),
+            "models, objectives and rewrites are there",
+        )
+        assert seen.now.problems == ()
+        await cluster.apply(ROUTE.replace("name: llama}", "name: llama, weight: 7}"))
+        await seen.until(
+            lambda: seen.now.routes[0].rules[0].backends[0].weight == 7, "the route has changed"
+        )
+        await cluster.apply(ROUTE.replace("rules:", "rules: {}\n  unused:"))
+        await seen.until(
+            lambda: any("the last good version" in str(one) for one in seen.now.problems),
+            "a broken route is told",
+        )
+        assert seen.now.routes[0].rules[0].backends[0].weight == 7
+        await cluster.delete("httproute", "llm")
+        await seen.until(lambda: not seen.now.routes and not seen.now.problems, "it is gone")
+    await asyncio.to_thread(api_server.kubectl, "delete", "--filename=-", stdin=classes)
+
+
+async def test_a_pool_of_the_old_group_works_and_yields_to_one_of_the_new_group(
+    cluster: Cluster, settings: KubernetesSettings
+) -> None:
+    old = """---
+apiVersion: inference.networking.x-k8s.io/v1alpha2
+kind: InferencePool
+metadata: {name: llama}
+spec:
+  selector: {app: llama}
+  targetPortNumber: 9000
+  extensionRef: {name: picker}
+"""
+    async with following(settings) as seen:
+        await cluster.apply(old, pod("one", {"app": "llama"}))
+        await cluster.runs("one", "10.1.0.1")
+        await seen.until(lambda: "10.1.0.1:9000" in seen.endpoints(), "the old pool counts")
+        await cluster.apply(pool())
+        await seen.until(
+            lambda: (
+                list(seen.endpoints()) == ["10.1.0.1:8000"]
+                and ["exists in two API groups" in one.message for one in seen.now.problems]
+                == [True]
+            ),
+            "the new one counts instead, and the double is told",
+        )
+        await cluster.delete("inferencepools.inference.networking.x-k8s.io", "llama")
+        await seen.until(lambda: not seen.now.problems, "the double is gone")
+
+
+async def test_a_kind_that_is_installed_later_is_picked_up_and_one_that_goes_is_let_go(
+    cluster: Cluster, settings: KubernetesSettings, api_server: ApiServer
+) -> None:
+    model = """---
+apiVersion: inference.networking.x-k8s.io/v1alpha2
+kind: InferenceModel
+metadata: {name: tweets}
+spec: {modelName: tweets, poolRef: {name: llama}}
+"""
+    await asyncio.to_thread(api_server.uninstall, "inferencemodels")
+    with structlog.testing.capture_logs() as logs:
+        async with following(settings) as seen:
+            await cluster.apply(pool())
+            await seen.until(lambda: bool(seen.now.pools), "the rest is followed", LIMIT)
+            assert [line["kind"] for line in logs if "not installed" in line["event"]].count(
+                "InferenceModel (inference.networking.x-k8s.io)"
+            ) == 1
+            await asyncio.to_thread(api_server.install, "inferencemodels")
+            await cluster.apply(model)
+            await seen.until(lambda: bool(seen.now.models), "the model is there", LIMIT)
+            await asyncio.to_thread(api_server.uninstall, "inferencemodels")
+            await seen.until(lambda: not seen.now.models, "and gone with its kind", LIMIT)
+            await asyncio.to_thread(api_server.install, "inferencemodels")
+            await cluster.apply(model)
+            await seen.until(lambda: bool(seen.now.models), "and there again", LIMIT)

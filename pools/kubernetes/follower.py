@@ -1,0 +1,354 @@
+"""The loops around the pure parts: they do what is to be done next and tell what came of it.
+
+One task for each collection lists and watches it into the cache. One more looks for kinds that come
+and go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import structlog
+
+from pools.kubernetes.backoff import delay
+from pools.kubernetes.cache import Cache
+from pools.kubernetes.connection import ApiError, Connection, Status, UnreachableError
+from pools.kubernetes.discovery import Discovery, paths, read_resources
+from pools.kubernetes.kinds import SOURCE, Collection, Head, Item, Kind, Read
+from pools.kubernetes.outage import NO_STATUS, Outages
+from pools.kubernetes.reflection import ListPage, Reflection
+from pools.model import Problem, Severity, World
+
+log = structlog.get_logger(__name__)
+
+MAX_SETTLE = 0.25
+"""Seconds after which a World is made although changes go on."""
+SHORT_WATCH = 1.0
+"""Seconds. A watch that ends sooner without an event is not taken up again at once."""
+DISCOVERY = "the list of its kinds"
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Sizes, and times in seconds."""
+
+    page_size: int = 250
+    """Objects in one answer to a list."""
+    discovery: float = 15.0
+    """Between two looks for kinds that were installed or removed."""
+    watch: float = 300.0
+    """After which a watch is ended and taken up again, give or take a quarter."""
+    debounce: float = 0.05
+    """For which nothing may change before a World is made."""
+    longest_retry: float = 10.0
+    """Between two tries of something that fails."""
+
+
+class _ListMetadata(msgspec.Struct, rename="camel"):
+    resource_version: str = ""
+    next_page: str = msgspec.field(name="continue", default="")
+
+
+class _List(msgspec.Struct):
+    metadata: _ListMetadata
+    items: list[msgspec.Raw] | None = None
+
+
+class _Event(msgspec.Struct):
+    type: str
+    object: msgspec.Raw
+
+
+class _ShortWatchError(Exception):
+    """A watch was accepted and ended at once, without a word."""
+
+
+class Follower:
+    """All tasks that keep one cache as the API server has it."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        kinds: Sequence[Kind],
+        namespaces: Sequence[str],
+        controller: str,
+        timing: Timing,
+        *,
+        clock: Callable[[], float],
+        now: Callable[[], datetime.datetime],
+        chance: Callable[[], float],
+    ) -> None:
+        self._connection = connection
+        self._kinds = kinds
+        self._namespaces = tuple(dict.fromkeys(namespaces))
+        self._timing = timing
+        self._clock = clock
+        self._now = now
+        self._chance = chance
+        self._cache = Cache(kinds, controller)
+        self._discovery = Discovery(kinds)
+        self._outages = Outages()
+        self._reflections: dict[Collection, Reflection] = {}
+        self._tasks: dict[Collection, asyncio.Task[None]] = {}
+        self._discovering: asyncio.Task[None] | None = None
+        self._started = False
+        """Whether everything that was there at the start was listed once."""
+        self._changed = asyncio.Event()
+        self._look_again = asyncio.Event()
+        self._back = asyncio.Event()
+
+    def start(self) -> None:
+        self._discovering = self._run(self._discover(), "kubernetes discovery")
+
+    async def stop(self) -> None:
+        tasks = [*self._tasks.values()]
+        if self._discovering is not None:
+            tasks.append(self._discovering)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def settled(self) -> None:
+        """Wait for a change after which nothing changes for a moment; the first time, also until
+        everything was listed."""
+        while True:
+            await self._changed.wait()
+            deadline = self._clock() + MAX_SETTLE
+            while self._changed.is_set() and self._clock() < deadline:
+                self._changed.clear()
+                await asyncio.sleep(self._timing.debounce)
+            self._changed.clear()
+            for task in (self._discovering, *self._tasks.values()):
+                if task is not None and task.done():
+                    task.result()
+            if not self._started:
+                self._started = bool(self._reflections) and all(
+                    reflection.listed for reflection in self._reflections.values()
+                )
+            if self._started:
+                return
+
+    def world(self) -> World:
+        """What the API server has, as far as it could be read."""
+        return self._cache.world([*self._outages.problems(self._connection.url), *self._notes()])
+
+    def _notes(self) -> Iterator[Problem]:
+        if not any(kind.name == "InferencePool" for kind in self._discovery.present):
+            yield Problem(
+                Severity.WARNING,
+                "the API server has no kind InferencePool: install the custom resource definitions"
+                " of the Gateway API inference extension",
+                source=SOURCE,
+            )
+
+    # Kinds that come and go.
+
+    async def _discover(self) -> None:
+        told: set[Kind] = set()
+        failures = 0
+        while True:
+            self._look_again.clear()
+            try:
+                found = await self._resources()
+            except (ApiError, UnreachableError, msgspec.MsgspecError) as error:
+                failures += 1
+                await self._wait_after(error, DISCOVERY, failures)
+                continue
+            failures = 0
+            self._came_back(DISCOVERY)
+            self._discovery.update(found, self._clock())
+            for kind in self._discovery.absent:
+                if kind not in told:
+                    log.info("kind not installed, looking for it from time to time", kind=str(kind))
+            told = set(self._discovery.absent)
+            self._follow(self._discovery.present)
+            await self._until_next_look()
+
+    async def _resources(self) -> dict[str, frozenset[str]]:
+        async def one(path: str) -> tuple[str, frozenset[str]]:
+            try:
+                return path, read_resources(await self._connection.get(path))
+            except ApiError as error:
+                if error.status == 404:
+                    return path, frozenset()
+                raise
+
+        # All of them end before one raises: no request outlives this.
+        found: dict[str, frozenset[str]] = {}
+        for answer in await asyncio.gather(*map(one, paths(self._kinds)), return_exceptions=True):
+            if isinstance(answer, BaseException):
+                raise answer
+            found[answer[0]] = answer[1]
+        return found
+
+    async def _until_next_look(self) -> None:
+        wait = self._timing.discovery
+        deadline = self._discovery.deadline()
+        if deadline is not None:
+            wait = min(wait, max(0.0, deadline - self._clock()))
+        # A request that finds its kind missing wakes this up, but not more than once a second.
+        pause = min(wait, 1.0)
+        await asyncio.sleep(pause)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._look_again.wait(), wait - pause)
+
+    def _follow(self, present: dict[Kind, str]) -> None:
+        """Run a task for each collection of these kinds, and no other."""
+        wanted = [
+            Collection(kind, version, namespace)
+            for kind, version in present.items()
+            for namespace in ((self._namespaces or (None,)) if kind.namespaced else (None,))
+        ]
+        scopes = {collection.scope for collection in wanted}
+        for collection in [known for known in self._tasks if known not in wanted]:
+            self._tasks.pop(collection).cancel()
+            del self._reflections[collection]
+            self._outages.ended(str(collection))
+            if collection.scope not in scopes:
+                self._cache.drop(collection.scope)
+                log.info("kind no longer installed", kind=str(collection))
+            self._changed.set()
+        for collection in wanted:
+            if collection not in self._tasks:
+                reflection = Reflection(self._cache, collection.scope, self._timing.page_size)
+                self._reflections[collection] = reflection
+                self._tasks[collection] = self._run(
+                    self._reflect(collection, reflection), f"kubernetes {collection}"
+                )
+
+    # One collection.
+
+    async def _reflect(self, collection: Collection, reflection: Reflection) -> None:
+        kind = collection.kind
+        read = kind.read(kind.api_version(collection.version), kind.name)
+        while True:
+            try:
+                if isinstance(reflection.next, ListPage):
+                    await self._list(collection, reflection, reflection.next, read)
+                else:
+                    await self._watch(collection, reflection, reflection.next.version, read)
+            except _ShortWatchError:
+                reflection.failed()
+                await self._pause(reflection.failures)
+            except (ApiError, UnreachableError, msgspec.MsgspecError) as error:
+                if isinstance(error, ApiError) and error.expired:
+                    log.info("resource version expired, listing anew", what=str(collection))
+                    reflection.expired()
+                    if reflection.failures > 1:
+                        await self._pause(reflection.failures)
+                    continue
+                reflection.failed()
+                if isinstance(error, msgspec.MsgspecError):
+                    reflection.expired()
+                await self._wait_after(error, str(collection), reflection.failures)
+
+    async def _list(
+        self, collection: Collection, reflection: Reflection, page: ListPage, read: Read
+    ) -> None:
+        parameters = dict(collection.kind.query)
+        if page.limit is not None:
+            parameters["limit"] = str(page.limit)
+        if page.token:
+            parameters["continue"] = page.token
+        answer = msgspec.json.decode(
+            await self._connection.get(collection.path, parameters), type=_List
+        )
+        items = [_item(bytes(raw), read)[0] for raw in answer.items or ()]
+        if reflection.page(items, answer.metadata.resource_version, answer.metadata.next_page):
+            self._changed.set()
+        self._came_back(str(collection))
+
+    async def _watch(
+        self, collection: Collection, reflection: Reflection, version: str, read: Read
+    ) -> None:
+        seconds = self._timing.watch * (0.75 + self._chance() / 2)
+        parameters = {
+            **collection.kind.query,
+            "watch": "1",
+            "resourceVersion": version,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(max(1, round(seconds))),
+        }
+        began = self._clock()
+        silent = True
+        lines = self._connection.watch(collection.path, parameters, seconds + 15)
+        async with contextlib.aclosing(lines):
+            async for line in lines:
+                if not line:
+                    self._came_back(str(collection))
+                    continue
+                silent = False
+                if _take(reflection, line, read):
+                    self._changed.set()
+        if silent and self._clock() - began < SHORT_WATCH:
+            raise _ShortWatchError
+        reflection.ended()
+
+    # What goes wrong.
+
+    async def _wait_after(self, error: Exception, what: str, failures: int) -> None:
+        """Note a failure and wait until it is to be tried again."""
+        status, retry_after = NO_STATUS, 0.0
+        if isinstance(error, ApiError):
+            status, retry_after = error.status, error.retry_after
+            if status == 404:
+                self._look_again.set()
+        if self._outages.failed(what, status, str(error), self._now()):
+            log.warning("cannot be read, trying again", what=what, status=status, error=str(error))
+            self._changed.set()
+        await self._pause(failures, retry_after)
+
+    async def _pause(self, failures: int, retry_after: float = 0.0) -> None:
+        """Wait until it is time for another try, or until something else succeeds again."""
+        seconds = delay(failures, self._timing.longest_retry, self._chance(), retry_after)
+        back = self._back
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(back.wait(), seconds)
+            # Everybody was woken: not all at the same instant.
+            await asyncio.sleep(max(retry_after, self._chance() / 10))
+
+    def _came_back(self, what: str) -> None:
+        if self._outages.ended(what):
+            log.info("can be read again", what=what)
+            self._changed.set()
+            # Whoever waits need not: the server is back.
+            self._back.set()
+            self._back = asyncio.Event()
+
+    def _run(self, run: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
+        """Run in the background; that it died is a change too, so that it is noticed."""
+        task = asyncio.create_task(run, name=name)
+        task.add_done_callback(lambda _: self._changed.set())
+        return task
+
+
+def _item(raw: bytes, read: Read) -> tuple[Item, str]:
+    """What is kept of an object, and its resource version."""
+    head = msgspec.json.decode(raw, type=Head)
+    value, problems = read(raw)
+    return Item(head.name, head.metadata.uid, value, problems), head.metadata.resource_version
+
+
+def _take(reflection: Reflection, line: bytes, read: Read) -> bool:
+    """Tell the reflection what an event says. Returns whether the cache changed. Raises ApiError
+    if it says that the watch failed."""
+    event = msgspec.json.decode(line, type=_Event)
+    raw = bytes(event.object)
+    match event.type:
+        case "ADDED" | "MODIFIED":
+            return reflection.put(*_item(raw, read))
+        case "DELETED":
+            head = msgspec.json.decode(raw, type=Head)
+            return reflection.remove(head.name, head.metadata.resource_version)
+        case "BOOKMARK":
+            head = msgspec.json.decode(raw, type=Head)
+            reflection.bookmark(head.metadata.resource_version)
+        case "ERROR":
+            status = msgspec.json.decode(raw, type=Status)
+            raise ApiError(status.code, status.reason, status.message)
+    return False
