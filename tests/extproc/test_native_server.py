@@ -20,7 +20,8 @@ from structlog.testing import capture_logs
 
 from extproc.transport.h2 import Limits
 from extproc.transport.listen import parse_address
-from extproc.transport.native import NativeServer, ServerConnection, Upkeep, serve_native
+from extproc.transport.native import NativeServer, Upkeep, serve_native
+from extproc.transport.native_connection import ServerConnection
 from extproc.transport.tls import ServerTls, TlsFiles
 from tests.extproc.h2_peer import (
     END_HEADERS,
