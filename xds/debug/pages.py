@@ -188,7 +188,8 @@ class _Pages:
         return answer(request, {"snapshots": variants})
 
     async def snapshot(self, request: Request) -> Response:
-        variant, rest = self._variant(request.path_params["path"])
+        wanted = request.query_params.get("version", "")
+        variant, rest = self._variant(request.path_params["path"], wanted)
         snapshot, names = variant.snapshot, name_filter(request.query_params)
         if snapshot is None:
             return answer(request, variant_json(variant))
@@ -326,17 +327,19 @@ class _Pages:
         why_not = self._subject.not_ready()
         return PlainTextResponse(f"{why_not or 'ok'}\n", status_code=503 if why_not else 200)
 
-    def _variant(self, path: str) -> tuple[Variant, str]:
+    def _variant(self, path: str, version: str = "") -> tuple[Variant, str]:
         """The variant whose group begins ``path``, and the rest of the path. Group names have a
-        slash in them, and so do names of resources. Raises PageError where there is none."""
+        slash in them, and so do names of resources. Of several variants the one with this version,
+        or else the one for the newest Envoys. Raises PageError where there is none."""
         variants = list(self._subject.provider.variants())
         matching = [v for v in variants if path == v.group or path.startswith(f"{v.group}/")]
         if not matching:
             groups = ", ".join(sorted({v.group for v in variants})) or "none yet"
             raise PageError(404, f"no such group; there are: {groups}")
         longest = max(len(v.group) for v in matching)
-        first = next(v for v in matching if len(v.group) == longest)
-        return first, path[longest + 1 :].rstrip("/")
+        of_group = [v for v in matching if len(v.group) == longest]
+        with_version = (v for v in of_group if v.snapshot and v.snapshot.version == version)
+        return next(with_version, of_group[0]), path[longest + 1 :].rstrip("/")
 
 
 def _tag(variant: Variant, request: Request) -> str:
