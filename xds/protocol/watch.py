@@ -175,8 +175,12 @@ class Watch(ABC):
             return None
         response = self._compose(nonce, upserts, work.removals)
         if response is None:
-            self._held = self.view
-            return None
+            # Not in parts, then: all at once, unless that is what was rejected.
+            response = self._compose(nonce, work.upserts, work.removals)
+            rejected = self.error.version if self.error is not None else None
+            if response is None or response.version == rejected:
+                self._held = self.view
+                return None
         self._must_answer = False
         self._forced -= response.changes.keys()
         self._dirty -= response.changes.keys()
