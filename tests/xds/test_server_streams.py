@@ -394,3 +394,19 @@ async def test_csds_tells_the_state_of_each_resource_and_never_a_secret():
         assert found["l"].error_state.details == "no room"
         other = status_pb2.NodeMatcher(node_id=status_pb2.StringMatcher(exact="other"))
         assert not (await fetch(status_pb2.ClientStatusRequest(node_matchers=[other]))).config
+
+
+async def test_a_thousand_streams_of_one_client_leave_the_others_unharmed():
+    async with running(limits=Limits(streams_per_peer=1_010)) as at:
+        at.publish(content(CLUSTER, "a"))
+        good = at.client(node="good")
+        await good.send(CLUSTER)
+        await good.ack(await good.receive())
+        crowd = [at.client(node="crowd") for _ in range(1_000)]
+        await asyncio.gather(*(client.send(CLUSTER) for client in crowd))
+        await until(lambda: at.metric("streams", protocol="sotw") == 1_001, "all are here", 30)
+        at.publish(content(CLUSTER, "a", 2))
+        await good.receive()
+        for client in crowd:
+            client.cancel()
+        await until(lambda: at.metric("streams", protocol="sotw") == 1, "they are gone", 30)
