@@ -59,8 +59,8 @@ class NativeServer:
         self._address = ""
         self._ticker: asyncio.TimerHandle | None = None
         self._stopping = False
-        self._problem_at = float("-inf")
-        self._problems_unsaid = 0
+        self._said_at: dict[str, float] = {}
+        self._unsaid: dict[str, int] = {}
 
     async def start(self, address: str) -> None:
         where = parse_address(address)
@@ -136,16 +136,15 @@ class NativeServer:
             self._empty.set()
 
     def problem(self, what: str, **details: object) -> None:
-        """Log it, unless one was logged just now: a flood of faults must not become one of log
-        lines. The next line says how many were left out."""
+        """Log it, unless one of its kind was logged just now: a flood of faults must not become one
+        of log lines. The next line says how many were left out."""
         now = self._loop.time()
-        if now - self._problem_at < _PROBLEMS_LOGGED_EVERY:
-            self._problems_unsaid += 1
+        if now - self._said_at.get(what, float("-inf")) < _PROBLEMS_LOGGED_EVERY:
+            self._unsaid[what] = self._unsaid.get(what, 0) + 1
             return
-        self._problem_at = now
-        if self._problems_unsaid:
-            details["not_logged_before"] = self._problems_unsaid
-            self._problems_unsaid = 0
+        self._said_at[what] = now
+        if what in self._unsaid:
+            details["not_logged_before"] = self._unsaid.pop(what)
         log.warning(what, **details)
 
     def _new_connection(self) -> ServerConnection:

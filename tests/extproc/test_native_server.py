@@ -510,12 +510,23 @@ async def test_a_client_that_breaks_the_rules_is_told_why_and_left() -> None:
     assert link.wire.aborted, "it did not take its goodbye"
 
 
-async def test_a_flood_of_problems_is_not_one_of_log_lines() -> None:
+async def test_a_flood_of_problems_is_not_one_of_log_lines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(asyncio, "get_running_loop", lambda: clock)
     server = NativeServer({}, Limits(), Upkeep(), None)
     with capture_logs() as logs:
         for _ in range(1000):
             server.problem("something")
-    assert len(logs) == 1
+        server.problem("something else")
+        clock.now += 11
+        server.problem("something")
+    assert [(line["event"], line.get("not_logged_before")) for line in logs] == [
+        ("something", None),
+        ("something else", None),
+        ("something", 999),
+    ]
 
 
 async def test_one_connection_too_many_is_refused() -> None:
