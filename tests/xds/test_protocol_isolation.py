@@ -6,7 +6,7 @@ import pytest
 
 from tests.xds.model import DeltaClient, ModelClient, SotwClient, bad_content, content, is_bad
 from xds.protocol.isolation import PATIENCE, Isolation, named_in, plain_words
-from xds.protocol.message import Response
+from xds.protocol.message import ErrorDetail, Response, SotwRequest
 from xds.protocol.stream import Stream
 from xds.protocol.view import Target
 from xds.resource import CLUSTER, Resource
@@ -146,3 +146,18 @@ def test_a_client_that_rejects_everything_for_ever_is_asked_ever_more_rarely():
     assert pauses[-1] == 30.0
     isolation.acked({"a": "1"})
     assert isolation.pause() == 0.0
+
+
+def test_what_a_returning_client_may_have_is_not_deleted_to_get_around_a_bad_resource():
+    target = Target(Snapshot.of([bad_content(CLUSTER, "a"), content(CLUSTER, "b")]))
+    stream = Stream(delta=False, type_url=CLUSTER)
+    stream.offer(target, 0.0)
+    # After a restart of the server nobody knows what "before the restart" stands for.
+    stream.receive(SotwRequest(CLUSTER, version="before the restart"), 0.0)
+    (response,) = stream.poll(0.0)
+    words = ErrorDetail(3, "cluster(s) a: no")
+    stream.receive(SotwRequest(CLUSTER, nonce=response.nonce, error=words), 0.0)
+    assert list(stream.poll(0.0)) == []
+    stream.offer(Target(Snapshot.of([content(CLUSTER, "a", 2), content(CLUSTER, "b")])), 1.0)
+    (repaired,) = stream.poll(1.0)
+    assert {r.name for r in repaired.resources} == {"a", "b"}
