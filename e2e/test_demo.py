@@ -115,6 +115,19 @@ def test_nothing_is_left_however_the_demo_ends(run: Run, end: str) -> None:
     until(lambda: run.processes() == {}, "nothing is left")
 
 
+def test_nothing_is_left_when_the_terminal_is_closed(run: Run) -> None:
+    pid, terminal = pty.fork()
+    if pid == 0:  # A session of its own, with this terminal in control of it.
+        os.execve(DEMO[0], [*DEMO, "--pods", "1"], {**os.environ, MARK: run.mark})
+    try:
+        screen = _Screen(terminal)
+        until(lambda: screen.shows_row(r"vllm-0 +127\.0\.0\.1:"), "the table is shown")
+    finally:
+        os.close(terminal)
+    until(lambda: os.waitpid(pid, os.WNOHANG)[0] == pid, "the demo ends")
+    until(lambda: run.processes() == {}, "nothing is left")
+
+
 def test_the_demo_ends_with_the_reason_when_a_part_dies(run: Run) -> None:
     process = run.start("--pods", "1", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout

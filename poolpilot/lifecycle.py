@@ -36,12 +36,12 @@ async def stop_signals(force: Callable[[int], None] = os._exit) -> AsyncIterator
     loop = asyncio.get_running_loop()
 
     def on_signal(number: signal.Signals) -> None:
+        # Act first: there may be nobody left who could read the log.
         if stop.is_set():
-            log.warning("stopping now, without waiting", signal=number.name)
             force(FORCED_EXIT)
-        else:
-            log.info("stopping; once more to stop without waiting", signal=number.name)
-            stop.set()
+            return
+        stop.set()
+        log.info("stopping; once more to stop without waiting", signal=number.name)
 
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, on_signal, number)

@@ -39,6 +39,8 @@ class Stack:
     """Envoy asks for incremental xDS."""
     pod_options: Sequence[str] = ()
     """Further options of ``poolpilot fake-vllm``."""
+    options_of: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Further options of single pods, by name."""
     extproc_options: Sequence[str] = ()
     """Further options of ``poolpilot serve extproc``."""
     log_level: str = "info"
@@ -111,6 +113,7 @@ class Stack:
             f"--address={self.pod_address(name)}",
             f"--name={name}",
             *self.pod_options,
+            *self.options_of.get(name, ()),
         )
 
     def start_xds(self) -> None:
