@@ -41,6 +41,9 @@ class PickerConfig:
     exchange: ExchangeSettings = field(default_factory=ExchangeSettings)
     scrape: ScrapeSettings = field(default_factory=ScrapeSettings)
     health: HealthPolicy = field(default_factory=HealthPolicy)
+    models_interval: float = 5.0
+    """Seconds between two questions to one pod which models it serves; 0: never. Asked only where
+    there are several pools, to find the pool of a request whose route names none."""
     endpoints_per_pick: int = ENDPOINTS_PER_PICK
     """The pick and its fallbacks, which Envoy's retries walk down."""
     in_flight_expiry: float = 900.0
@@ -65,6 +68,8 @@ class PickerConfig:
             raise ValueError(f"profile: there is no {self.profile!r}; choose one of {known}")
         if self.endpoints_per_pick < 1:
             raise ValueError("endpoints_per_pick: must be at least 1")
+        if self.models_interval < 0:
+            raise ValueError("models_interval: must not be negative")
         if self.in_flight_expiry <= 0:
             raise ValueError("in_flight_expiry: must be greater than 0 seconds")
         if self.remembered_decisions < 1:

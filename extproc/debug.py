@@ -118,6 +118,9 @@ def application(
                 "error": director.world_error or None,
                 "pools": [pool_row(view, now) for view in director.fleet.pools.values()],
                 "open_requests": len(director.ledger),
+                "models": {
+                    model: str(pool) for model, pool in sorted(director.models.models.items())
+                },
                 "decisions": director.decisions.number,
                 "see": {
                     "/debug/pools": "each pool",

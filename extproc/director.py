@@ -19,15 +19,21 @@ from extproc.endpoint_health import Fault, judge
 from extproc.fleet import Fleet, PoolView
 from extproc.ledger import Ledger
 from extproc.metrics import Metrics
+from extproc.model_index import ModelIndex
 from extproc.request import Completed, InferenceRequest, Outcome, Refused, Routed
 from extproc.scheduling.profile import Decision, SchedulingRequest, Step, Verdict
-from pools.model import ObjectName, World
+from pools.model import World
 
 log = structlog.get_logger(__name__)
 
 ENDPOINTS_PER_PICK = 3
 MAX_NAME = 256
 """Characters kept of what clients name: a model name may be as long as a body."""
+MAX_LISTED = 20
+"""Model names in an error message."""
+POOL_HEADER = "x-poolpilot-pool"
+"""Request header that leads to the pool's route, where the route named no pool: ``namespace/name``.
+Envoy takes it from nobody else."""
 BYTES_PER_TOKEN = 4
 """A rough average over languages and tokenizers; only compared with itself."""
 
@@ -50,6 +56,7 @@ class Director:
         rng: random.Random | None = None,
         metrics: Metrics | None = None,
         on_end: Callable[[DecisionRecord], None] | None = None,
+        models: ModelIndex | None = None,
     ) -> None:
         """``on_end`` is called once for each request that ended, was refused or expired."""
         if endpoints_per_pick < 1:
@@ -64,7 +71,7 @@ class Director:
         self._rng = rng or random.Random()
         self._on_end = on_end
         self._world: World | None = None
-        self._pool_by_model: dict[str, ObjectName] = {}
+        self.models = models or ModelIndex()
         self.world_error = ""
         """Why a newer World than :attr:`world` is not in force; empty: there is none."""
 
@@ -78,10 +85,7 @@ class Director:
         self.world_error = f"revision {world.revision} of the configuration was not taken over"
         self.fleet.update(world)
         self._world = world
-        self._pool_by_model = {}
-        for name in sorted(self.fleet.pools):
-            for model in self.fleet.pools[name].resolver.names:
-                self._pool_by_model.setdefault(model, name)
+        self.models.update(world)
         self.metrics.forget_all_but(self.fleet.members)
         self.world_error = ""
 
@@ -118,6 +122,7 @@ class Director:
             pool=view.pool.name,
             pick_id=pick_id,
             model=target if target != request.model else None,
+            headers=() if request.pool is not None else ((POOL_HEADER, view.label),),
         )
         record = self._record(
             request, outcome, now, view, target, resolved.priority, decision, pick_id
@@ -171,16 +176,9 @@ class Director:
         if name is None:
             if len(pools) == 1:
                 return next(iter(pools.values()))
-            name = self._pool_by_model.get(request.model)
+            name = self.models.pool_of(request.model)
             if name is None:
-                model = f"the model {request.model[:MAX_NAME]!r}" if request.model else "no model"
-                return Refused(
-                    404,
-                    "no-pool-for-model",
-                    f"The route names no pool, and the request asks for {model}, which no pool is "
-                    "known to serve. Ask for one that an InferenceModel or an "
-                    "InferenceModelRewrite names.",
-                )
+                return self._unknown_model(request.model)
         view = pools.get(name)
         if view is None:
             return Refused(
@@ -191,6 +189,28 @@ class Director:
                 1.0,
             )
         return view
+
+    def _unknown_model(self, model: str) -> Refused:
+        if not self.models.complete:
+            return Refused(
+                503,
+                "starting",
+                "The endpoint picker is asking the pods which models they serve. Try again in a "
+                "moment.",
+                1.0,
+            )
+        known = sorted(self.models.models)
+        names = ", ".join(repr(name[:MAX_NAME]) for name in known[:MAX_LISTED])
+        if len(known) > MAX_LISTED:
+            names += f" and {len(known) - MAX_LISTED} more"
+        asked = f"the model {model[:MAX_NAME]!r}" if model else "no model"
+        return Refused(
+            404,
+            "no-pool-for-model",
+            f"The request asks for {asked}, and its path and host lead to no pool. "
+            + (f"Models that are known: {names}." if names else "No model is known yet.")
+            + " An InferenceModel or InferenceModelRewrite makes a name known.",
+        )
 
     def _refuse(
         self,

@@ -44,8 +44,8 @@ REASONS: dict[str, Reason] = {
     "no-pool-for-model": Reason(
         404,
         "The route names no pool, and no pool is known to serve the model.",
-        "Check the model's name; name it in an InferenceModel or InferenceModelRewrite, or let the "
-        "route choose the pool.",
+        "Ask for one of the models that the message lists; name further ones in an InferenceModel "
+        "or InferenceModelRewrite, or let the route choose the pool.",
         param="model",
     ),
     "upload-timeout": Reason(
@@ -87,7 +87,8 @@ REASONS: dict[str, Reason] = {
     ),
     "starting": Reason(
         503,
-        "The picker has not read its configuration yet.",
+        "The picker has not read its configuration yet, or has not yet asked the pods which models "
+        "they serve.",
         "Try again; Envoy should not send requests to a picker whose health check fails.",
     ),
     "pick-timeout": Reason(

@@ -20,8 +20,11 @@ from extproc.grpc_health import Health
 from extproc.http import HttpServer
 from extproc.lasting import LastingStreams
 from extproc.metrics import registry_of
+from extproc.model_index import ModelIndex
+from extproc.polling import Poller
 from extproc.request_log import RequestLog
 from extproc.scheduling.profiles import PROFILES
+from extproc.served_models import ServedModels
 from extproc.signals.scraper import HttpFetch, Scraper
 from extproc.transport.api import Server, Services
 from extproc.transport.grpcio import serve_grpcio
@@ -65,10 +68,13 @@ class EndpointPickerServer:
             remembered=config.remembered_decisions,
             clock=clock,
             on_end=self._request_log.ended if self._request_log is not None else None,
+            models=ModelIndex(expects_reports=config.models_interval > 0),
         )
         self.health = Health()
         self._fetch = HttpFetch()
         self._scraper = Scraper(fleet, self._fetch, config.scrape, clock=clock)
+        asking = ServedModels(self.director.models, self._fetch)
+        self._models = Poller("question for models", asking, config.models_interval)
         registry = registry_of(self.director.metrics, fleet, clock)
         self._http = HttpServer(
             application(self.director, registry, lambda: self.health.ready, clock)
@@ -141,6 +147,7 @@ class EndpointPickerServer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
         await self._scraper.stop()
+        await self._models.stop()
         await self._fetch.close()
         await self._http.stop()
         if self._request_log is not None:
@@ -182,6 +189,7 @@ class EndpointPickerServer:
                 log.exception("configuration was not taken over", revision=world.revision)
                 continue
             self._scraper.follow(self.director.fleet.targets())
+            self._ask_for_models()
             self.health.ready = not self._stopping
             log.info(
                 "configuration taken over",
@@ -191,6 +199,12 @@ class EndpointPickerServer:
                 problems=len(world.problems),
             )
         raise SourceEndedError("the source of pools ended; restart the endpoint picker")
+
+    def _ask_for_models(self) -> None:
+        """Only where somebody may have to be told which pool serves a model."""
+        fleet = self.director.fleet
+        wanted = self.config.models_interval > 0 and len(fleet.pools) > 1
+        self._models.follow({key: key for key in fleet.members} if wanted else {})
 
     async def _expire(self) -> None:
         while True:

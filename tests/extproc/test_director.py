@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from extproc.director import Director
 from extproc.fleet import Fleet
+from extproc.model_index import ModelIndex
 from extproc.request import Api, Completed, InferenceRequest, Outcome, Refused, Routed
 from extproc.scheduling import PROFILES, Adapters, Signals
 from pools.model import (
@@ -60,10 +61,16 @@ def world(
 
 
 def make(
-    first: World | None = None, clock: Clock | None = None, profile: str = "filter-tree"
+    first: World | None = None,
+    clock: Clock | None = None,
+    profile: str = "filter-tree",
+    models: ModelIndex | None = None,
 ) -> Director:
     director = Director(
-        Fleet(lambda pool: PROFILES[profile]()), clock=clock or Clock(), rng=random.Random(1)
+        Fleet(lambda pool: PROFILES[profile]()),
+        clock=clock or Clock(),
+        rng=random.Random(1),
+        models=models,
     )
     if first is not None:
         director.update(first)
@@ -202,7 +209,36 @@ def test_of_several_pools_the_model_name_tells() -> None:
     answer = refused(director, ask("gpt-9", pool=None))
     assert (answer.status, answer.reason) == (404, "no-pool-for-model")
     assert "gpt-9" in answer.message
+    assert "'qwen3'" in answer.message, "the known names are listed"
     assert refused(director, ask("", pool=None)).reason == "no-pool-for-model"
+
+
+def test_a_pool_found_by_the_model_is_named_in_a_header_and_one_that_the_route_chose_is_not() -> (
+    None
+):
+    models = (InferenceModel(ObjectName("default", "q"), QWEN, "qwen3"),)
+    director = make(world(endpoints(1), endpoints(2), models))
+    found = routed(director, ask("qwen3", pool=None))
+    assert found.headers == (("x-poolpilot-pool", "default/qwen"),)
+    assert routed(director, ask("qwen3", pool=LLAMA)).headers == ()
+
+
+def test_before_all_pods_said_what_they_serve_an_unknown_model_is_to_try_again() -> None:
+    director = make(world(endpoints(1), endpoints(2)), models=ModelIndex(expects_reports=True))
+    director.models.reported("10.0.0.1:8000", ["llama-3"])
+    assert routed(director, ask("llama-3", pool=None)).pool == LLAMA
+    answer = refused(director, ask("qwen3", pool=None))
+    assert (answer.status, answer.reason, answer.retry_after) == (503, "starting", 1.0)
+    director.models.silent("10.0.0.2:8000")
+    assert refused(director, ask("qwen3", pool=None)).reason == "no-pool-for-model"
+
+
+def test_an_error_lists_no_more_models_than_a_person_reads() -> None:
+    names = [f"model-{n:03}" for n in range(50)]
+    director = make(world(endpoints(1), endpoints(2)))
+    director.models.reported("10.0.0.1:8000", names)
+    message = refused(director, ask("gpt-9", pool=None)).message
+    assert "'model-019' and 30 more" in message
 
 
 # The subset hint.

@@ -8,6 +8,7 @@ import pytest
 
 from pools.model import (
     BackendKind,
+    BodyMode,
     GatewayListener,
     HTTPRoute,
     InferencePool,
@@ -21,6 +22,7 @@ from pools.model import (
 from tests.xds.worlds import exact, name, pool, prefix, regex, route, rule, to
 from xds.translate.table import (
     Answer,
+    ByModel,
     Entry,
     Forward,
     Host,
@@ -289,16 +291,49 @@ def test_without_routes_a_single_pool_gets_everything():
     assert pools_of(entry) == ["default/llama"]
 
 
-def test_without_routes_several_pools_get_a_prefix_each_and_a_stray_request_learns_them():
-    found = table_of_pools(by_name(QWEN, LLAMA))
-    first, second, last = host(found, "*").entries
+def test_without_routes_several_pools_get_a_prefix_each():
+    first, second, *_ = host(table_of_pools(by_name(QWEN, LLAMA)), "*").entries
     assert (first.match, second.match) == (prefix("/default/llama"), prefix("/default/qwen"))
     assert isinstance(first.action, Forward)
     assert first.action.strip_prefix == "/default/llama"
+
+
+def test_a_request_without_a_prefix_is_led_to_its_pool_by_the_pickers_header():
+    *_, first, second, last = host(table_of_pools(by_name(QWEN, LLAMA)), "*").entries
+    assert [entry.match.headers for entry in (first, second)] == [
+        (ValueMatch("x-poolpilot-pool", "default/llama"),),
+        (ValueMatch("x-poolpilot-pool", "default/qwen"),),
+    ]
+    assert [pools_of(entry) for entry in (first, second)] == [["default/llama"], ["default/qwen"]]
+    assert last.match == RouteMatch()
+    assert isinstance(last.action, ByModel)
+
+
+def test_where_clients_could_send_the_pickers_header_a_stray_request_learns_the_prefixes():
+    *prefixed, last = host(table_of_pools(by_name(QWEN, LLAMA), by_model=False), "*").entries
+    assert len(prefixed) == 2
+    assert not any(entry.match.headers for entry in prefixed)
     assert isinstance(last.action, Answer)
     assert last.action.status == 404
     assert "/default/llama/v1/" in last.action.message
     assert "/default/qwen/v1/" in last.action.message
+
+
+@pytest.mark.parametrize(
+    ("modes", "shown"),
+    [
+        ((BodyMode.BUFFERED, BodyMode.BUFFERED), BodyMode.BUFFERED),
+        ((BodyMode.BUFFERED, BodyMode.FULL_DUPLEX_STREAMED), BodyMode.FULL_DUPLEX_STREAMED),
+        ((BodyMode.NONE, BodyMode.NONE), BodyMode.FULL_DUPLEX_STREAMED),
+    ],
+)
+def test_the_model_can_be_read_whatever_the_pools_want(
+    modes: tuple[BodyMode, ...], shown: BodyMode
+):
+    pools = [pool(f"p{i}", body_mode=mode) for i, mode in enumerate(modes)]
+    *_, last = host(table_of_pools(by_name(*pools)), "*").entries
+    assert isinstance(last.action, ByModel)
+    assert last.action.body_mode is shown
 
 
 def test_without_any_pool_a_request_is_told_so():

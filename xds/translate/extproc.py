@@ -90,6 +90,17 @@ def per_route(
     return ext_proc.ExtProcPerRoute(overrides=overrides)
 
 
+def without_pool(body_mode: BodyMode, features: Features) -> ext_proc.ExtProcPerRoute:
+    """For a route whose pool the picker is to find. Without the picker there is no pool to open to,
+    so it fails closed."""
+    overrides = ext_proc.ExtProcOverrides(
+        processing_mode=_processing_mode(_body_mode(body_mode, features))
+    )
+    if features.route_failure_mode:
+        overrides.failure_mode_allow = False
+    return ext_proc.ExtProcPerRoute(overrides=overrides)
+
+
 def disabled() -> ext_proc.ExtProcPerRoute:
     """For routes that lead to no pool."""
     return ext_proc.ExtProcPerRoute(disabled=True)

@@ -18,10 +18,10 @@ from pools.model import PathMatchType, RouteMatch, ValueMatch, ValueMatchType
 from xds.resource import CLUSTER, ROUTE, Resource
 from xds.translate import extproc
 from xds.translate.features import Features
-from xds.translate.names import EXT_PROC_FILTER, pool_cluster, service_cluster
+from xds.translate.names import EXT_PROC_FILTER, POOL_HEADER, pool_cluster, service_cluster
 from xds.translate.pack import Memo, any_of, embedded, resource, seconds
 from xds.translate.settings import TranslateSettings
-from xds.translate.table import Answer, Entry, Forward, Host, PoolTarget, Table, Target
+from xds.translate.table import Answer, ByModel, Entry, Forward, Host, PoolTarget, Table, Target
 
 _CONFIGURATION_HOSTS = 2
 _HOST_ROUTES = 3
@@ -80,6 +80,8 @@ def routes_of(entry: Entry, features: Features, settings: TranslateSettings) -> 
     action = entry.action
     if isinstance(action, Answer):
         return [_direct(entry.name, _match(entry.match), action)]
+    if isinstance(action, ByModel):
+        return [_by_model(entry, action, features, settings)]
     if not action.lost_weight:
         return [_forward(entry, action, 0, features, settings)]
     total = action.lost_weight + sum(target.weight for target in action.targets)
@@ -112,6 +114,32 @@ def _direct(name: str, match: route.RouteMatch, answer: Answer) -> route.Route:
         ],
         typed_per_filter_config={EXT_PROC_FILTER: any_of(extproc.disabled())},
     )
+
+
+def _by_model(
+    entry: Entry, action: ByModel, features: Features, settings: TranslateSettings
+) -> route.Route:
+    """The picker is asked first; its answer sets a header and has the route chosen anew.
+
+    A direct response would do for what then still ends here, but has no limit of its own for
+    buffered bodies. No cluster is named as a pool is in the header, so Envoy answers that it does
+    not know the pool (yet).
+    """
+    message = route.Route(
+        name=entry.name,
+        match=_match(entry.match),
+        route=route.RouteAction(
+            cluster_header=POOL_HEADER,
+            timeout=seconds(0),
+            idle_timeout=seconds(settings.stream_idle_timeout),
+        ),
+        typed_per_filter_config={
+            EXT_PROC_FILTER: any_of(extproc.without_pool(action.body_mode, features))
+        },
+    )
+    if features.request_body_limit:
+        message.request_body_buffer_limit = settings.body_limit
+    return message
 
 
 def _body(answer: Answer) -> str:

@@ -27,6 +27,7 @@ from pools.model import (
     ValueMatch,
     ValueMatchType,
 )
+from xds.translate.names import POOL_HEADER
 
 ANY_HOST = "*"
 
@@ -75,10 +76,18 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class ByModel:
+    """The picker finds the pool by the request's model, and leads to the pool's own entry with the
+    header :data:`POOL_HEADER`. It refuses what it finds no pool for."""
+
+    body_mode: BodyMode
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     name: str
     match: RouteMatch
-    action: Forward | Answer
+    action: Forward | Answer | ByModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,28 +145,52 @@ def table_for(
     return Table(hosts, tuple(notes))
 
 
-def table_of_pools(pools: Mapping[ObjectName, InferencePool]) -> Table:
-    """Without any HTTPRoute: a single pool gets every request, several one path prefix each."""
+def table_of_pools(pools: Mapping[ObjectName, InferencePool], *, by_model: bool = True) -> Table:
+    """Without any HTTPRoute: a single pool gets every request. Several get one path prefix each,
+    and requests without a prefix go to the pool that serves their model.
+
+    ``by_model``: off where Envoy cannot keep clients from sending :data:`POOL_HEADER` themselves.
+    """
+    if not pools:
+        return Table((Host(ANY_HOST, (_not_found("No InferencePool is described yet."),)),))
     if len(pools) == 1:
         (pool,) = pools.values()
         every = Entry(f"pool/{pool.name}", RouteMatch(), Forward((_target(pool, 1),)))
         return Table((Host(ANY_HOST, (every,)),))
-    prefixed = tuple(
+    ordered = sorted(pools.values(), key=lambda pool: pool.name)
+    entries = [
         Entry(
             f"pool/{pool.name}",
             RouteMatch(PathMatch(PathMatchType.PREFIX, f"/{pool.name}")),
             Forward((_target(pool, 1),), strip_prefix=f"/{pool.name}"),
         )
-        for pool in sorted(pools.values(), key=lambda pool: pool.name)
-    )
-    if prefixed:
+        for pool in ordered
+    ]
+    if by_model:
+        entries += [
+            Entry(
+                f"model/{pool.name}",
+                RouteMatch(headers=(ValueMatch(POOL_HEADER, str(pool.name)),)),
+                Forward((_target(pool, 1),)),
+            )
+            for pool in ordered
+        ]
+        last = Entry("by-model", RouteMatch(), ByModel(_shared_mode(ordered)))
+    else:
         choice = ", ".join(f"/{name}/v1/..." for name in sorted(pools))
         last = _not_found(
             f"Several pools are served here; put one of these before the path: {choice}"
         )
-    else:
-        last = _not_found("No InferencePool is described yet.")
-    return Table((Host(ANY_HOST, (*prefixed, last)),))
+    return Table((Host(ANY_HOST, (*entries, last)),))
+
+
+def _shared_mode(pools: Iterable[InferencePool]) -> BodyMode:
+    """How bodies are shown before the pool is known: as all pools want it if it is one of the modes
+    in which the model can be read before the pick."""
+    wanted = {pool.body_mode for pool in pools}
+    if wanted == {BodyMode.BUFFERED}:
+        return BodyMode.BUFFERED
+    return BodyMode.FULL_DUPLEX_STREAMED
 
 
 @dataclass(frozen=True, slots=True)

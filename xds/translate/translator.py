@@ -70,7 +70,7 @@ class Translator:
         pools: set[ObjectName] = set()
         services: set[ServiceTarget] = set()
         for port, listeners in _by_port(gateway, self.settings, notes).items():
-            table = self._table(world, gateway, port, listeners)
+            table = self._table(world, gateway, port, listeners, features)
             notes.extend(table.notes)
             for target in table.targets():
                 if isinstance(target, PoolTarget):
@@ -99,11 +99,17 @@ class Translator:
         gateway: Gateway | None,
         port: int,
         listeners: tuple[GatewayListener, ...],
+        features: Features,
     ) -> Table:
         pools = tuple(world.pools.items())
-        key = (gateway.name if gateway else None, port)
         if not world.routes:
-            return self._tables.get(key, pools, lambda: table_of_pools(world.pools))
+            by_model = features.early_header_mutation
+            return self._tables.get(
+                ("pools alone", by_model),
+                pools,
+                lambda: table_of_pools(world.pools, by_model=by_model),
+            )
+        key = (gateway.name if gateway else None, port)
         attached = tuple(
             (route, sections)
             for route in world.routes
