@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
+import json
+import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 
+import aiohttp
 import pytest
 import structlog
 
 from e2e.harness import eventually
-from e2e.kube.api_server import ApiServer, pod, pod_status
+from e2e.kube.api_server import ApiServer, pod, pod_object, pod_status
+from e2e.kube.proxy import Proxy
 from pools.kubernetes import KubernetesSettings, KubernetesSource, Timing
 from pools.model import ObjectName, World
+from pools.pods import Pod
 
 PROMPT = 1.0
 """Seconds within which a change must reach the World, counted from when kubectl is done."""
 LIMIT = 20.0
+COUNT = 1000
+ROUNDS = 2
+FRESH = 2.0
+"""Seconds after the last change within which the World must be that of the cluster."""
 QUICK = Timing(discovery=0.5, longest_retry=0.5)
 _numbers = itertools.count()
 
@@ -135,6 +147,57 @@ class Cluster:
             pod_status(address, ready=ready, message=message),
             namespace=self.namespace,
         )
+
+
+class Crowd:
+    """Pods by the hundred, through the API, since kubectl would take minutes."""
+
+    def __init__(self, server: ApiServer, namespace: str) -> None:
+        self._path = f"/api/v1/namespaces/{namespace}/pods"
+        self._server = server
+        self._names = (f"pod-{number}" for number in itertools.count())
+        self._slots = asyncio.Semaphore(16)
+
+    async def __aenter__(self) -> Crowd:
+        self._session = aiohttp.ClientSession(
+            self._server.url, connector=aiohttp.TCPConnector(ssl=self._server.client_tls())
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def add(self, expected: dict[str, str], count: int) -> None:
+        """Create Ready pods and note their endpoints."""
+
+        async def one(name: str) -> None:
+            number = int(name.removeprefix("pod-"))
+            address = f"10.{number // 65536}.{number // 256 % 256}.{number % 256}"
+            manifest = pod_object(name, {"app": "llama"}, {"notes": "x" * 4000})
+            await self._ask("POST", "", manifest)
+            status = {"status": pod_status(address)}
+            await self._ask("PATCH", f"/{name}/status", status, "application/merge-patch+json")
+            expected[f"{address}:8000"] = name
+
+        await asyncio.gather(*(one(next(self._names)) for _ in range(count)))
+
+    async def remove(self, expected: dict[str, str], keys: list[str]) -> None:
+        async def one(key: str) -> None:
+            await self._ask("DELETE", f"/{expected.pop(key)}", {"gracePeriodSeconds": 0})
+
+        await asyncio.gather(*map(one, keys))
+
+    async def _ask(
+        self, method: str, path: str, body: object, kind: str = "application/json"
+    ) -> None:
+        async with (
+            self._slots,
+            self._session.request(
+                method, self._path + path, data=json.dumps(body), headers={"Content-Type": kind}
+            ) as answer,
+        ):
+            assert answer.status < 300, await answer.text()
+            await answer.read()
 
 
 @pytest.fixture
@@ -334,3 +397,95 @@ spec: {modelName: tweets, poolRef: {name: llama}}
             await asyncio.to_thread(api_server.install, "inferencemodels")
             await cluster.apply(model)
             await seen.until(lambda: bool(seen.now.models), "and there again", LIMIT)
+
+
+async def test_the_api_server_dies_and_comes_back_and_nothing_is_lost_meanwhile(
+    cluster: Cluster, settings: KubernetesSettings, api_server: ApiServer
+) -> None:
+    await cluster.apply(pool(), pod("one", {"app": "llama"}))
+    await cluster.runs("one", "10.1.0.1")
+    async with following(settings) as seen:
+        await seen.until(lambda: len(seen.endpoints()) == 1, "it serves", LIMIT)
+        before = seen.now
+        api_server.kill()
+        await seen.until(
+            lambda: [f"the API server {api_server.url} cannot be reached since" in one.message
+                     for one in seen.now.problems] == [True],
+            "the outage is told, once for all kinds",
+        )  # fmt: skip
+        away = replace(seen.now, revision=before.revision, problems=before.problems)
+        assert away == before, "what was known stays in effect"
+        api_server.launch()
+        await asyncio.to_thread(api_server.wait_ready)
+        await seen.until(lambda: not seen.now.problems, "the outage has ended", LIMIT)
+        assert seen.endpoints() == {"10.1.0.1:8000": "one"}
+        await cluster.apply(pod("two", {"app": "llama"}))
+        await cluster.runs("two", "10.1.0.2")
+        await seen.until(lambda: "10.1.0.2:8000" in seen.endpoints(), "changes are seen again")
+
+
+async def test_what_was_deleted_while_the_version_expired_is_gone_after_the_new_list(
+    cluster: Cluster, settings: KubernetesSettings, api_server: ApiServer, tmp_path: Path
+) -> None:
+    await cluster.apply(pool(), *(pod(name, {"app": "llama"}) for name in ("goes", "stays")))
+    await cluster.runs("goes", "10.1.0.1")
+    await cluster.runs("stays", "10.1.0.2")
+    async with Proxy(api_server.port).running() as proxy:
+        kubeconfig = api_server.write_kubeconfig(tmp_path / "kubeconfig", port=proxy.port)
+        async with following(replace(settings, kubeconfig=kubeconfig)) as seen:
+            await seen.until(lambda: len(seen.endpoints()) == 2, "both serve", LIMIT)
+            proxy.cut()
+            await cluster.delete("pod", "goes")
+            await cluster.apply(pod("new", {"app": "llama"}))
+            await cluster.runs("new", "10.1.0.3")
+            # A server that has just started knows no version before its own start.
+            api_server.kill()
+            api_server.launch()
+            await asyncio.to_thread(api_server.wait_ready)
+            assert set(seen.endpoints()) == {"10.1.0.1:8000", "10.1.0.2:8000"}
+            with structlog.testing.capture_logs() as logs:
+                proxy.mend()
+                await seen.until(
+                    lambda: set(seen.endpoints()) == {"10.1.0.2:8000", "10.1.0.3:8000"},
+                    "the World is that of the server",
+                    LIMIT,
+                )
+                await seen.until(lambda: not seen.now.problems, "the outage has ended", LIMIT)
+            assert any("version expired" in line["event"] for line in logs)
+
+
+async def test_a_connection_that_breaks_again_and_again_loses_no_event(
+    cluster: Cluster, settings: KubernetesSettings, api_server: ApiServer, tmp_path: Path
+) -> None:
+    await cluster.apply(pool(), *(pod(f"pod-{n}", {"app": "llama"}) for n in range(10)))
+    async with Proxy(api_server.port).running() as proxy:
+        kubeconfig = api_server.write_kubeconfig(tmp_path / "kubeconfig", port=proxy.port)
+        async with following(replace(settings, kubeconfig=kubeconfig)) as seen:
+            for number in range(10):
+                await cluster.runs(f"pod-{number}", f"10.1.0.{number}")
+                proxy.break_connections()
+            await seen.until(lambda: len(seen.endpoints()) == 10, "all pods serve", LIMIT)
+
+
+async def test_a_thousand_pods_churn_and_none_is_stale(
+    cluster: Cluster, settings: KubernetesSettings, api_server: ApiServer
+) -> None:
+    await cluster.apply(pool())
+    expected: dict[str, str] = {}
+    async with Crowd(api_server, cluster.namespace) as crowd, following(settings) as seen:
+        await crowd.add(expected, COUNT)
+        await seen.until(lambda: seen.endpoints() == expected, "all thousand serve", FRESH)
+        revisions = seen.revisions
+        for _ in range(ROUNDS):
+            gone = random.sample(sorted(expected), COUNT // 10)
+            await crowd.remove(expected, gone)
+            await crowd.add(expected, len(gone))
+            await seen.until(
+                lambda: seen.endpoints() == expected, "no endpoint is stale or missing", FRESH
+            )
+        changes = ROUNDS * COUNT // 10 * 3
+        assert seen.revisions - revisions < changes / 3, "bursts are taken together"
+        # What is kept of pods that are gone would be found here.
+        gc.collect()
+        kept = sum(isinstance(one, Pod) for one in gc.get_objects())
+        assert kept <= COUNT, f"{kept} pods in memory, {COUNT} in the cluster"

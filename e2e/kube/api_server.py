@@ -152,12 +152,18 @@ class ApiServer:
             ],
         )
 
-    def _get(self, path: str) -> bytes:
+    def client_tls(self) -> ssl.SSLContext:
+        """What makes a client the administrator."""
         context = ssl.create_default_context(cafile=str(self._certificates.authority))
         context.load_cert_chain(
             self._certificates.certificate("admin"), self._certificates.key("admin")
         )
-        with urllib.request.urlopen(self.url + path, context=context, timeout=5) as answer:
+        return context
+
+    def _get(self, path: str) -> bytes:
+        with urllib.request.urlopen(
+            self.url + path, context=self.client_tls(), timeout=5
+        ) as answer:
             body: bytes = answer.read()
         return body
 
@@ -253,14 +259,18 @@ class ApiServer:
 
 def pod(name: str, labels: dict[str, str], annotations: dict[str, str] | None = None) -> str:
     """A Pod's manifest, as YAML that can be joined with others."""
-    return "---\n" + yaml.safe_dump(
-        {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": name, "labels": labels, "annotations": annotations or {}},
-            "spec": {"containers": [{"name": "vllm", "image": "vllm"}]},
-        }
-    )
+    return "---\n" + yaml.safe_dump(pod_object(name, labels, annotations))
+
+
+def pod_object(
+    name: str, labels: dict[str, str], annotations: dict[str, str] | None = None
+) -> dict[str, object]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": labels, "annotations": annotations or {}},
+        "spec": {"containers": [{"name": "vllm", "image": "vllm"}]},
+    }
 
 
 def pod_status(address: str, *, ready: bool = True, message: str = "") -> dict[str, object]:

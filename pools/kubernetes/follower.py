@@ -64,8 +64,9 @@ class _Event(msgspec.Struct):
     object: msgspec.Raw
 
 
-class _ShortWatchError(Exception):
-    """A watch was accepted and ended at once, without a word."""
+class _WatchBrokeError(Exception):
+    """A watch was accepted and then broke, or ended at once without a word. Whether the server can
+    be reached is for the next request to tell."""
 
 
 class Follower:
@@ -232,8 +233,8 @@ class Follower:
                     await self._list(collection, reflection, reflection.next, read)
                 else:
                     await self._watch(collection, reflection, reflection.next.version, read)
-            except _ShortWatchError:
-                reflection.failed()
+            except _WatchBrokeError:
+                reflection.failed(answered=False)
                 await self._pause(reflection.failures)
             except (ApiError, UnreachableError, msgspec.MsgspecError) as error:
                 if isinstance(error, ApiError) and error.expired:
@@ -242,7 +243,7 @@ class Follower:
                     if reflection.failures > 1:
                         await self._pause(reflection.failures)
                     continue
-                reflection.failed()
+                reflection.failed(answered=isinstance(error, ApiError))
                 if isinstance(error, msgspec.MsgspecError):
                     reflection.expired()
                 await self._wait_after(error, str(collection), reflection.failures)
@@ -275,18 +276,24 @@ class Follower:
             "timeoutSeconds": str(max(1, round(seconds))),
         }
         began = self._clock()
-        silent = True
+        accepted, silent = False, True
         lines = self._connection.watch(collection.path, parameters, seconds + 15)
-        async with contextlib.aclosing(lines):
-            async for line in lines:
-                if not line:
-                    self._came_back(str(collection))
-                    continue
-                silent = False
-                if _take(reflection, line, read):
-                    self._changed.set()
+        try:
+            async with contextlib.aclosing(lines):
+                async for line in lines:
+                    if not line:
+                        accepted = True
+                        self._came_back(str(collection))
+                        continue
+                    silent = False
+                    if _take(reflection, line, read):
+                        self._changed.set()
+        except UnreachableError as error:
+            if accepted:
+                raise _WatchBrokeError from error
+            raise
         if silent and self._clock() - began < SHORT_WATCH:
-            raise _ShortWatchError
+            raise _WatchBrokeError
         reflection.ended()
 
     # What goes wrong.

@@ -5,7 +5,8 @@ client-go calls this a reflector. The rules are here, without a socket or a cloc
 - List all pages, then watch from the list's resource version; bookmarks move it on.
 - A watch that ends is taken up where it ended. 410 (that version is forgotten) leads to a new list,
   which replaces everything at once: nobody ever sees half of it.
-- A new list after repeated failures too: whatever is wrong with our version, that mends it.
+- A watch that is refused again and again leads to a new list too: whatever is wrong with our
+  version, that mends it. That the server is away does not: it may know our version when it is back.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pools.kubernetes.kinds import Item, Scope
 from pools.model import ObjectName
 
 RELIST_AFTER = 3
-"""Failures in a row after which a watch is not retried from its version."""
+"""Refusals in a row after which a watch is not retried from its version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class Reflection:
         self._scope = scope
         self._page_size = page_size
         self._pages: list[Item] = []
+        self._refusals = 0
         self.next: ListPage | WatchFrom = ListPage(page_size)
         self.listed = False
         """Whether the cache holds a whole list, be it an old one."""
@@ -78,7 +80,7 @@ class Reflection:
 
     def bookmark(self, version: str) -> None:
         """The watch has come to this version."""
-        self.failures = 0
+        self.failures = self._refusals = 0
         if version:
             self.next = WatchFrom(version)
 
@@ -94,10 +96,14 @@ class Reflection:
 
     def ended(self) -> None:
         """A watch ended as it should, after some time."""
-        self.failures = 0
+        self.failures = self._refusals = 0
 
-    def failed(self) -> None:
-        """A request failed, or its answer broke off before it said anything."""
+    def failed(self, *, answered: bool) -> None:
+        """A request failed, or its answer broke off. ``answered``: the server answered, but not
+        with what was asked for."""
         self.failures += 1
-        if self.failures >= RELIST_AFTER and isinstance(self.next, WatchFrom):
+        if answered:
+            self._refusals += 1
+        if self._refusals >= RELIST_AFTER and isinstance(self.next, WatchFrom):
+            self._refusals = 0
             self.next = ListPage(self._page_size)
