@@ -177,7 +177,8 @@ class Page:
             features=[{"name": "prefers-color-scheme", "value": name}],
         )
 
-    async def screenshot(self, path: Path, *, whole: bool = False) -> None:
+    async def screenshot(self, *, whole: bool = False) -> bytes:
+        """A PNG of what is seen, or of the whole page."""
         options: Mapping[str, Any] = {}
         if whole:
             area = (await self.call("Page.getLayoutMetrics"))["cssContentSize"]
@@ -186,24 +187,16 @@ class Page:
                 "clip": {"x": 0, "y": 0, "scale": 1, **{k: area[k] for k in ("width", "height")}},
             }
         answer = await self.call("Page.captureScreenshot", format="png", **options)
-        path.write_bytes(base64.b64decode(answer["data"]))
+        return base64.b64decode(answer["data"])
 
 
 @asynccontextmanager
 async def browser(binary: str, directory: Path) -> AsyncIterator[Page]:
     """A Chromium with one empty tab; its profile is in ``directory``."""
     profile = directory / "chromium"
-    profile.mkdir(parents=True)
-    with (directory / "chromium.log").open("wb") as log:
-        process = subprocess.Popen(
-            [binary, *_FLAGS, f"--user-data-dir={profile}", "about:blank"],
-            stdout=log,
-            stderr=log,
-            env={**os.environ, "HOME": str(directory)},
-            start_new_session=True,
-        )
+    process = _start(binary, profile, directory / "chromium.log")
     try:
-        port = await _port(profile / "DevToolsActivePort", process, directory / "chromium.log")
+        port = await _port(profile / "DevToolsActivePort", process)
         async with aiohttp.ClientSession() as session:
             async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
                 tabs = [tab for tab in await answer.json() if tab["type"] == "page"]
@@ -220,11 +213,31 @@ async def browser(binary: str, directory: Path) -> AsyncIterator[Page]:
         process.wait()
 
 
-async def _port(path: Path, process: subprocess.Popen[bytes], log: Path) -> int:
+def _start(binary: str, profile: Path, log: Path) -> subprocess.Popen[bytes]:
+    profile.mkdir(parents=True)
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [binary, *_FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "HOME": str(profile)},
+            start_new_session=True,
+        )
+
+
+async def _port(told: Path, process: subprocess.Popen[bytes]) -> int:
     deadline = time.monotonic() + 40
     while True:
-        assert process.poll() is None, f"Chromium ended: {log.read_text(errors='replace')[-2000:]}"
+        port = _read_port(told)
+        if port:
+            return port
+        assert process.poll() is None, "Chromium ended; chromium.log says why"
         assert time.monotonic() < deadline, "Chromium tells no DevTools port"
-        with contextlib.suppress(OSError, ValueError):
-            return int(path.read_text().splitlines()[0])
         await asyncio.sleep(0.02)
+
+
+def _read_port(told: Path) -> int:
+    try:
+        return int(told.read_text().splitlines()[0])
+    except (OSError, ValueError, IndexError):
+        return 0

@@ -105,7 +105,7 @@ class WorldProvider:
             self._remember(features)
         key = (group, features)
         if key not in self._variants:
-            self._make(group, self._gateways[group], features, "first such Envoy")
+            self._make(group, self._gateways[group], features, "first Envoy with these features")
         return self._variants[key].snapshot
 
     def preview(self, node: Node) -> Snapshot | None:

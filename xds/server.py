@@ -275,24 +275,34 @@ class XdsServer:
                 "certificate",
             )
         try:
-            name = self._provider.group(node)
+            group = self._join(session, node)
         except PermissionError as error:
             return _forbidden(node, error)
-        group = self._groups.get(name)
-        if group is None:
-            group = self._groups[name] = Group(name, self._config.history_entries)
-        group.nodes += 1
-        session.group = group
         _version, ending = self._offer(session, node, group)
         log.info(
             "xDS client",
             node=node.id,
-            group=name,
+            group=group.name,
             peer=session.peer,
             protocol="delta" if session.stream.delta else "sotw",
             type=session.stream.type_url or "aggregated",
         )
         return ending
+
+    def _join(self, session: Session, node: Node) -> Group:
+        """Put a session into the group of its node: another one than before where the provider
+        has learnt who the node belongs to."""
+        name = self._provider.group(node)
+        if session.group is not None:
+            if session.group.name == name:
+                return session.group
+            self._leave(session)
+        group = self._groups.get(name)
+        if group is None:
+            group = self._groups[name] = Group(name, self._config.history_entries)
+        group.nodes += 1
+        session.group = group
+        return group
 
     def _leave(self, session: Session) -> None:
         group = session.group
@@ -331,8 +341,13 @@ class XdsServer:
         self._refreshed_at = self._clock()
         versions: dict[str, set[str]] = {}
         for session in tuple(self._sessions.values()):
-            node, group = session.node, session.group
-            if node is None or group is None:
+            node = session.node
+            if node is None or session.group is None:
+                continue
+            try:
+                group = self._join(session, node)
+            except PermissionError as error:
+                session.end(_forbidden(node, error))
                 continue
             version, ending = self._offer(session, node, group)
             if ending is not None:

@@ -94,6 +94,7 @@ def _explain(endpoint: Endpoint, pool: InferencePool, evidence: Evidence) -> Jso
         for node in evidence.nodes
         if (shown := _on_node(node, name, endpoint, evidence.variants)) is not None
     ]
+    nodes.sort(key=lambda shown: shown["state"] == "known")
     origin = evidence.world.endpoint_origins.get(endpoint.key)
     return {
         "endpoint": endpoint.key,
@@ -156,7 +157,7 @@ def _on_node(
         rejected = _rejected_cluster(node, name)
         if rejected:
             state, text = "rejected", f"it rejects the pool's cluster: {rejected}"
-        return {"id": node.node.id, "state": state, "text": text}
+        return {"id": node.node.id, "state": state, "text": text, "at": None, "phase": None}
     stream, described = found
     wanted, has = described.wanted.get(name), described.has.get(name)
     if wanted is None and has is None and not served:
@@ -165,7 +166,14 @@ def _on_node(
     rejected = _rejected_cluster(node, name)
     if rejected and state != "known":
         state, text = "rejected", f"it rejects the pool's cluster: {rejected}"
-    return {"id": node.node.id, "state": state, "text": text, "phase": stream.phase}
+    at = described.acked.at if described.acked is not None else None
+    return {
+        "id": node.node.id,
+        "state": state,
+        "text": text,
+        "at": time_json(at) if state == "known" and at is not None else None,
+        "phase": stream.phase,
+    }
 
 
 def _assignment_of(node: NodeStatus) -> tuple[StreamStatus, TypeStatus] | None:
@@ -192,12 +200,8 @@ def _delivered(
     wanted: Resource | None,
     has: Resource | None,
 ) -> tuple[str, str]:
-    acked = described.acked
-    known = has is not None and endpoint.key in _known(has, wanted)
-    if known:
-        when = f", last ACK {time_json(acked.at)}" if acked is not None else ""
-        version = has.version if has is not None else ""
-        return "known", f"it has acknowledged it with version {version}{when}"
+    if has is not None and endpoint.key in _known(has, wanted):
+        return "known", f"it has acknowledged it with version {has.version}"
     for rejected in described.rejected:
         if rejected.name == name:
             return "rejected", f"it rejects the assignment: {rejected.message}"

@@ -31,17 +31,38 @@ export function pathOf(...parts) {
   return parts.map((part) => part.split("/").map(encodeURIComponent).join("/")).join("/");
 }
 
-/** Call `changed(topics)` whenever something has; null: it may have been anything. */
+/** Call `changed(topics)` whenever something has; null: it may have been anything.
+ *
+ * Only while the page is seen: a browser has six connections to a server for all its tabs, and one
+ * that listens in each of six hidden ones would leave none for the seventh. */
 export function listen(changed, state) {
-  const source = new EventSource("/debug/events");
-  source.addEventListener("hello", () => {
-    state("live");
-    changed(null);
-  });
-  source.addEventListener("change", (event) => changed(JSON.parse(event.data).topics));
-  source.addEventListener("error", () => {
-    state("lost");
-    // A browser gives up after an answer that is not a stream; the server may be back later.
-    if (source.readyState === EventSource.CLOSED) setTimeout(() => listen(changed, state), 3000);
-  });
+  let source = null;
+  let retry = null;
+
+  function open() {
+    close();
+    if (document.hidden) return;
+    source = new EventSource("/debug/events");
+    source.addEventListener("hello", () => {
+      state("live");
+      changed(null);
+    });
+    source.addEventListener("change", (event) => changed(JSON.parse(event.data).topics));
+    source.addEventListener("error", () => {
+      state("lost");
+      // A browser gives up after an answer that is not a stream; the server may be back later.
+      if (source?.readyState === EventSource.CLOSED) retry = setTimeout(open, 3000);
+    });
+  }
+
+  function close() {
+    clearTimeout(retry);
+    source?.close();
+    source = null;
+  }
+
+  document.addEventListener("visibilitychange", open);
+  addEventListener("pagehide", close);
+  addEventListener("pageshow", (event) => event.persisted && open());
+  open();
 }

@@ -141,10 +141,7 @@ function problem(error) {
 let due = null;
 
 function refresh() {
-  if (!current?.view || document.hidden) {
-    again = document.hidden || again;
-    return;
-  }
+  if (!current?.view) return;
   if (loading) {
     again = true;
     return;
@@ -166,12 +163,6 @@ listen(
     live.title = state === "live" ? "This page changes as soon as something does" : "The server does not answer; what you see may be old";
   },
 );
-document.addEventListener("visibilitychange", () => {
-  if (!document.hidden && again) {
-    again = false;
-    refresh();
-  }
-});
 setInterval(tickTimes, 1000);
 
 // Links and rows.

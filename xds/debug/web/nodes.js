@@ -161,9 +161,16 @@ function differenceCard(found, diff, context) {
       : [different.map((r) => h("article", { class: "item", key: `${r.type}/${r.name}` },
         h("div", { class: "item-head" }, badge(r.finding), h("code", {}, `${r.type}/${r.name}`),
           h("span", { class: "dim" }, "wanted ", version(r.wanted), " ACKed ", version(r.acked), diff.admin && [" Envoy ", version(r.envoy)])),
-        r.error && h("p", { class: "words" }, r.error),
-        diffView(r.acked_diff, `${r.name}-acked`), diffView(r.envoy_diff, `${r.name}-envoy`))),
+        r.error && !isShown(found, r) && h("p", { class: "words" }, r.error),
+        r.acked_diff && h("details", { class: "more-details", open: r.acked !== null }, h("summary", {}, r.acked === null ? "What it is to get" : "From what it has to what it is to get"),
+          diffView(r.acked_diff, `${r.name}-acked`)),
+        r.envoy_diff && h("details", { class: "more-details", open: true }, h("summary", {}, "From what it acknowledged to what Envoy tells"), diffView(r.envoy_diff, `${r.name}-envoy`)))),
       h("p", { class: "dim" }, `${plural(same, "further resource is", "further resources are")} the same.`)]);
+}
+
+/** Whether the words of this rejection stand further up already. */
+function isShown(found, resource) {
+  return found.streams.some((s) => s.types[resource.type]?.rejected.some((r) => r.name === resource.name && r.message === resource.error));
 }
 
 function logCard(stream) {

@@ -54,7 +54,7 @@ function matchCard(one) {
     h("ol", { class: "steps" }, one.steps.map((step, i) => h("li", { key: `${step.step} ${i}`, class: "item" },
       h("div", { class: "item-head" }, badge(step.state, step.step), h("span", {}, step.text)))),
     one.nodes.map((node) => h("li", { key: node.id, class: "item" },
-      h("div", { class: "item-head" }, badge(node.state), link(nodeHref(node.id), node.id), h("span", {}, node.text))))),
+      h("div", { class: "item-head" }, badge(node.state), link(nodeHref(node.id), node.id), h("span", {}, node.text), node.at && h("span", { class: "dim" }, when(node.at)))))),
     one.nodes.length === 0 && h("p", { class: "dim" }, "No Envoy that is to have it is connected."));
 }
 
