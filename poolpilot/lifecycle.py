@@ -95,11 +95,8 @@ def run_until_stopped(
     parts: Callable[[], Mapping[str, Coroutine[object, object, None]]],
     *,
     grace: float,
-    fast: bool = True,
 ) -> None:
-    """Run ``parts`` (called inside the event loop) until a stop signal.
-
-    ``fast``: on uvloop if it is there.
+    """Run ``parts`` (called inside the event loop) until a stop signal, on uvloop if it is there.
 
     Raises PartDiedError when one of them ends by itself.
     """
@@ -108,7 +105,7 @@ def run_until_stopped(
         async with stop_signals() as stop:
             await run(parts(), stop, grace=grace)
 
-    with asyncio.Runner(loop_factory=loop_factory() if fast else None) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
             runner.run(serve())
         except TimeoutError as error:

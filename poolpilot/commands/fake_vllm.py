@@ -104,6 +104,4 @@ def fake_vllm(
         lambda: {"simulated pod": simulated_pod(config)},
         # The pod has the grace period to itself, and a second more to close.
         grace=grace + 1,
-        # The engine's timers ask asyncio's handles when they are due; uvloop's do not always know.
-        fast=False,
     )
