@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from poolpilot.commands import bootstrap, check, demo, fake_vllm, inspect, serve
+from poolpilot.commands import bootstrap, check, demo, fake_vllm, inspect, serve, simulate
 from poolpilot.errors import PoolPilotError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command()(inspect.status)
 app.command()(inspect.snapshot)
 app.command()(inspect.picks)
 app.command("fake-vllm")(fake_vllm.fake_vllm)
+app.command()(simulate.simulate)
 
 
 @app.callback()

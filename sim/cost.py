@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +37,13 @@ class CostModel:
         elif seconds < self.decode_base_seconds:
             seconds = self.decode_base_seconds
         return seconds + adapter_loads * self.adapter_load_seconds
+
+    def slower(self, factor: float) -> CostModel:
+        """The same pod on hardware that takes ``factor`` times as long for everything."""
+        return replace(
+            self,
+            prefill_tokens_per_second=self.prefill_tokens_per_second / factor,
+            decode_base_seconds=self.decode_base_seconds * factor,
+            decode_per_sequence_seconds=self.decode_per_sequence_seconds * factor,
+            adapter_load_seconds=self.adapter_load_seconds * factor,
+        )

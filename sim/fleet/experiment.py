@@ -1,0 +1,113 @@
+"""Many runs: every policy at every load with every seed, on several cores."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import random
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field, fields
+
+from sim.engine import EngineConfig
+from sim.fleet.fleet import Fleet, FleetConfig
+from sim.fleet.measure import Measures, measure
+from sim.fleet.policies import POLICIES
+from sim.fleet.traffic import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One policy at one load with one seed. The seed decides the traffic, which is the same for
+    every policy."""
+
+    workload: Workload
+    policy: str
+    load: float
+    seed: int
+    pods: int
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    fleet: FleetConfig = field(default_factory=FleetConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    policy: str
+    load: float
+    seed: int
+    measures: Measures
+    wall_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """One number over several seeds."""
+
+    mean: float
+    deviation: float
+    """The standard deviation between seeds; 0 for one seed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One policy at one load, over all seeds."""
+
+    policy: str
+    load: float
+    results: tuple[Result, ...]
+
+    def estimate(self, name: str) -> Estimate:
+        """Of the field of :class:`Measures` of that name."""
+        values = [float(getattr(result.measures, name)) for result in self.results]
+        values = [value for value in values if not math.isnan(value)]
+        if not values:
+            return Estimate(math.nan, math.nan)
+        return Estimate(statistics.fmean(values), statistics.stdev(values) if values[1:] else 0.0)
+
+
+NUMBERS = tuple(f.name for f in fields(Measures) if f.name != "ttft_quantiles")
+"""The names of the single numbers in :class:`Measures`."""
+
+
+def perform(run: Run) -> Result:
+    """Simulate one run."""
+    begun = time.perf_counter()
+    fleet = Fleet(
+        run.workload.engines(run.pods, run.engine),
+        POLICIES[run.policy](),
+        run.workload.traffic(run.load, run.pods, random.Random(f"traffic {run.seed} {run.load}")),
+        random.Random(f"picks {run.seed}"),
+        run.fleet,
+        run.workload.incidents(run.load),
+    )
+    measures = measure(fleet.run())
+    return Result(run.policy, run.load, run.seed, measures, time.perf_counter() - begun)
+
+
+def perform_all(runs: Sequence[Run], processes: int) -> Iterator[Result]:
+    """Simulate all, in no order; one after the other where ``processes`` is 1."""
+    if processes <= 1 or len(runs) <= 1:
+        yield from map(perform, runs)
+        return
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(min(processes, len(runs)), mp_context=context) as pool:
+        futures = [pool.submit(perform, run) for run in runs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def cells(results: Sequence[Result]) -> list[Cell]:
+    """By policy (in the order of first appearance) and load, seeds in order."""
+    groups: dict[tuple[str, float], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.policy, result.load), []).append(result)
+    return [
+        Cell(policy, load, tuple(sorted(group, key=lambda result: result.seed)))
+        for (policy, load), group in groups.items()
+    ]

@@ -1,0 +1,58 @@
+"""One pod of a simulated fleet."""
+
+from __future__ import annotations
+
+import math
+
+from extproc.scheduling import Adapters, CacheConfig, Candidate, Signals
+from pools.model import Endpoint
+from sim.engine import Engine, EngineConfig
+from sim.fleet.record import PodTotals
+
+
+class Pod:
+    """An engine, what the policy believes of it, and whether it is there at all."""
+
+    def __init__(self, index: int, config: EngineConfig) -> None:
+        self.index = index
+        self.config = config
+        self.engine = Engine(config)
+        self.candidate = Candidate(
+            Endpoint(f"10.0.{index // 250}.{index % 250 + 1}", 8000, f"pod-{index}")
+        )
+        self.totals = PodTotals()
+        self.alive = True
+        self.draining = False
+        self.out = False
+        """Left out of picks because it did not answer."""
+        self._counted = (0, 0)
+        self.due = math.inf
+        """When something next happens in its engine, as far as was foreseen."""
+
+    def restart(self) -> None:
+        """An empty pod in its place."""
+        self.count()
+        self._counted = (0, 0)
+        self.engine = Engine(self.config)
+        self.alive, self.draining, self.due = True, False, math.inf
+
+    def count(self) -> None:
+        """Bring the totals up to what the engine has done."""
+        loads, preemptions = self.engine.adapters.loads, self.engine.preemptions
+        self.totals.adapter_loads += loads - self._counted[0]
+        self.totals.preemptions += preemptions - self._counted[1]
+        self._counted = (loads, preemptions)
+
+    def signals(self) -> Signals:
+        """Its metrics page, now."""
+        engine = self.engine
+        active = frozenset(engine.adapters.active)
+        return Signals(
+            waiting=engine.waiting,
+            running=engine.running,
+            kv_usage=engine.kv_usage,
+            adapters=Adapters(
+                active, frozenset(engine.waiting_adapters) - active, self.config.max_loras
+            ),
+            cache=CacheConfig(self.config.block_size, self.config.num_blocks),
+        )

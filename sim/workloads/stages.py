@@ -1,0 +1,57 @@
+"""Requests that come whether or not the ones before were answered, in stages.
+
+As in inference-perf, a stage sends ``rate * duration`` requests at Poisson times and ends when the
+last of them is answered; then the next begins after a pause.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from sim.fleet.traffic import Arrival, Call
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    number: int
+    rate: float
+    """Requests a second."""
+    requests: int
+
+
+class StagedTraffic:
+    """Implements :class:`sim.fleet.traffic.Traffic`. ``make`` builds the n-th call of a stage."""
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        make: Callable[[Stage, int], Call],
+        rng: random.Random,
+        pause: float = 1.0,
+    ) -> None:
+        self._stages = list(stages)
+        self._make = make
+        self._rng = rng
+        self._pause = pause
+        self._under_way = 0
+
+    def start(self) -> Iterable[Arrival]:
+        return self._next(0.0)
+
+    def ended(self, call: Call, at: float) -> Iterable[Arrival]:
+        self._under_way -= 1
+        return () if self._under_way else self._next(at + self._pause)
+
+    def _next(self, begins: float) -> Iterable[Arrival]:
+        if not self._stages:
+            return []
+        stage = self._stages.pop(0)
+        self._under_way = stage.requests
+        arrivals = []
+        at = begins
+        for number in range(stage.requests):
+            at += self._rng.expovariate(stage.rate)
+            arrivals.append((at, self._make(stage, number)))
+        return arrivals
