@@ -6,6 +6,7 @@ re-encoding would reorder keys, round numbers and change escapes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -130,7 +131,10 @@ def _member(body: bytes, at: int) -> tuple[bytes, int, int] | None:
 
 def _text(key: bytes) -> str:
     if _BACKSLASH in key:
-        return str(json.loads(key))
+        # A body of which only the beginning is shown is not known to be JSON; a key with escapes
+        # that mean nothing is none that we look for.
+        with contextlib.suppress(ValueError):
+            return str(json.loads(key))
     return key[1:-1].decode("utf-8", "replace")
 
 

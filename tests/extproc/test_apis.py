@@ -347,3 +347,8 @@ def test_an_event_of_a_stream_is_not_held_back() -> None:
     restorer = ModelRestorer("told", "asked")
     event = b'data: {"model":"told","choices":[]}\n\n'
     assert restorer.feed(event, end=False) == event.replace(b"told", b"asked")
+
+
+def test_the_beginning_of_a_body_that_is_no_json_is_read_as_far_as_it_goes() -> None:
+    found = read_prefix(Api.COMPLETIONS, b'{"model": "m", "bad\\q": 1, "stream": true, "prompt": "x')
+    assert (found.model, found.stream) == ("m", True)
