@@ -5,7 +5,7 @@ it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pools.assemble import assemble, key_of
 from pools.catalog import LAST_GOOD
@@ -49,8 +49,8 @@ class Cache:
         """The scope is not followed any more. Returns whether it had any object."""
         return bool(self._items.pop(scope, None))
 
-    def count(self, scope: Scope) -> int:
-        return len(self._items.get(scope, ()))
+    def items(self, scope: Scope) -> Mapping[ObjectName, Item]:
+        return self._items.get(scope, {})
 
     def world(self, problems: Iterable[Problem] = ()) -> World:
         """The World of all objects, with problems of the source itself."""

@@ -19,7 +19,7 @@ from pools.kubernetes.backoff import delay
 from pools.kubernetes.cache import Cache
 from pools.kubernetes.connection import ApiError, Connection, Status, UnreachableError
 from pools.kubernetes.discovery import Discovery, paths, read_resources
-from pools.kubernetes.kinds import SOURCE, Collection, Head, Item, Kind, Read
+from pools.kubernetes.kinds import SOURCE, Collection, Head, Kind, Read, read_item
 from pools.kubernetes.outage import NO_STATUS, Outages
 from pools.kubernetes.reflection import ListPage, Reflection
 from pools.model import Problem, Severity, World
@@ -259,7 +259,7 @@ class Follower:
         answer = msgspec.json.decode(
             await self._connection.get(collection.path, parameters), type=_List
         )
-        items = [_item(bytes(raw), read)[0] for raw in answer.items or ()]
+        items = [read_item(bytes(raw), read)[0] for raw in answer.items or ()]
         if reflection.page(items, answer.metadata.resource_version, answer.metadata.next_page):
             self._changed.set()
         self._came_back(str(collection))
@@ -334,13 +334,6 @@ class Follower:
         return task
 
 
-def _item(raw: bytes, read: Read) -> tuple[Item, str]:
-    """What is kept of an object, and its resource version."""
-    head = msgspec.json.decode(raw, type=Head)
-    value, problems = read(raw)
-    return Item(head.name, head.metadata.uid, value, problems), head.metadata.resource_version
-
-
 def _take(reflection: Reflection, line: bytes, read: Read) -> bool:
     """Tell the reflection what an event says. Returns whether the cache changed. Raises ApiError
     if it says that the watch failed."""
@@ -348,7 +341,7 @@ def _take(reflection: Reflection, line: bytes, read: Read) -> bool:
     raw = bytes(event.object)
     match event.type:
         case "ADDED" | "MODIFIED":
-            return reflection.put(*_item(raw, read))
+            return reflection.put(*read_item(raw, read))
         case "DELETED":
             head = msgspec.json.decode(raw, type=Head)
             return reflection.remove(head.name, head.metadata.resource_version)

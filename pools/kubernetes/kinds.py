@@ -114,6 +114,13 @@ class Head(msgspec.Struct):
         return ObjectName(self.metadata.namespace, self.metadata.name)
 
 
+def read_item(raw: bytes, read: Read) -> tuple[Item, str]:
+    """What is kept of an object, and its resource version. Raises msgspec.MsgspecError."""
+    head = msgspec.json.decode(raw, type=Head)
+    value, problems = read(raw)
+    return Item(head.name, head.metadata.uid, value, problems), head.metadata.resource_version
+
+
 def _manifest(api_version: str, kind: str) -> Read:
     def read(raw: bytes) -> tuple[Value | None, tuple[Problem, ...]]:
         document = msgspec.json.decode(raw, type=dict[str, object])

@@ -1,0 +1,341 @@
+"""The kubernetes source against a server that answers, refuses, forgets and goes away."""
+
+import asyncio
+import contextlib
+import datetime
+import json
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+import yaml
+
+from pools.kubernetes import ALL_KINDS, PICKER_KINDS, KubernetesSettings, KubernetesSource, Timing
+from pools.model import ObjectName, World
+from pools.source import SourceError
+from tests.pools.kubernetes.api import (
+    GROUPS,
+    PODS,
+    POOLS,
+    ROUTES,
+    FakeServer,
+    Object,
+    pod,
+    pool,
+)
+
+LLAMA = ObjectName("default", "llama")
+QUICK = Timing(page_size=2, discovery=0.05, debounce=0.01, longest_retry=0.05)
+NOON = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)
+LIMIT = 20.0
+
+
+def kubeconfig(path: Path, url: str, user: Object | None = None) -> Path:
+    document = {
+        "clusters": [{"name": "c", "cluster": {"server": url}}],
+        "users": [{"name": "u", "user": user or {}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "c",
+    }
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FakeServer]:
+    async with FakeServer().running() as server:
+        yield server
+
+
+@pytest.fixture
+def settings(server: FakeServer, tmp_path: Path) -> KubernetesSettings:
+    return KubernetesSettings(kubeconfig(tmp_path / "config", server.url), timing=QUICK)
+
+
+class Worlds:
+    """The Worlds of a source, one after the other."""
+
+    def __init__(self, worlds: AsyncIterator[World]) -> None:
+        self._worlds = worlds
+        self.last = World()
+
+    async def next(self) -> World:
+        self.last = await asyncio.wait_for(anext(self._worlds), LIMIT)
+        return self.last
+
+    async def until(self, holds: Callable[[World], bool]) -> World:
+        while not holds(await self.next()):
+            pass
+        return self.last
+
+
+@contextlib.asynccontextmanager
+async def following(settings: KubernetesSettings) -> AsyncIterator[Worlds]:
+    worlds = KubernetesSource(settings, now=lambda: NOON, chance=lambda: 0.5).worlds()
+    try:
+        yield Worlds(worlds)
+    finally:
+        await worlds.aclose()  # type: ignore[attr-defined]  # an async generator
+
+
+def keys(world: World) -> list[str]:
+    return [one.key for one in world.endpoints_of(LLAMA)]
+
+
+def messages(world: World) -> list[str]:
+    return [one.message for one in world.problems]
+
+
+async def test_the_first_world_has_everything_over_all_pages(
+    server: FakeServer, settings: KubernetesSettings
+) -> None:
+    server.put(POOLS, pool("llama"))
+    server.put(PODS, *(pod(f"p{n}", "llama", f"10.0.0.{n}") for n in range(5)))
+    async with following(settings) as worlds:
+        world = await worlds.next()
+    assert (world.revision, len(keys(world)), world.problems) == (1, 5, ())
+    pages = [path for path in server.requests if path.startswith(PODS) and "watch" not in path]
+    assert len(pages) == 3
+    assert all("status.phase" in path for path in pages), "finished pods are not even listed"
+
+
+async def test_no_world_comes_before_every_kind_was_listed(
+    server: FakeServer, settings: KubernetesSettings
+) -> None:
+    server.refusals["httproutes"] = [500] * 5
+    server.put(POOLS, pool("llama"))
+    server.put(ROUTES, route("llm"))
+    async with following(settings) as worlds:
+        world = await worlds.next()
+    assert not server.refusals["httproutes"]
+    assert (list(world.pools), len(world.routes), world.problems) == ([LLAMA], 1, ())
+
+
+def route(name: str) -> Object:
+    ref = {"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": "llama"}
+    return {
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"rules": [{"backendRefs": [ref]}]},
+    }
+
+
+async def test_changes_are_followed_and_what_says_nothing_new_yields_nothing(
+    server: FakeServer, settings: KubernetesSettings
+) -> None:
+    server.put(POOLS, pool("llama"))
+    async with following(settings) as worlds:
+        await worlds.next()
+        server.put(PODS, pod("one", "llama", "10.0.0.1"))
+        assert keys(await worlds.next()) == ["10.0.0.1:8000"]
+        server.put(PODS, pod("other", "sql", "10.0.0.9"))
+        server.put(PODS, pod("one", "llama", "10.0.0.1", ready=False))
+        world = await worlds.next()
+        assert (world.revision, keys(world), world.absent[0].name) == (3, [], "one")
+        server.delete(PODS, "default", "one")
+        assert (await worlds.next()).absent == ()
+
+
+async def test_a_burst_is_one_world(server: FakeServer, settings: KubernetesSettings) -> None:
+    server.put(POOLS, pool("llama"))
+    async with following(settings) as worlds:
+        await worlds.next()
+        server.put(PODS, *(pod(f"p{n}", "llama", f"10.0.0.{n}") for n in range(200)))
+        world = await worlds.until(lambda world: len(keys(world)) == 200)
+        assert world.revision <= 4
+
+
+async def test_a_version_that_expired_leads_to_a_new_list(
+    server: FakeServer, settings: KubernetesSettings
+) -> None:
+    server.put(POOLS, pool("llama"))
+    server.put(PODS, pod("goes", "llama", "10.0.0.1"), pod("stays", "llama", "10.0.0.2"))
+    async with following(settings) as worlds:
+        await worlds.next()
+        # Whoever watches is not told of this, only that it is too late for it.
+        server.api.delete(PODS, "default", "goes")
+        server.api.put(PODS, pod("new", "llama", "10.0.0.3"))
+        server.api.compact()
+        server.wake()
+        assert keys(await worlds.next()) == ["10.0.0.2:8000", "10.0.0.3:8000"]
+
+
+async def test_an_outage_is_told_once_and_what_was_known_stays(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        first = FakeServer(api=server.api)
+        running = contextlib.AsyncExitStack()
+        await running.enter_async_context(first.running())
+        stack.push_async_exit(running)
+        port = int(first.url.rpartition(":")[2])
+        first.put(POOLS, pool("llama"))
+        first.put(PODS, pod("one", "llama", "10.0.0.1"))
+        settings = KubernetesSettings(kubeconfig(tmp_path / "config", first.url), timing=QUICK)
+        async with following(settings) as worlds:
+            before = await worlds.next()
+            await running.aclose()
+            away = await worlds.next()
+            assert away.endpoints == before.endpoints
+            [message] = messages(away)
+            assert message.startswith(
+                f"the API server {first.url} cannot be reached since 2026-01-01T12:00:00Z ("
+            )
+            async with FakeServer(api=server.api).running(port) as second:
+                assert (await worlds.next()).problems == ()
+                second.put(PODS, pod("two", "llama", "10.0.0.2"))
+                assert len(keys(await worlds.next())) == 2
+
+
+async def test_a_kind_that_may_not_be_read_is_named_and_the_rest_goes_on(
+    server: FakeServer, settings: KubernetesSettings
+) -> None:
+    server.put(POOLS, pool("llama"))
+    server.put(ROUTES, route("llm"))
+    async with following(settings) as worlds:
+        await worlds.next()
+        server.refusals["httproutes"] = [403] * 10_000
+        server.api.compact()  # every watch has to list anew
+        server.api.put(PODS, pod("one", "llama", "10.0.0.1"))
+        server.api.compact()
+        server.wake()
+        world = await worlds.until(lambda world: bool(world.problems and keys(world)))
+        assert [str(problem) for problem in world.problems] == [
+            "kubernetes: HTTPRoute (gateway.networking.k8s.io) cannot be read since"
+            " 2026-01-01T12:00:00Z (no: 403); what was read last stays in effect: allow get, list"
+            " and watch on it, in all watched namespaces"
+        ]
+        assert len(world.routes) == 1
+        server.refusals.clear()
+        assert (await worlds.next()).problems == ()
+
+
+async def test_a_token_that_was_renewed_in_the_kubeconfig_is_taken_up(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    server.token = "first"
+    server.put(POOLS, pool("llama"))
+    path = kubeconfig(tmp_path / "config", server.url, {"token": "first"})
+    async with following(KubernetesSettings(path, timing=QUICK)) as worlds:
+        await worlds.next()
+        server.token = "second"
+        server.api.compact()
+        server.api.put(PODS, pod("one", "llama", "10.0.0.1"))
+        server.api.compact()
+        server.wake()
+        refused = await worlds.until(lambda world: bool(world.problems))
+        assert "the credentials are not accepted, renew them" in messages(refused)[0]
+        kubeconfig(path, server.url, {"token": "second"})
+        world = await worlds.until(lambda world: not world.problems)
+        assert keys(world) == ["10.0.0.1:8000"]
+
+
+async def test_a_program_that_logs_in_is_run(server: FakeServer, tmp_path: Path) -> None:
+    server.token = "from-a-program"
+    server.put(POOLS, pool("llama"))
+    credential = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "kind": "ExecCredential",
+        "status": {"token": server.token},
+    }
+    program = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": sys.executable,
+        "args": ["-c", f"print({json.dumps(credential)!r})"],
+        "interactiveMode": "Never",
+    }
+    path = kubeconfig(tmp_path / "config", server.url, {"exec": program})
+    async with following(KubernetesSettings(path, timing=QUICK)) as worlds:
+        assert LLAMA in (await worlds.next()).pools
+
+
+async def test_kinds_that_are_not_installed_are_told_once_and_found_when_they_are(
+    server: FakeServer, settings: KubernetesSettings
+) -> None:
+    del server.groups["/apis/gateway.networking.k8s.io/v1"]
+    server.put(POOLS, pool("llama"))
+    with structlog.testing.capture_logs() as logs:
+        async with following(settings) as worlds:
+            await worlds.next()
+            await server.asked_for(POOLS.rpartition("/")[0], times=3)
+            server.put(ROUTES, route("llm"))
+            server.groups |= GROUPS
+            world = await worlds.until(lambda world: bool(world.routes))
+    assert world.pools
+    told = [line["kind"] for line in logs if line["event"].startswith("kind not installed")]
+    assert told.count("HTTPRoute (gateway.networking.k8s.io)") == 1
+
+
+async def test_without_any_pool_kind_the_world_says_what_to_install(
+    server: FakeServer, settings: KubernetesSettings
+) -> None:
+    for path in list(server.groups):
+        if "inference" in path:
+            del server.groups[path]
+    async with following(settings) as worlds:
+        assert ["custom resource definitions" in one for one in messages(await worlds.next())] == [
+            True
+        ]
+
+
+async def test_only_the_namespaces_that_are_asked_for_are_read(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    for namespace in ("a", "b", "c"):
+        server.put(POOLS, pool("llama", namespace=namespace))
+        server.put(PODS, pod("one", "llama", "10.0.0.1", namespace=namespace))
+    path = kubeconfig(tmp_path / "config", server.url)
+    async with following(KubernetesSettings(path, namespaces=("a", "b"), timing=QUICK)) as worlds:
+        world = await worlds.next()
+    assert sorted(map(str, world.endpoints)) == ["a/llama", "b/llama"]
+    assert PODS not in {path.partition("?")[0] for path in server.requests}
+
+
+async def test_the_picker_asks_for_no_routes(server: FakeServer, tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path / "config", server.url)
+    async with following(KubernetesSettings(path, kinds=PICKER_KINDS, timing=QUICK)) as worlds:
+        await worlds.next()
+    assert not [path for path in server.requests if "gateway.networking" in path]
+    assert set(PICKER_KINDS) < set(ALL_KINDS)
+
+
+async def test_a_stopped_source_leaves_no_task_and_no_connection(
+    server: FakeServer, settings: KubernetesSettings
+) -> None:
+    async def quiet() -> set[asyncio.Task[Any]]:
+        await asyncio.sleep(0)
+        return asyncio.all_tasks()
+
+    before = await quiet()
+    async with following(settings) as worlds:
+        await worlds.next()
+        assert len(await quiet()) > len(before)
+    ours = {task for task in await quiet() if "kubernetes" in task.get_name()}
+    assert ours == set()
+
+
+async def test_a_missing_kubeconfig_is_an_error_that_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere"
+    with pytest.raises(SourceError, match=f"kubeconfig {path} cannot be used"):
+        await anext(KubernetesSource(KubernetesSettings(path)).worlds())
+
+
+async def test_a_context_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path / "config", "http://127.0.0.1:1")
+    with pytest.raises(SourceError, match="context 'prod' cannot be used"):
+        await anext(KubernetesSource(KubernetesSettings(path, "prod")).worlds())
+
+
+async def test_without_the_client_library_the_error_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "kubernetes", None)
+    with pytest.raises(SourceError, match=r"pip install 'poolpilot\[kubernetes\]'"):
+        await anext(KubernetesSource(KubernetesSettings()).worlds())
+
+
+def test_a_namespace_must_be_one() -> None:
+    with pytest.raises(ValueError, match="'A/b' is not a namespace"):
+        KubernetesSettings(namespaces=("A/b",))
