@@ -123,11 +123,12 @@ class Page:
         return answer["result"].get("value")
 
     async def until(self, expression: str, limit: float = LIMIT) -> Any:
-        """Wait until it is true; returns its value."""
+        """Wait until it is true (or an element); returns its value."""
+        wrapped = f"(value => value instanceof Node ? true : value)({expression})"
         deadline = time.monotonic() + limit
         while True:
             try:
-                value = await self.run(expression)
+                value = await self.run(wrapped)
             except RuntimeError:
                 value = None  # Between two documents.
             if value:

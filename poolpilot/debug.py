@@ -18,6 +18,10 @@ class NoAnswerError(PoolPilotError):
     """A server cannot be asked, or has no answer. The message says which, and why."""
 
 
+class UnreachableError(NoAnswerError):
+    """Nobody answers there."""
+
+
 async def fetch(session: aiohttp.ClientSession, url: str) -> Any:
     """The JSON document at ``url``."""
     try:
@@ -25,7 +29,7 @@ async def fetch(session: aiohttp.ClientSession, url: str) -> Any:
             text = await response.text()
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
         reason = str(error) or type(error).__name__
-        raise NoAnswerError(f"{url} does not answer: {reason}") from error
+        raise UnreachableError(f"{url} does not answer: {reason}") from error
     try:
         document = json.loads(text)
     except ValueError as error:

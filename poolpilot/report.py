@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -43,7 +43,8 @@ def _problems(world: Json) -> list[RenderableType]:
 def _nodes(nodes: Sequence[Json]) -> RenderableType:
     if not nodes:
         return Text("No Envoy is connected.", style="yellow")
-    grid = _grid("node", "state", "group", "Envoy", "protocol", "rejected")
+    grid = _grid("node", "state", "group", "Envoy", "protocol", *_TYPES.values())
+    below: list[RenderableType] = []
     for node in sorted(nodes, key=lambda node: _WORST_FIRST.index(node["state"])):
         grid.add_row(
             node["id"],
@@ -51,18 +52,36 @@ def _nodes(nodes: Sequence[Json]) -> RenderableType:
             node["group"],
             node["version"] or "?",
             ", ".join(sorted({stream["protocol"] for stream in node["streams"]})),
-            "\n".join(_rejections(node)) or "-",
+            *(_type_state(node, kind) for kind in _TYPES),
         )
-    return grid
+        below += _words(node)
+    return Group(grid, Text(), *below) if below else grid
 
 
-def _rejections(node: Json) -> list[str]:
-    return [
-        f"{kind} {rejected['name']}: {rejected['message']}"
-        for stream in node["streams"]
-        for kind, one in stream["types"].items()
-        for rejected in one["rejected"]
-    ]
+_TYPES = {"clusters": "CDS", "endpoints": "EDS", "listeners": "LDS", "routes": "RDS"}
+
+
+def _type_state(node: Json, kind: str) -> Text:
+    for stream in node["streams"]:
+        if kind in stream["types"]:
+            state = stream["types"][kind]["state"]
+            return Text(state, style=_STYLES[state])
+    return Text("-", style="dim")
+
+
+def _words(node: Json) -> Iterator[Text]:
+    """What keeps a node from having what it should, in Envoy's words where they are Envoy's."""
+    if node.get("problem"):
+        yield Text.assemble((f"{node['id']}: ", "bold"), node["problem"])
+    for stream in node["streams"]:
+        for kind, one in stream["types"].items():
+            for rejected in one["rejected"]:
+                origin = f" ({rejected['origin']})" if rejected.get("origin") else ""
+                yield Text.assemble(
+                    (f"{node['id']} rejects {kind} {rejected['name']}", "bold"),
+                    (origin, "dim"),
+                    f": {rejected['message']}",
+                )
 
 
 def _pools(world: Json) -> RenderableType:

@@ -28,7 +28,8 @@ def check(
 ) -> None:
     """Validate manifests without a server: every problem with its file, line and field.
 
-    Exits 1 if there is an error; warnings alone exit 0.
+    Exits 0 if nothing but warnings was found, 1 if there is an error, 2 if nothing could be
+    checked.
 
     [bold]Examples[/bold]
 
@@ -41,8 +42,7 @@ def check(
 
     from poolpilot import logs
     from poolpilot.check import configuration, counts, validate
-    from poolpilot.envoy_binary import find_envoy
-    from poolpilot.errors import PoolPilotError
+    from poolpilot.envoy_binary import EnvoyNotFoundError, find_envoy
     from pools.files import SourceError, read_once
     from pools.model import Severity
 
@@ -50,8 +50,10 @@ def check(
     logs.configure(logs.LogLevel.ERROR)
     try:
         world = asyncio.run(read_once(directory))
-    except SourceError as error:
-        raise PoolPilotError(str(error)) from error
+        binary = find_envoy(envoy_path) if envoy else ""
+    except (SourceError, EnvoyNotFoundError) as error:
+        typer.echo(f"poolpilot: {error}", err=True)
+        raise typer.Exit(2) from error
     failed = False
     # The configuration has stdout for itself.
     report = sys.stderr if render else sys.stdout
@@ -63,7 +65,7 @@ def check(
         for note in notes:
             print(f"note: {note}", file=report)
         if envoy:
-            objection = validate(text, find_envoy(envoy_path))
+            objection = validate(text, binary)
             failed = failed or bool(objection)
             print(objection or "Envoy accepts the configuration.", file=report)
         if render:

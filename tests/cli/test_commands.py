@@ -230,7 +230,7 @@ NODE = {
     "group": "default",
     "version": "1.40.0",
     "state": "SYNCED",
-    "streams": [{"protocol": "delta", "types": {"clusters": {"rejected": []}}}],
+    "streams": [{"protocol": "delta", "types": {"clusters": {"state": "SYNCED", "rejected": []}}}],
 }
 DECISION = {
     "at": "2026-01-02T03:04:05.678",
@@ -298,7 +298,12 @@ async def test_status_fails_when_an_envoy_rejected_something_and_says_what(
                 **NODE,
                 "id": "envoy-8",
                 "state": "ERROR",
-                "streams": [{"protocol": "sotw", "types": {"clusters": {"rejected": rejected}}}],
+                "streams": [
+                    {
+                        "protocol": "sotw",
+                        "types": {"clusters": {"state": "ERROR", "rejected": rejected}},
+                    }
+                ],
             },
         ]
     }

@@ -117,7 +117,10 @@ def _compare(
         )
     if in_use is not None and known is not None:
         envoy_diff = unified_diff(
-            comparable(type_url, known), comparable(type_url, in_use.content), "acked", "envoy"
+            comparable(type_url, known, health=False),
+            comparable(type_url, in_use.content, health=False),
+            "acked",
+            "envoy",
         )
     return Compared(
         type_url,
@@ -153,12 +156,13 @@ def _finding(
     return Finding.SAME
 
 
-def comparable(type_url: str, content: Json | None) -> object:
-    """Content in one form, whoever wrote it."""
+def comparable(type_url: str, content: Json | None, *, health: bool = True) -> object:
+    """Content in one form, whoever wrote it. Envoy tells endpoints without the ``health`` that was
+    assigned to them: what it tells is what it found out itself."""
     if content is None:
         return None
     if type_url == ENDPOINT:
-        return _endpoints(content)
+        return _endpoints(content, health)
     return _normal(content)
 
 
@@ -173,7 +177,7 @@ def _normal(value: object) -> object:
     return value
 
 
-def _endpoints(content: Mapping[str, Any]) -> Json:
+def _endpoints(content: Mapping[str, Any], health: bool) -> Json:
     """Envoy's dump tells what it made of an assignment, with health and weights filled in."""
     hosts = []
     for locality in content.get("endpoints", ()):
@@ -187,8 +191,8 @@ def _endpoints(content: Mapping[str, Any]) -> Json:
             }
             if endpoint.get("hostname"):
                 shown["hostname"] = endpoint["hostname"]
-            if host.get("health_status") == "DRAINING":
-                shown["draining"] = True
+            if health and host.get("health_status"):
+                shown["health"] = host["health_status"]
             if host.get("load_balancing_weight", 1) != 1:
                 shown["weight"] = host["load_balancing_weight"]
             if locality.get("priority"):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from itertools import takewhile
 from typing import Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -43,7 +44,7 @@ from xds.protocol.view import set_version
 from xds.provider import Variant, WorldProvider
 from xds.resource import version_of
 from xds.snapshot import Snapshot
-from xds.status import NodeStatus, TypeStatus, XdsStatus
+from xds.status import GroupStatus, NodeStatus, SnapshotStatus, TypeStatus, XdsStatus
 
 PAGES: Mapping[str, str] = {
     "/ui": "the same as web pages",
@@ -392,6 +393,15 @@ def _compared(node: NodeStatus, envoy: object) -> list[Json]:
     return [one.as_json() for one in found]
 
 
+def _newest(group: GroupStatus) -> Iterator[SnapshotStatus]:
+    """What the last change made: one configuration for each kind of Envoy in the group."""
+    history = group.history
+    return takewhile(lambda entry: entry.cause == history[0].cause, history[:_MOST_KINDS])
+
+
+_MOST_KINDS = 4
+
+
 def _summary(subject: Subject) -> Json:
     status, world = subject.status(), subject.provider.world
     states: dict[str, int] = {}
@@ -401,7 +411,7 @@ def _summary(subject: Subject) -> Json:
     for problem in world.problems if world is not None else ():
         severities[problem.severity.value] += 1
     newest = sorted(
-        ((entry.at, group.name, entry) for group in status.groups for entry in group.history[:1]),
+        ((entry.at, group.name, entry) for group in status.groups for entry in _newest(group)),
         key=lambda item: -item[0],
     )
     return {

@@ -254,7 +254,7 @@ def _absence(query: str, evidence: Evidence) -> Iterator[Json]:
         for problem in others[:_HINTS]:
             yield {
                 "reason": "possible",
-                "text": f"perhaps it is in what could not be used: {problem}",
+                "text": str(problem),
                 "problem": problem_json(problem),
             }
     pool = next((p for n, p in evidence.world.pools.items() if query in (str(n), n.name)), None)
@@ -304,7 +304,8 @@ def _similar(query: str, world: World) -> list[str]:
 
 def _verdict(matches: Sequence[Json], absence: Sequence[Json]) -> str:
     if not matches:
-        return "absent" if absence else "unknown"
+        certain = any(one["reason"] != "possible" for one in absence)
+        return "absent" if certain else "unknown"
     nodes = [node for one in matches for node in _list(one["nodes"])]
     blocked = any(step["state"] == "blocked" for one in matches for step in _list(one["steps"]))
     if nodes and all(node["state"] == "known" for node in nodes) and not blocked:
@@ -317,9 +318,10 @@ def _verdict(matches: Sequence[Json], absence: Sequence[Json]) -> str:
 def _summary(query: str, matches: Sequence[Json], absence: Sequence[Json], count: int) -> str:
     verdict = _verdict(matches, absence)
     if not matches:
-        if absence:
-            return f"{query} is not there. {_text(absence[0])}"
-        return f"{query} is in no manifest that this server reads, and was not since it started."
+        if verdict == "absent":
+            return f"{query} is not there: {_text(absence[0])}"
+        unread = "; it may be in what could not be used, see below" if absence else ""
+        return f"{query} is in no manifest, and was not since this server started{unread}."
     what = f"{matches[0]['endpoint']} of {matches[0]['pool']}" if count == 1 else f"{count} matches"
     nodes = [node for one in matches for node in _list(one["nodes"])]
     known = sum(node["state"] == "known" for node in nodes)

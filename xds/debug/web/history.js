@@ -36,8 +36,8 @@ export const history = {
   draw({ groups }, context) {
     return [
       heading("History", filterBox(context, "changes")),
-      groups.length === 0 && empty("Nothing has been sent yet.", h("p", { class: "dim" }, "A history begins when the first Envoy connects.")),
-      groups.map((group) => {
+      !groups.some((group) => group.history.length) && empty("Nothing has been sent yet.", h("p", { class: "dim" }, "A history begins when the first Envoy connects.")),
+      groups.filter((group) => group.history.length).map((group) => {
         const shown = group.history.filter((e) => matches(context.filter, e.cause, e.version, JSON.stringify(e.changes)));
         return card(group.group, h("span", { class: "dim" }, plural(group.nodes, "stream")),
           shown.length === 0 ? empty("No change matches the filter.") :

@@ -34,7 +34,7 @@ export const why = {
           h("section", { class: "verdict", "data-look": look(found.verdict), key: "answer", "aria-live": "polite" }, h("h2", {}, badge(found.verdict, found.verdict), found.summary)),
           found.matches.map((one) => matchCard(one)),
           found.omitted > 0 && h("p", { class: "dim" }, `${found.omitted} more match; ask for one of them by its full name.`),
-          found.absence.length > 0 && card("Reasons", null, found.absence.map((one) => h("article", { class: "item", key: one.text }, h("div", { class: "item-head" }, badge(one.reason)), h("p", { class: "words" }, one.text)))),
+          found.absence.length > 0 && card(found.verdict === "absent" ? "Reasons" : "It may be in one of these", null, found.absence.map((one) => h("article", { class: "item", key: one.text }, h("div", { class: "item-head" }, badge(one.reason)), h("p", { class: "words" }, one.text)))),
           found.departures.length > 0 && card("When it left", null, table("Departures", [
             ["When", "", (d) => when(d.at)], ["Endpoint", "name", (d) => `${d.endpoint} (${d.name})`], ["Pool", "", (d) => d.pool],
             ["Why", "wide", (d) => d.cause], ["Was described by", "", (d) => h("span", { class: "origin" }, d.origin)],
