@@ -30,21 +30,23 @@ class ModelRestorer:
 
     def feed(self, chunk: bytes, *, end: bool) -> bytes:
         """What can be sent on. At the ``end`` nothing is held back."""
-        data = self._pattern.sub(self._restored, self._held + chunk)
-        if end:
-            self._held = b""
-            return data
-        cut = self._possible_start(data)
+        data = self._held + chunk
+        pieces: list[bytes] = []
+        at = 0
+        for match in self._pattern.finditer(data):
+            pieces += (data[at : match.end(1)], self._asked)
+            at = match.end()
+        # What was replaced cannot begin another match.
+        cut = len(data) if end else self._possible_start(data, at)
+        pieces.append(data[at:cut])
         self._held = data[cut:]
-        return data[:cut]
+        return b"".join(pieces)
 
-    def _restored(self, match: re.Match[bytes]) -> bytes:
-        return match[1] + self._asked
-
-    def _possible_start(self, data: bytes) -> int:
-        """The first index from which ``data`` may go on to become a match."""
+    def _possible_start(self, data: bytes, after: int) -> int:
+        """The first index, not before ``after``, from which ``data`` may go on to become a
+        match."""
         longest = len(self._key) + 2 * _MAX_SPACE + 1 + len(self._told)
-        at = max(0, len(data) - longest)
+        at = max(after, len(data) - longest)
         while (at := data.find(b'"', at)) >= 0:
             if self._may_become_match(data[at:]):
                 return at
