@@ -43,8 +43,8 @@ proto: $(STAMP)  ## Generate the message classes from the .proto files
 	$(BIN)/python -m grpc_tools.protoc -I. --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
 	  --python_out=. --mypy_out=quiet:. $$(find xds extproc -name '*.proto')
 
-fuzz: $(STAMP)  ## Fuzz the HTTP/2 connection for SECONDS (guided by coverage if atheris is there)
-	$(BIN)/python -m tests.fuzz.h2_connection --seconds $(or $(SECONDS),3600)
+fuzz: $(STAMP)  ## Fuzz TARGET (h2_connection or messages) for SECONDS (guided by coverage if atheris is there)
+	$(BIN)/python -m tests.fuzz.$(or $(TARGET),h2_connection) --seconds $(or $(SECONDS),3600)
 
 clean:  ## Remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
