@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable
 
+from extproc.decisions import DecisionRecord
 from extproc.director import Director
 from extproc.fleet import Fleet
 from extproc.request import Api, Completed, InferenceRequest, Routed
@@ -31,8 +32,13 @@ from pools.model import (
 )
 
 POOL = ObjectName("default", "bench")
+_TEXT = " ".join(f"word{n * 7919 % 1000}" for n in range(500))
+MODELS = {"filter-tree": ("chat", "batch", "unknown"), "default": ("chat", "unknown")}
 BATCH = 500
 BATCHES = 15
+IN_FLIGHT = 10
+"""Requests that each endpoint has in flight when a batch is settled, unless that is more than
+``BATCH`` in all."""
 
 
 def director(profile: str, endpoints: int, seed: int) -> Director:
@@ -84,34 +90,41 @@ def scrape(picker: Director, rng: random.Random) -> None:
         )
 
 
-def request(model: str) -> InferenceRequest:
+def request(model: str, number: int = 0) -> InferenceRequest:
+    """A chat of 2 KB: a system prompt of one of 20 applications, and a question of its own."""
+    messages = [
+        {"role": "system", "content": f"You are application {number % 20}. " + _TEXT[:1500]},
+        {"role": "user", "content": f"Question {number}: " + _TEXT[2000:2500]},
+    ]
     return InferenceRequest(
         id="0b5b3d0e-6b0a-4a3e-8a53-0c7f1f0f7f3c",
         pool=POOL,
-        path="/v1/completions",
+        path="/v1/chat/completions",
         method="POST",
-        headers={":path": "/v1/completions", "content-type": "application/json"},
-        api=Api.COMPLETIONS,
+        headers={":path": "/v1/chat/completions", "content-type": "application/json"},
+        api=Api.CHAT_COMPLETIONS,
         model=model,
+        document={"model": model, "messages": messages},
         prompt_bytes=2048,
     )
 
 
 def measure(picker: Director, model: str, rng: random.Random) -> tuple[float, float]:
     """Microseconds for a decision and for a settlement."""
-    asked = request(model)
-    decide: Callable[[InferenceRequest], object] = picker.decide
+    numbers = itertools.count()
+    decide: Callable[[InferenceRequest], DecisionRecord] = picker.decide
     deciding: list[float] = []
     settling: list[float] = []
-    for _ in range(BATCHES):
+    batch = min(BATCH, len(picker.fleet.members) * IN_FLIGHT)
+    for _ in range(BATCHES * BATCH // batch):
         scrape(picker, rng)
+        asked = [request(model, next(numbers)) for _ in range(batch)]
         began = time.thread_time()
-        for _ in range(BATCH):
-            decide(asked)
-        deciding.append((time.thread_time() - began) / BATCH)
+        records = [decide(one) for one in asked]
+        deciding.append((time.thread_time() - began) / batch)
         ended = [
             Completed(record.id, 200, 1.0, served=record.outcome.endpoints[0])
-            for record in itertools.islice(picker.decisions.latest(), BATCH)
+            for record in records
             if isinstance(record.outcome, Routed)
         ]
         began = time.thread_time()
@@ -129,7 +142,7 @@ def main() -> None:
     options = parser.parse_args()
     print(f"{'profile':<14}{'model':<10}{'endpoints':>10}{'decide us':>12}{'settle us':>12}")
     for profile in options.profiles:
-        for model in ("chat", "batch", "unknown") if profile == "filter-tree" else ("chat",):
+        for model in MODELS.get(profile, ("chat",)):
             for endpoints in options.endpoints:
                 rng = random.Random(options.seed)
                 picker = director(profile, endpoints, options.seed)

@@ -21,7 +21,7 @@ from extproc.ledger import Ledger
 from extproc.metrics import Metrics
 from extproc.model_index import ModelIndex
 from extproc.request import Completed, InferenceRequest, Outcome, Refused, Routed
-from extproc.scheduling.profile import Decision, SchedulingRequest, Step, Verdict
+from extproc.scheduling.profile import Decision, Verdict
 from pools.model import World
 
 log = structlog.get_logger(__name__)
@@ -34,8 +34,6 @@ MAX_LISTED = 20
 POOL_HEADER = "x-poolpilot-pool"
 """Request header that leads to the pool's route, where the route named no pool: ``namespace/name``.
 Envoy takes it from nobody else."""
-BYTES_PER_TOKEN = 4
-"""A rough average over languages and tokenizers; only compared with itself."""
 
 
 def nothing_to_withdraw() -> None:
@@ -63,7 +61,7 @@ class Director:
             raise ValueError("endpoints_per_pick must be at least 1")
         self.fleet = fleet
         fleet.on_out = self._taken_out
-        self.ledger = Ledger(in_flight_expiry)
+        self.ledger = Ledger(fleet.load, in_flight_expiry)
         self.decisions = DecisionLog(remembered, secrets.token_hex(4))
         self.metrics = metrics or Metrics()
         self._count = endpoints_per_pick
@@ -105,10 +103,13 @@ class Director:
             return self._refuse(request, view, now)
         rng = self._rng
         resolved = view.resolver.resolve(request.model, request.headers, request.objective, rng)
-        trace: list[Step] = []
-        candidates = view.eligible(request.subset, now, rng, trace)
-        scheduling = SchedulingRequest(resolved.model, resolved.priority, rng, request, trace)
-        decision = view.profile.decide(scheduling, candidates, self._count)
+        load = self.fleet.load
+        load.advance(now)
+        asked = load.ask(
+            request, resolved.model, resolved.priority, rng, now, prefix=view.uses_prefix
+        )
+        candidates = view.eligible(request.subset, now, rng, asked.trace)
+        decision = view.profile.decide(asked, candidates, self._count)
         chosen = decision.endpoints
         if not chosen:
             refusal = _refusal(view, request, decision.verdict, resolved.priority)
@@ -122,22 +123,24 @@ class Director:
             pool=view.pool.name,
             pick_id=pick_id,
             model=target if target != request.model else None,
-            headers=() if request.pool is not None else ((POOL_HEADER, view.label),),
+            headers=decision.headers
+            if request.pool is not None
+            else (*decision.headers, (POOL_HEADER, view.label)),
         )
         record = self._record(
             request, outcome, now, view, target, resolved.priority, decision, pick_id
         )
-        self.ledger.charge(record, chosen[0], request.prompt_bytes // BYTES_PER_TOKEN, now)
+        self.ledger.open(record, *load.charge_all(asked, decision, now))
         record.seconds = self._clock() - now
         self.metrics.decided(view.label, request.model, target, "routed", record.seconds)
         return record
 
     def settle(self, completed: Completed) -> None:
-        charge = self.ledger.settle(completed.pick_id)
-        if charge is None:
+        request = self.ledger.settle(completed.pick_id, answered=bool(completed.served))
+        if request is None:
             return
         now = self._clock()
-        record = charge.decision
+        record, charge = request.decision, request.charges[0]
         record.completed = completed
         outcome = record.outcome
         endpoints = outcome.endpoints if isinstance(outcome, Routed) else ()
@@ -146,6 +149,13 @@ class Director:
             self.fleet.failed(key, fault, now)
         if served:
             self.fleet.succeeded(served, now)
+        load = self.fleet.load
+        if completed.served:
+            load.served(charge, self.fleet.candidate(completed.served))
+        elif completed.code:
+            load.served(charge, None)
+        if completed.completion_tokens:
+            load.learn(charge, completed.completion_tokens)
         self.metrics.ended(str(record.pool), record.model, charge.candidate.key, completed)
         if self._on_end is not None:
             self._on_end(record)
@@ -156,8 +166,8 @@ class Director:
         expired = self.ledger.expire(self._clock())
         self.metrics.expired += len(expired)
         if self._on_end is not None:
-            for charge in expired:
-                self._on_end(charge.decision)
+            for request in expired:
+                self._on_end(request.decision)
         return len(expired)
 
     # The steps

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from extproc.endpoint_health import EndpointHealth, Fault, HealthPolicy, Standing
 from extproc.scheduling.candidate import Candidate, assume_missing
+from extproc.scheduling.load import Load
 from extproc.scheduling.profile import Profile, Step
 from extproc.scheduling.resolution import Resolver
 from extproc.scheduling.signals import Signals
@@ -48,6 +49,7 @@ class PoolView:
         "pool",
         "profile",
         "resolver",
+        "uses_prefix",
     )
 
     def __init__(
@@ -64,7 +66,7 @@ class PoolView:
         self.members = tuple(members)
         self.candidates = tuple(member.candidate for member in members)
         self.resolver = resolver
-        self.profile = profile
+        self.use(profile)
         self.impaired = True
         """Whether some members may have to be left out; checked when it next matters."""
         self.assuming = True
@@ -79,6 +81,11 @@ class PoolView:
     @property
     def name(self) -> ObjectName:
         return self.pool.name
+
+    def use(self, profile: Profile) -> None:
+        """Choose by this profile from now on."""
+        self.profile = profile
+        self.uses_prefix = profile.uses_prefix
 
     def eligible(
         self,
@@ -166,9 +173,13 @@ class Fleet:
         profile_for: Callable[[InferencePool], Profile],
         health: HealthPolicy | None = None,
         stale_after: Callable[[int], float] = lambda endpoints: 2.0,
+        load: Load | None = None,
     ) -> None:
         """``stale_after``: seconds after which signals are no longer believed, given how many
         endpoints there are (the more, the less often each is scraped)."""
+        self.load = load or Load()
+        """What was sent to the endpoints and is not over."""
+        self._known_adapters: set[str] = set()
         self._profile_for = profile_for
         self._health = health or HealthPolicy()
         self._stale_after = stale_after
@@ -212,10 +223,30 @@ class Fleet:
             for member in view.members:
                 member.views.append(view)
             view.assuming = assume_missing(view.candidates)
+        self.load.keep(m.candidate for m in (*members.values(), *self._leaving.values()))
+        self._follow_caches()
+
+    def use(self, profile_for: Callable[[InferencePool], Profile]) -> None:
+        """Choose by other profiles from now on. What is known of the endpoints stays."""
+        profiles = {name: profile_for(view.pool) for name, view in self.pools.items()}
+        self._profile_for = profile_for
+        for name, profile in profiles.items():
+            self.pools[name].use(profile)
+
+    def _follow_caches(self) -> None:
+        """Let the prefix index know how much each endpoint's cache holds."""
+        sizes: dict[Candidate, int | None] = {}
+        for member in self.members.values():
+            cache = member.candidate.signals.cache
+            blocks = cache.blocks if cache is not None else None
+            sizes[member.candidate] = cache.block_size * blocks if cache and blocks else None
+        self.load.index.follow(sizes)
 
     def _member_for(self, key: str, endpoint: Endpoint) -> Member:
         member = self.members.get(key) or self._leaving.get(key)
-        return member or Member(Candidate(endpoint), EndpointHealth(self._health))
+        return member or Member(
+            Candidate(endpoint, self._known_adapters), EndpointHealth(self._health)
+        )
 
     def targets(self) -> Mapping[str, str]:
         """What to scrape: metrics address by endpoint key."""
@@ -235,7 +266,13 @@ class Fleet:
         member.scrape_error = ""
         candidate = member.candidate
         was_complete = candidate.complete()
+        cache, restarts = candidate.signals.cache, candidate.restarts
         candidate.observe(sample, began, self._keep_for)
+        if candidate.signals.cache != cache:
+            self._follow_caches()
+        if candidate.restarts != restarts:
+            self.load.index.forget(candidate)
+        self.load.observed(candidate, began)
         member.health.scrape_succeeded(began)
         changed = candidate.complete() != was_complete
         for view in member.views:
@@ -259,14 +296,25 @@ class Fleet:
     def failed(self, key: str, fault: Fault, now: float) -> bool:
         """A request failed at an endpoint. Returns whether that took it out of picks."""
         member = self.members.get(key)
-        if member is None or not member.health.failed(fault, now):
+        if member is None:
+            return False
+        member.candidate.answered(well=False)
+        if not member.health.failed(fault, now):
             return False
         self._taken_out(member, fault)
+        if fault is Fault.CONNECT:
+            # Nobody listens there: when somebody does again, it will be with an empty cache.
+            self.load.index.forget(member.candidate)
         return True
 
     def succeeded(self, key: str, now: float) -> None:
         if (member := self.members.get(key)) is not None:
             member.health.succeeded(now)
+            member.candidate.answered(well=True)
+
+    def candidate(self, key: str) -> Candidate | None:
+        member = self.members.get(key)
+        return member.candidate if member is not None else None
 
     def _taken_out(self, member: Member, fault: Fault) -> None:
         for view in member.views:

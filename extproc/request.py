@@ -55,6 +55,9 @@ class InferenceRequest:
     """The whole body, where the body mode shows it to us."""
     document: Mapping[str, object] | None = field(default=None, repr=False)
     """The decoded JSON body."""
+    prompt_json: tuple[bytes, ...] = field(default=(), repr=False)
+    """Of a body too large to be decoded (``document`` is None then): the JSON text of the cache
+    salt and of each part of the prompt, empty where it has none."""
     prompt_bytes: int = 0
     """Size of the prompt text, for estimates of its tokens."""
     max_tokens: int | None = None

@@ -41,13 +41,23 @@ _PROMPT: dict[Api, tuple[str, ...]] = {
 }
 
 
+_RAW_PROMPT: dict[Api, tuple[str, ...]] = {
+    Api.COMPLETIONS: ("prompt",),
+    Api.CHAT_COMPLETIONS: ("tools", "messages"),
+    Api.RESPONSES: ("tools", "instructions", "input"),
+    Api.EMBEDDINGS: (),
+    Api.MESSAGES: ("tools", "system", "messages"),
+    Api.GENERATE: ("token_ids",),
+}
+"""In the order in which chat templates write them."""
+
 _LARGE_BODY = msgspec.json.Decoder(
     msgspec.defstruct(
         "_LargeBody",
         [
             (key, msgspec.Raw, msgspec.Raw())
             for key in sorted(
-                {"model", "stream", "sampling_params"}
+                {"model", "stream", "sampling_params", "cache_salt"}
                 | {key for keys in (*_MAX_TOKENS.values(), *_PROMPT.values()) for key in keys}
             )
         ],
@@ -65,6 +75,7 @@ class Fields:
     max_tokens: int | None = None
     prompt_bytes: int = 0
     document: Mapping[str, object] | None = None
+    prompt_json: tuple[bytes, ...] = ()
 
 
 def read(api: Api, body: bytes) -> Fields | Refused:
@@ -104,7 +115,10 @@ def _read_large(api: Api, body: bytes) -> Fields | Refused:
     if isinstance(found, Refused):
         return found
     size = sum(_raw_text_bytes(bytes(getattr(raw, key))) for key in _PROMPT[api])
-    return dataclasses.replace(found, prompt_bytes=size, document=None)
+    texts = [bytes(getattr(raw, key)) for key in ("cache_salt", *_RAW_PROMPT[api])]
+    return dataclasses.replace(
+        found, prompt_bytes=size, document=None, prompt_json=tuple(texts) if texts[1:] else ()
+    )
 
 
 def _raw_text_bytes(value: bytes) -> int:

@@ -324,6 +324,7 @@ class Exchange:
         request.max_tokens = found.max_tokens
         request.prompt_bytes = found.prompt_bytes
         request.document = found.document
+        request.prompt_json = found.prompt_json
         request.body = body
         return self._ask()
 

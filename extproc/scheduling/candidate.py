@@ -18,16 +18,23 @@ requests straight into its batch; only one that reported a queue puts them behin
     backlog = queue if anybody was waiting, else 0
 
 **What is not known** is never taken for idle: see :func:`assume_missing`.
+
+**Prompts that are not prefilled yet** are the work that a new prompt has to wait for, and no server
+tells it. See :mod:`extproc.scheduling.load`, which keeps ``prefill_tokens`` right.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from extproc.scheduling.signals import NOTHING, Signals, merge
+from extproc.scheduling.signals import NOTHING, Latency, Signals, merge
 from pools.model import Endpoint
 
 _NO_ADAPTERS: frozenset[str] = frozenset()
+LATENCY_WEIGHT = 0.3
+"""What the newest time to first token weighs in the mean."""
+ERROR_WEIGHT = 0.1
+"""What the newest answer weighs in the error rate."""
 
 
 class Candidate:
@@ -43,24 +50,37 @@ class Candidate:
         "_unseen_now",
         "active_adapters",
         "adapter_capacity",
+        "adapters",
         "backlog",
+        "bit",
+        "cold_turn",
         "endpoint",
+        "error_rate",
+        "first_tokens",
         "fresh",
         "in_flight",
         "key",
+        "known_adapters",
         "kv_usage",
         "observed_at",
+        "output_tokens",
         "picked",
+        "prefill_tokens",
         "queue",
+        "recent_adapters",
+        "restarts",
         "running",
         "signals",
+        "time_to_first_token",
         "times",
         "tokens",
         "waiting",
         "waiting_adapters",
     )
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, known_adapters: set[str] | None = None) -> None:
+        """``known_adapters`` is shared by the candidates of a fleet: a name that any server has
+        reported as an adapter."""
         self.endpoint = endpoint
         self.key = endpoint.key
         """``ip:port``."""
@@ -91,6 +111,30 @@ class Candidate:
         """Their prompt tokens, estimated."""
         self.picked = 0
         """Requests ever sent from here."""
+        self.prefill_tokens = 0
+        """Prompt tokens of those requests that it has yet to work off: not cached there, and no
+        sign yet that they were prefilled."""
+        self.output_tokens = 0
+        """Output tokens that are expected of the requests in flight."""
+        self.cold_turn = 0
+        """The turn in which it last got a prompt that no server had cached; 0: never."""
+        self.bit = 0
+        """Its place in the prefix index; 0: in none."""
+
+        self.known_adapters = known_adapters if known_adapters is not None else set()
+        self.recent_adapters: dict[str, None] = {}
+        """Adapters sent there from here, the latest last: at most ``adapter_capacity``."""
+        self.adapters: frozenset[str] = _NO_ADAPTERS
+        """Adapters that are loaded there, as far as we know: active, waiting or recent."""
+
+        self.first_tokens = 0
+        """First tokens that it gave between its last two scrapes, over all who send to it."""
+        self.time_to_first_token: float | None = None
+        """Seconds, a moving mean of what it reports; None: it does not say."""
+        self.restarts = 0
+        """How often it was seen to have been started again."""
+        self.error_rate = 0.0
+        """Share of its answers that were its own failures, a moving mean."""
 
         self._epoch = 0
         self._seen_epoch = 0
@@ -113,8 +157,10 @@ class Candidate:
 
     # What is sent there.
 
-    def charge(self, tokens: int = 0) -> int:
+    def charge(self, tokens: int = 0, model: str = "") -> int:
         """A request was sent. Returns the epoch to hand back to :meth:`release`."""
+        if model in self.known_adapters:
+            self._used_adapter(model)
         self.in_flight += 1
         self.picked += 1
         self.tokens += tokens
@@ -135,6 +181,23 @@ class Candidate:
                 self._unseen_before -= 1
             self._recount()
 
+    def _used_adapter(self, name: str) -> None:
+        recent = self.recent_adapters
+        recent.pop(name, None)
+        recent[name] = None
+        while len(recent) > max(1, self.adapter_capacity):
+            del recent[next(iter(recent))]
+        if name not in self.adapters or len(self.adapters) > len(recent):
+            self.adapters = self._loaded_adapters()
+
+    def _loaded_adapters(self) -> frozenset[str]:
+        names = self.active_adapters | self.waiting_adapters
+        return names.union(self.recent_adapters) if self.recent_adapters else names
+
+    def answered(self, well: bool) -> None:
+        """It answered a request; not ``well`` if that was a failure of its own."""
+        self.error_rate += ERROR_WEIGHT * ((not well) - self.error_rate)
+
     # What it says.
 
     def scrape_started(self) -> None:
@@ -145,12 +208,30 @@ class Candidate:
 
     def observe(self, sample: Signals, now: float, keep_for: float) -> None:
         """The scrape that began at ``now`` gave ``sample``."""
+        before = self.signals.latency
         self.signals = merge(self.signals, self.times, sample, now, keep_for)
+        self._observe_latency(before, sample.latency)
         self.observed_at = now
         self.fresh = True
         self._seen_epoch = self._epoch
         self._unseen_before = 0
         self._apply()
+
+    def _observe_latency(self, before: Latency | None, now: Latency | None) -> None:
+        self.first_tokens = 0
+        if before is None or now is None:
+            return
+        count, seconds = now.count - before.count, now.seconds - before.seconds
+        if count < 0:
+            self.restarts += 1
+        if count <= 0 or seconds < 0:
+            return
+        self.first_tokens = count
+        mean = seconds / count
+        known = self.time_to_first_token
+        self.time_to_first_token = (
+            mean if known is None else known + LATENCY_WEIGHT * (mean - known)
+        )
 
     def expire(self, now: float, keep_for: float) -> bool:
         """Stop believing signals older than ``keep_for``. Returns whether that changed anything."""
@@ -190,9 +271,14 @@ class Candidate:
             self.active_adapters = adapters.active
             self.waiting_adapters = adapters.waiting
             self.adapter_capacity = adapters.capacity
+            if adapters.active or adapters.waiting:
+                self.known_adapters |= adapters.active
+                self.known_adapters |= adapters.waiting
         else:
             self.active_adapters = self.waiting_adapters = _NO_ADAPTERS
             self.adapter_capacity = 0 if self.fresh else self._assumed_capacity
+        if self.active_adapters or self.waiting_adapters or self.adapters:
+            self.adapters = self._loaded_adapters()
         self._recount()
 
     def _recount(self) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from extproc.request import InferenceRequest
 from extproc.scheduling.candidate import Candidate
+from extproc.scheduling.prefix.match import NO_MATCH, PrefixMatch
 
 Step = tuple[str, Sequence[Candidate]]
 """The name of a step and what it kept. A filter that kept nothing has an empty sequence."""
@@ -42,8 +43,25 @@ class SchedulingRequest:
     """Higher goes first; negative is sheddable."""
     rng: random.Random
     request: InferenceRequest | None = None
-    """The whole request, for steps that look at the prompt or the headers."""
+    """The whole request, for steps that look at the headers."""
     trace: list[Step] = field(default_factory=list)
+    now: float = 0.0
+    """Seconds, on the caller's clock."""
+    prompt_tokens: int = 1
+    """Estimated."""
+    output_tokens: int = 0
+    """Expected."""
+    prefix: PrefixMatch = NO_MATCH
+    """Which endpoint has how much of the prompt in its cache."""
+    multimodal: bool = False
+    """The prompt has parts that are not text."""
+
+    def uncached(self, candidate: Candidate) -> int:
+        """Prompt tokens that this endpoint would have to prefill; at least one."""
+        prefix = self.prefix
+        if not prefix:
+            return self.prompt_tokens
+        return max(1, self.prompt_tokens - prefix.tokens_of(candidate))
 
 
 Narrow = Callable[[SchedulingRequest, Sequence[Candidate]], Sequence[Candidate]]
@@ -63,6 +81,8 @@ class Filter:
     """What it means when nothing is kept."""
     traces_itself: bool = False
     """It leaves steps of its own in the trace, so that naming it as well would say nothing."""
+    uses_prefix: bool = False
+    """It looks at the prompt's prefix, so that somebody has to look that up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +92,11 @@ class Scorer:
     name: str
     apply: Score
     weight: float = 1.0
+    uses_prefix: bool = False
+
+
+ScoredBy = tuple[str, float, Sequence[float]]
+"""A scorer's name, its weight, and what it gave to each candidate that was left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +117,14 @@ class Decision:
     trace: list[Step]
     candidates: Sequence[Candidate]
     scores: Sequence[float] | None = None
-    """Of what the last step of the trace kept."""
+    """Of ``scored``, in all: the weighted sum."""
+    scored: Sequence[Candidate] = ()
+    """What the filters left."""
+    scored_by: Sequence[ScoredBy] = ()
+    prefill: Candidate | None = None
+    """Who prefills the prompt, where that is another endpoint than the pick."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """Further request headers for the pick."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +135,11 @@ class Profile:
     filters: tuple[Filter, ...]
     picker: Picker
     scorers: tuple[Scorer, ...] = ()
+
+    @property
+    def uses_prefix(self) -> bool:
+        """Whether any step looks at the prompt's prefix: else nobody has to look it up."""
+        return any(f.uses_prefix for f in self.filters) or any(s.uses_prefix for s in self.scorers)
 
     def decide(
         self, request: SchedulingRequest, candidates: Sequence[Candidate], count: int
@@ -118,21 +155,19 @@ class Profile:
                 trace.append((step.name, kept))
             if not kept:
                 return Decision(step.when_empty, (), trace, candidates)
-        scores = self._scores(request, kept) if self.scorers else None
+        scores: Sequence[float] | None = None
+        scored_by: list[ScoredBy] = []
+        for scorer in self.scorers:
+            weight, given = scorer.weight, scorer.apply(request, kept)
+            scored_by.append((scorer.name, weight, given))
+            if scores is not None:
+                scores = [a + weight * b for a, b in zip(scores, given, strict=True)]
+            else:
+                scores = given if weight == 1.0 else [weight * b for b in given]
         chosen = self.picker.apply(request, kept, scores, count)
         if len(chosen) < count and len(chosen) < len(candidates):
             _add_fallbacks(chosen, trace, candidates, count, request.rng)
-        return Decision(Verdict.PICKED, tuple(chosen), trace, candidates, scores)
-
-    def _scores(
-        self, request: SchedulingRequest, candidates: Sequence[Candidate]
-    ) -> Sequence[float]:
-        totals = [0.0] * len(candidates)
-        for scorer in self.scorers:
-            weight = scorer.weight
-            scores = scorer.apply(request, candidates)
-            totals = [total + weight * score for total, score in zip(totals, scores, strict=True)]
-        return totals
+        return Decision(Verdict.PICKED, tuple(chosen), trace, candidates, scores, kept, scored_by)
 
 
 def _add_fallbacks(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from extproc.scheduling import filters, pickers, scorers
+from extproc.scheduling import affinity, filters, pickers, scorers
 from extproc.scheduling.filter_tree import Drop, Node, filter_tree, then
 from extproc.scheduling.profile import Profile
 
@@ -62,6 +62,33 @@ def classic_filter_tree(
     return Profile("filter-tree", (filter_tree("filter-tree", root),), pickers.uniform())
 
 
+def sticky_until_saturated() -> Profile:
+    """Where the adapter and the prefix are, until that costs more than it saves; then the least
+    work. Everything that it goes by is counted here."""
+    return Profile(
+        "default",
+        (affinity.adapter_affinity(), affinity.prefix_affinity()),
+        pickers.max_score(),
+        (scorers.least_work(),),
+    )
+
+
+def weighted() -> Profile:
+    """The blend of llm-d and the inference gateways: prefix 3, queue 2, KV cache 2, and cold
+    prompts in turn 2."""
+    return Profile(
+        "weighted",
+        (),
+        pickers.max_score(),
+        (
+            scorers.prefix_cache(3),
+            scorers.queue(2),
+            scorers.kv_cache(2),
+            scorers.no_hit_lru(2),
+        ),
+    )
+
+
 def least_load() -> Profile:
     """The fewest requests in flight, as counted here."""
     return Profile("least-load", (), pickers.max_score(), (scorers.fewest_in_flight(),))
@@ -76,9 +103,11 @@ def round_robin() -> Profile:
 
 
 PROFILES: Mapping[str, Callable[[], Profile]] = {
+    "default": sticky_until_saturated,
     "filter-tree": classic_filter_tree,
     "least-load": least_load,
     "random": uniform_random,
     "round-robin": round_robin,
+    "weighted": weighted,
 }
 """By name. Called once for each pool: a profile may keep state."""

@@ -26,6 +26,14 @@ class CacheConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Latency:
+    """How long first tokens took, since the server started."""
+
+    count: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Signals:
     """One server's own numbers. None: not given, which is not the same as zero."""
 
@@ -37,13 +45,14 @@ class Signals:
     """Share of its KV cache in use, 0 to 1."""
     adapters: Adapters | None = None
     cache: CacheConfig | None = None
+    latency: Latency | None = None
 
     def __bool__(self) -> bool:
         """Whether it says anything at all."""
         return any(getattr(self, name) is not None for name in SIGNAL_NAMES)
 
 
-SIGNAL_NAMES = ("waiting", "running", "kv_usage", "adapters", "cache")
+SIGNAL_NAMES = ("waiting", "running", "kv_usage", "adapters", "cache", "latency")
 NOTHING = Signals()
 
 

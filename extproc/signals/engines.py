@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from extproc.scheduling.signals import Adapters, CacheConfig, Signals
+from extproc.scheduling.signals import Adapters, CacheConfig, Latency, Signals
 from extproc.signals.exposition import Series, finite, newest, series_of
 
 
@@ -50,6 +50,8 @@ class Engine:
     cache_labels: CacheLabels | None = None
     block_size: Metric | None = None
     blocks: Metric | None = None
+    first_token: bytes | None = None
+    """The histogram of seconds to the first token, without ``_count`` or ``_sum``."""
 
     def read(self, page: bytes) -> Signals:
         """The signals that the page has."""
@@ -59,6 +61,7 @@ class Engine:
             kv_usage=_mean_share(page, self.kv_usage),
             adapters=_adapters(page, self.adapters) if self.adapters is not None else None,
             cache=self._cache(page),
+            latency=_latency(page, self.first_token) if self.first_token is not None else None,
         )
 
     def _cache(self, page: bytes) -> CacheConfig | None:
@@ -108,6 +111,14 @@ def _adapters(page: bytes, metric: Metric) -> Adapters | None:
     )
 
 
+def _latency(page: bytes, name: bytes) -> Latency | None:
+    counts = Metric(name + b"_count").read(page)
+    sums = Metric(name + b"_sum").read(page)
+    if not counts or not sums:
+        return None
+    return Latency(int(sum(one.value for one in counts)), sum(one.value for one in sums))
+
+
 def _names(joined: str) -> frozenset[str]:
     return frozenset(name for part in joined.split(",") if (name := part.strip()))
 
@@ -128,6 +139,7 @@ VLLM = Engine(
     kv_usage=(Metric(b"vllm:kv_cache_usage_perc"), Metric(b"vllm:gpu_cache_usage_perc")),
     adapters=Metric(b"vllm:lora_requests_info"),
     cache_labels=CacheLabels(Metric(b"vllm:cache_config_info"), "block_size", "num_gpu_blocks"),
+    first_token=b"vllm:time_to_first_token_seconds",
 )
 
 SGLANG = Engine(
@@ -137,6 +149,7 @@ SGLANG = Engine(
     running=(Metric(b"sglang:num_running_reqs"),),
     kv_usage=(Metric(b"sglang:token_usage"),),
     cache_labels=CacheLabels(Metric(b"sglang:cache_config_info"), "page_size", "num_pages"),
+    first_token=b"sglang:time_to_first_token_seconds",
 )
 
 TENSORRT_LLM = Engine(
@@ -147,6 +160,7 @@ TENSORRT_LLM = Engine(
     kv_usage=(Metric(b"trtllm_kv_cache_utilization"),),
     block_size=Metric(b"trtllm_kv_cache_tokens_per_block"),
     blocks=Metric(b"trtllm_kv_cache_max_blocks"),
+    first_token=b"trtllm_time_to_first_token_seconds",
 )
 
 _TRITON_REQUESTS = b"nv_trt_llm_request_metrics"

@@ -156,8 +156,22 @@ def test_a_large_body_tells_the_same_as_a_small_one(api: Api) -> None:
     large = fields_of(api, **document, padding="x" * (1 << 20))
     assert (small.document is None, large.document is None) == (False, True)
     assert abs(large.prompt_bytes - small.prompt_bytes) <= 4
-    same = dataclasses.replace(small, document=None, prompt_bytes=large.prompt_bytes)
+    same = dataclasses.replace(
+        small, document=None, prompt_bytes=large.prompt_bytes, prompt_json=large.prompt_json
+    )
     assert large == same
+
+
+def test_of_a_large_body_the_prompt_stays_as_it_was_sent() -> None:
+    large = fields_of(
+        Api.CHAT_COMPLETIONS,
+        model="m",
+        messages=[{"role": "user", "content": "hi"}],
+        cache_salt="s",
+        padding="x" * (1 << 20),
+    )
+    assert large.prompt_json == (b'"s"', b"", b'[{"role": "user", "content": "hi"}]')
+    assert fields_of(Api.EMBEDDINGS, model="m", input="i" * (1 << 20)).prompt_json == ()
 
 
 @pytest.mark.parametrize(
@@ -350,5 +364,7 @@ def test_an_event_of_a_stream_is_not_held_back() -> None:
 
 
 def test_the_beginning_of_a_body_that_is_no_json_is_read_as_far_as_it_goes() -> None:
-    found = read_prefix(Api.COMPLETIONS, b'{"model": "m", "bad\\q": 1, "stream": true, "prompt": "x')
+    found = read_prefix(
+        Api.COMPLETIONS, b'{"model": "m", "bad\\q": 1, "stream": true, "prompt": "x'
+    )
     assert (found.model, found.stream) == ("m", True)

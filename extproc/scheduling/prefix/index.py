@@ -1,0 +1,194 @@
+"""An approximate index of the prefix caches of all endpoints.
+
+No server was asked: what was sent to an endpoint is taken to be cached there, until so much else
+was sent that it must have been evicted. Nodes of one global table say which endpoints have a block,
+as the bits of a number, so that a look-up costs one ``and`` for each block however many endpoints
+there are::
+
+    hash of the block -> endpoints that have it
+
+For each endpoint a dictionary keeps the blocks in the order of their last use (Python's keep the
+order of insertion), for evicting the oldest. A pick uses its whole chain, last block first, so a
+block is never evicted before those that follow it, and a look-up, which walks the chain while any
+endpoint has *every* block so far, never credits an endpoint with a block that its cache could not
+reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+
+from extproc.scheduling.candidate import Candidate
+from extproc.scheduling.prefix.blocks import BLOCK_TOKENS
+from extproc.scheduling.prefix.match import Level, PrefixMatch
+
+DEFAULT_TOKENS = 500_000
+"""Taken for the size of a cache that does not tell its own."""
+MAX_ENTRIES = 1_000_000
+"""Blocks that are remembered in all, over all endpoints. An entry takes about 160 bytes."""
+_EVICTED_AT_ONCE = 32
+"""A full cache makes room for a 32nd more than it needs: finding the oldest costs less for many."""
+
+
+class _Cache:
+    """What one endpoint has, as far as we know."""
+
+    __slots__ = ("bit", "blocks", "candidate", "capacity")
+
+    def __init__(self, candidate: Candidate, bit: int, capacity: int) -> None:
+        self.candidate = candidate
+        self.bit = bit
+        self.capacity = capacity
+        self.blocks: dict[int, None] = {}
+        """Oldest use first."""
+
+
+class PrefixIndex:
+    """Look up with :meth:`match`, record a pick with :meth:`add`."""
+
+    def __init__(self, block_tokens: int = BLOCK_TOKENS, max_entries: int = MAX_ENTRIES) -> None:
+        if block_tokens < 1 or max_entries < 1:
+            raise ValueError("block_tokens and max_entries must be at least 1")
+        self.block_tokens = block_tokens
+        self.max_entries = max_entries
+        self._holders: dict[int, int] = {}
+        self._caches: dict[Candidate, _Cache] = {}
+        self._by_bit: list[Candidate | None] = []
+
+    def __len__(self) -> int:
+        """Entries: blocks, each counted once for every endpoint that has it."""
+        return sum(len(cache.blocks) for cache in self._caches.values())
+
+    def entries_of(self, candidate: Candidate) -> int:
+        cache = self._caches.get(candidate)
+        return len(cache.blocks) if cache is not None else 0
+
+    # Which endpoints there are.
+
+    def follow(self, tokens: Mapping[Candidate, int | None]) -> None:
+        """These are the endpoints from now on, each with the size of its cache in tokens (None: it
+        does not say). What was known of others is forgotten."""
+        for candidate in [c for c in self._caches if c not in tokens]:
+            self._leave(candidate)
+        share = self.max_entries // max(1, len(tokens))
+        for candidate, size in tokens.items():
+            cache = self._caches.get(candidate) or self._join(candidate)
+            blocks = (DEFAULT_TOKENS if size is None else size) // self.block_tokens
+            cache.capacity = min(blocks, share)
+            self._make_room(cache, 0)
+
+    def forget(self, candidate: Candidate) -> None:
+        """Its cache is empty: the server was started again."""
+        cache = self._caches.get(candidate)
+        if cache is not None:
+            self._drop(cache, cache.blocks)
+            cache.blocks = {}
+
+    def _join(self, candidate: Candidate) -> _Cache:
+        by_bit = self._by_bit
+        place = next((n for n, taken in enumerate(by_bit) if taken is None), len(by_bit))
+        if place == len(by_bit):
+            by_bit.append(candidate)
+        else:
+            by_bit[place] = candidate
+        candidate.bit = 1 << place
+        cache = self._caches[candidate] = _Cache(candidate, candidate.bit, 0)
+        return cache
+
+    def _leave(self, candidate: Candidate) -> None:
+        self.forget(candidate)
+        del self._caches[candidate]
+        self._by_bit[candidate.bit.bit_length() - 1] = None
+        candidate.bit = 0
+
+    # What they have.
+
+    def match(self, chain: Sequence[int]) -> PrefixMatch:
+        """How far each endpoint has the blocks of this chain."""
+        holders = self._holders
+        levels: list[Level] = []
+        have = -1
+        depth = 0
+        for block in chain:
+            now = holders.get(block, 0) & have
+            if now != have:
+                if depth and have != now:
+                    levels.append((depth * self.block_tokens, have ^ now))
+                have = now
+                if not now:
+                    break
+            depth += 1
+        if have > 0:
+            levels.append((depth * self.block_tokens, have))
+        levels.reverse()
+        return PrefixMatch(chain, levels, self._by_bit)
+
+    def add(self, candidate: Candidate, chain: Sequence[int]) -> int:
+        """A prompt was sent there. Returns how many of its blocks were not known to be there.
+
+        A chain longer than the cache is only taken as far as it fits.
+        """
+        cache = self._caches.get(candidate)
+        if cache is None or not chain:
+            return 0
+        if len(chain) > cache.capacity:
+            chain = chain[: cache.capacity]
+        blocks = cache.blocks
+        # Those that stay, as the most recently used; the first block last.
+        kept = len(chain)
+        for known, block in enumerate(chain):
+            if block not in blocks:
+                kept = known
+                break
+        new = len(chain) - kept
+        self._record(cache, chain[kept:])
+        for block in reversed(chain[:kept]):
+            blocks[block] = blocks.pop(block)
+        if len(blocks) > cache.capacity:
+            self._make_room(cache, cache.capacity // _EVICTED_AT_ONCE)
+        return new
+
+    def remove(self, candidate: Candidate, blocks: Iterable[int]) -> None:
+        """These did not get there after all."""
+        cache = self._caches.get(candidate)
+        if cache is None:
+            return
+        gone = [block for block in blocks if block in cache.blocks]
+        self._drop(cache, gone)
+        for block in gone:
+            del cache.blocks[block]
+
+    def _record(self, cache: _Cache, chain: Sequence[int]) -> None:
+        holders, blocks, bit = self._holders, cache.blocks, cache.bit
+        before = after = 0
+        for block in reversed(chain):
+            old = holders.get(block)
+            if old is None:
+                holders[block] = bit
+            elif not old & bit:
+                # Neighbours mostly have the same holders: then they share one number.
+                if old != before:
+                    before, after = old, old | bit
+                holders[block] = after
+            blocks.pop(block, None)
+            blocks[block] = None
+
+    def _make_room(self, cache: _Cache, more: int) -> None:
+        surplus = len(cache.blocks) - cache.capacity
+        if surplus <= 0:
+            return
+        oldest = list(islice(cache.blocks, surplus + more))
+        self._drop(cache, oldest)
+        blocks = cache.blocks
+        for block in oldest:
+            del blocks[block]
+
+    def _drop(self, cache: _Cache, blocks: Iterable[int]) -> None:
+        holders, bit = self._holders, cache.bit
+        for block in blocks:
+            left = holders[block] & ~bit
+            if left:
+                holders[block] = left
+            else:
+                del holders[block]

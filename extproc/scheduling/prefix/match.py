@@ -1,0 +1,82 @@
+"""How much of one prompt each endpoint has cached."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from extproc.scheduling.candidate import Candidate
+
+Level = tuple[int, int]
+"""A number of tokens, and the bits of the endpoints that have exactly so many cached."""
+
+
+class PrefixMatch:
+    """The answer of an index. ``chain`` is the prompt's, to be recorded once it was picked."""
+
+    __slots__ = ("_by_bit", "_held", "_levels", "chain", "longest")
+
+    def __init__(
+        self,
+        chain: Sequence[int],
+        levels: Sequence[Level],
+        by_bit: Sequence[Candidate | None],
+    ) -> None:
+        """``levels`` come longest first; ``by_bit[n]`` is the endpoint of the bit ``1 << n``."""
+        self.chain = chain
+        self._levels = levels
+        self._by_bit = by_bit
+        self._held: dict[Candidate, int] | None = None
+        self.longest = levels[0][0] if levels else 0
+        """The most tokens that any endpoint has."""
+
+    def __bool__(self) -> bool:
+        """Whether any endpoint has anything."""
+        return self.longest > 0
+
+    def tokens_of(self, candidate: Candidate) -> int:
+        """Tokens of the prompt that this endpoint has, from its beginning on."""
+        return self.held().get(candidate, 0) if self._levels else 0
+
+    def held(self) -> dict[Candidate, int]:
+        """Tokens by endpoint, for those that have any."""
+        held = self._held
+        if held is None:
+            held = self._held = {}
+            for tokens, bits in self._levels:
+                held.update(dict.fromkeys(self._endpoints(bits), tokens))
+        return held
+
+    def with_at_least(self, tokens: float, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+        """Those of ``candidates`` that have so many tokens of it (more than none)."""
+        bits = 0
+        for level, endpoints in self._levels:
+            if level < tokens:
+                break
+            bits |= endpoints
+        if not bits:
+            return ()
+        if bits.bit_count() == 1:
+            [only] = self._endpoints(bits)
+            return [only] if only in candidates else ()
+        return [c for c in candidates if c.bit & bits]
+
+    def _endpoints(self, bits: int) -> list[Candidate]:
+        by_bit = self._by_bit
+        found: list[Candidate] = []
+        if bits.bit_count() <= 16:
+            while bits:
+                lowest = bits & -bits
+                bits ^= lowest
+                if (candidate := by_bit[lowest.bit_length() - 1]) is not None:
+                    found.append(candidate)
+            return found
+        digits = f"{bits:b}"
+        return [
+            candidate
+            for candidate, digit in zip(by_bit, reversed(digits), strict=False)
+            if digit == "1" and candidate is not None
+        ]
+
+
+NO_MATCH = PrefixMatch((), (), ())
+"""Of a prompt that is not known."""
