@@ -3,7 +3,6 @@ containers."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -14,17 +13,6 @@ from poolpilot.logs import LogFormat, LogLevel
 SERVING = "Serving"
 LOGS = "Logs"
 
-Manifests = Annotated[
-    Path,
-    typer.Option(
-        "--manifests",
-        "-m",
-        envvar="POOLPILOT_MANIFESTS",
-        help="Directory of YAML manifests: InferencePool, PoolEndpoints, HTTPRoute, ... "
-        "It is watched; an edit takes effect at once.",
-        file_okay=False,
-    ),
-]
 Level = Annotated[
     LogLevel,
     typer.Option(

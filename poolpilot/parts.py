@@ -6,13 +6,13 @@ Each imports what it needs when it is made, because no process needs all of it.
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from poolpilot.errors import PoolPilotError
 
 if TYPE_CHECKING:
     from extproc.config import PickerConfig
+    from poolpilot.sources import MakeSource
     from sim.config import PodConfig
     from xds.config import XdsServerConfig
     from xds.http import HttpConfig
@@ -42,29 +42,28 @@ async def simulated_pod(config: PodConfig) -> None:
 
 
 async def xds_server(
-    manifests: Path,
+    source: MakeSource,
     settings: TranslateSettings,
     server: XdsServerConfig,
     http: HttpConfig,
     grace: float,
 ) -> None:
-    """The xDS server on a directory of manifests; streams get ``grace`` seconds at the end."""
-    from pools.files import FilesSource, SourceError
+    """The xDS server; streams get ``grace`` seconds at the end."""
+    from pools.source import SourceError
     from xds.control_plane import ControlPlane
 
     try:
-        await ControlPlane(FilesSource(manifests), settings, server, http).run(grace=grace)
+        await ControlPlane(source(), settings, server, http).run(grace=grace)
     except SourceError as error:
         raise PoolPilotError(str(error)) from error
 
 
-async def endpoint_picker(manifests: Path, config: PickerConfig, grace: float) -> None:
-    """The endpoint picker on a directory of manifests; requests get ``grace`` seconds at the
-    end."""
+async def endpoint_picker(source: MakeSource, config: PickerConfig, grace: float) -> None:
+    """The endpoint picker; requests get ``grace`` seconds at the end."""
     from extproc.server import EndpointPickerServer
-    from pools.files import FilesSource, SourceError
+    from pools.source import SourceError
 
     try:
-        await EndpointPickerServer(FilesSource(manifests), config).run(grace)
+        await EndpointPickerServer(source(), config).run(grace)
     except SourceError as error:
         raise PoolPilotError(str(error)) from error

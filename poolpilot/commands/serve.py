@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import typer
 
 from poolpilot.logs import LogFormat, LogLevel
-from poolpilot.options import LOGS, SERVING, Format, Grace, Level, Manifests, listen_address
+from poolpilot.options import LOGS, SERVING, Format, Grace, Level, listen_address
+from poolpilot.sources import Context, Kubeconfig, Kubernetes, Manifests, Namespaces, source
 
 if TYPE_CHECKING:
     from xds.translate import TranslateSettings
@@ -201,7 +202,11 @@ LogShare = Annotated[
 
 @app.command("xds")
 def serve_xds(
-    manifests: Manifests,
+    manifests: Manifests = None,
+    kubernetes: Kubernetes = False,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    namespace: Namespaces = [],  # noqa: B006  # typer reads it, nobody changes it
     address: XdsAddress = "127.0.0.1:18000",
     http_address: XdsHttpAddress = "127.0.0.1:18001",
     listen: Listen = "0.0.0.0:8081",
@@ -220,6 +225,8 @@ def serve_xds(
 
       poolpilot serve xds --manifests pools/
 
+      poolpilot serve xds --kubernetes --namespace models
+
       poolpilot bootstrap > envoy.yaml && envoy -c envoy.yaml
     """
     from poolpilot import logs, parts
@@ -228,6 +235,7 @@ def serve_xds(
     from xds.http import HttpConfig
 
     logs.configure(log_level, log_format)
+    pools = source(manifests, kubernetes, kubeconfig, context, namespace)
     host, port = listen_address(address, "--address")
     http_host, http_port = listen_address(http_address, "--http-address")
     settings = _translate_settings(listen, picker, reuse_port)
@@ -237,7 +245,7 @@ def serve_xds(
     run_until_stopped(
         lambda: {
             "xDS server": parts.xds_server(
-                manifests, settings, server, HttpConfig(http_host, http_port), grace
+                pools, settings, server, HttpConfig(http_host, http_port), grace
             )
         },
         grace=grace + CLOSING,
@@ -246,7 +254,11 @@ def serve_xds(
 
 @app.command("extproc")
 def serve_extproc(
-    manifests: Manifests,
+    manifests: Manifests = None,
+    kubernetes: Kubernetes = False,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    namespace: Namespaces = [],  # noqa: B006  # typer reads it, nobody changes it
     address: PickerAddress = "127.0.0.1:9002",
     health_address: HealthAddress = "127.0.0.1:9003",
     http_address: PickerHttpAddress = "127.0.0.1:9090",
@@ -301,6 +313,7 @@ def serve_extproc(
     from poolpilot.lifecycle import run_until_stopped
 
     logs.configure(log_level, log_format)
+    pools = source(manifests, kubernetes, kubeconfig, context, namespace, with_routes=False)
     try:
         config = PickerConfig(
             address=address,
@@ -318,14 +331,18 @@ def serve_extproc(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     run_until_stopped(
-        lambda: {"endpoint picker": parts.endpoint_picker(manifests, config, grace)},
+        lambda: {"endpoint picker": parts.endpoint_picker(pools, config, grace)},
         grace=grace + CLOSING,
     )
 
 
 @app.command("all")
 def serve_all(
-    manifests: Manifests,
+    manifests: Manifests = None,
+    kubernetes: Kubernetes = False,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    namespace: Namespaces = [],  # noqa: B006  # typer reads it, nobody changes it
     host: Annotated[
         str,
         typer.Option(
@@ -359,6 +376,7 @@ def serve_all(
     from xds.http import HttpConfig
 
     logs.configure(log_level, log_format)
+    pools = source(manifests, kubernetes, kubeconfig, context, namespace)
     settings = _translate_settings(listen, picker, reuse_port)
     try:
         config = PickerConfig(
@@ -372,9 +390,9 @@ def serve_all(
     run_until_stopped(
         lambda: {
             "xDS server": parts.xds_server(
-                manifests, settings, XdsServerConfig(host=host), HttpConfig(), grace
+                pools, settings, XdsServerConfig(host=host), HttpConfig(), grace
             ),
-            "endpoint picker": parts.endpoint_picker(manifests, config, grace),
+            "endpoint picker": parts.endpoint_picker(pools, config, grace),
         },
         grace=grace + CLOSING,
     )

@@ -167,3 +167,13 @@ def test_of_two_models_for_one_model_name_the_oldest_wins() -> None:
     assert [item.name.name for item in world.models] == ["b-old", "other"]
     losers = [problem.origin.name.name for problem in world.problems if problem.origin]
     assert losers == ["a-young", "c-undated"]
+
+
+def test_a_name_that_does_not_resolve_is_an_absent_endpoint_with_the_reason() -> None:
+    text = POOL + endpoints("{address: vllm}", "{address: gpu.lan, name: gpu}")
+    lookups = {"vllm": Lookup(error="no such name"), "gpu.lan": Lookup(("10.0.0.3",), "timed out")}
+    [absent] = assemble(objects(text), lookups).absent
+    assert (absent.name, absent.pool) == ("vllm", LLAMA)
+    assert absent.reason == "'vllm' could not be resolved (no such name)"
+    assert absent.origin is not None
+    assert absent.origin.line == 15

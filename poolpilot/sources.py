@@ -1,0 +1,114 @@
+"""Where pools are described: a directory of manifests, or a Kubernetes API server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pools.source import Source
+
+MakeSource = Callable[[], "Source"]
+"""Called inside the event loop, once for each server that reads it."""
+
+POOLS = "Where pools are described (a directory or Kubernetes)"
+
+Manifests = Annotated[
+    Path | None,
+    typer.Option(
+        "--manifests",
+        "-m",
+        envvar="POOLPILOT_MANIFESTS",
+        help="Directory of YAML manifests: InferencePool, PoolEndpoints, HTTPRoute, ... "
+        "It is watched; an edit takes effect at once.",
+        file_okay=False,
+        rich_help_panel=POOLS,
+    ),
+]
+Kubernetes = Annotated[
+    bool,
+    typer.Option(
+        "--kubernetes",
+        envvar="POOLPILOT_KUBERNETES",
+        help="Watch a Kubernetes API server: that of the pod's service account, or of a "
+        "kubeconfig.",
+        rich_help_panel=POOLS,
+    ),
+]
+Kubeconfig = Annotated[
+    Path | None,
+    typer.Option(
+        "--kubeconfig",
+        help="Default: the files of KUBECONFIG, else the pod's service account, else "
+        "~/.kube/config.",
+        dir_okay=False,
+        rich_help_panel=POOLS,
+    ),
+]
+Context = Annotated[
+    str | None,
+    typer.Option("--context", help="Of the kubeconfig.", rich_help_panel=POOLS),
+]
+Namespaces = Annotated[
+    list[str],
+    typer.Option(
+        "--namespace",
+        envvar="POOLPILOT_NAMESPACES",
+        help="Watch only this namespace. Repeat for several; default: all.",
+        rich_help_panel=POOLS,
+    ),
+]
+
+
+def source(
+    manifests: Path | None,
+    kubernetes: bool,
+    kubeconfig: Path | None,
+    context: str | None,
+    namespaces: Sequence[str],
+    *,
+    with_routes: bool = True,
+) -> MakeSource:
+    """The source that the options choose. ``with_routes``: whether routes and Gateways are needed,
+    which costs permissions in Kubernetes.
+
+    Raises typer.BadParameter where the options choose none, or two.
+    """
+    if kubernetes:
+        if manifests is not None:
+            raise typer.BadParameter("give either --manifests or --kubernetes, not both")
+        return _kubernetes(kubeconfig, context, namespaces, with_routes=with_routes)
+    given = {"--kubeconfig": kubeconfig, "--context": context, "--namespace": namespaces}
+    for option, value in given.items():
+        if value:
+            raise typer.BadParameter("only goes with --kubernetes", param_hint=option)
+    if manifests is None:
+        raise typer.BadParameter("give --manifests DIRECTORY, or --kubernetes")
+    directory = manifests
+
+    def files() -> Source:
+        from pools.files import FilesSource
+
+        return FilesSource(directory)
+
+    return files
+
+
+def _kubernetes(
+    kubeconfig: Path | None, context: str | None, namespaces: Sequence[str], *, with_routes: bool
+) -> MakeSource:
+    from pools.kubernetes import ALL_KINDS, PICKER_KINDS, KubernetesSettings, KubernetesSource
+
+    try:
+        settings = KubernetesSettings(
+            kubeconfig=kubeconfig,
+            context=context,
+            namespaces=tuple(namespaces),
+            kinds=ALL_KINDS if with_routes else PICKER_KINDS,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--namespace") from error
+    return lambda: KubernetesSource(settings)
