@@ -7,19 +7,17 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.xds.envoy import Envoy, envoy, until
+from tests.xds.envoy import until
 from tests.xds.resources import cluster, endpoints, listener, route
+from tests.xds.scene import scene, upstream
 from xds.config import XdsServerConfig
-from xds.grouped import GroupedSnapshots
 from xds.resource import CLUSTER, Resource
 from xds.server import XdsServer
-from xds.status import State, StreamStatus
+from xds.status import State
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,86 +25,6 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(params=["sotw", "delta"])
 def delta(request) -> bool:
     return request.param == "delta"
-
-
-class Upstream:
-    """An HTTP server that says 200 to everything; its port is its name."""
-
-    def __init__(self) -> None:
-        self.port = 0
-
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while await reader.readuntil(b"\r\n\r\n"):
-                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
-
-
-@asynccontextmanager
-async def upstream() -> AsyncIterator[int]:
-    server = await asyncio.start_server(Upstream().answer, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-
-
-class Scene:
-    def __init__(self, server: XdsServer, snapshots: GroupedSnapshots, proxy: Envoy) -> None:
-        self.server = server
-        self.snapshots = snapshots
-        self.envoy = proxy
-
-    def publish(self, *resources: Resource, cause: str = "test") -> None:
-        self.snapshots.publish("test", resources, cause)
-
-    @property
-    def stream(self) -> StreamStatus:
-        return self.server.status().nodes[0].streams[0]
-
-    async def converged(self, limit: float = 5.0) -> float:
-        wanted = self.snapshots.snapshot(self.stream.node)
-
-        def there() -> bool:
-            newest = self.server.status().groups[0].history[0]
-            return newest.snapshot is wanted and bool(newest.acked)
-
-        return await until(there, "the node has acknowledged the newest snapshot", limit)
-
-    async def active(self, name: str, limit: float = 5.0) -> float:
-        async def there() -> bool:
-            return name in await self.envoy.clusters()
-
-        return await until(there, f"cluster {name} is active", limit)
-
-    async def listens(self, name: str = "l") -> int:
-        port = 0
-
-        async def there() -> bool:
-            nonlocal port
-            port = await self.envoy.port(name)
-            return port != 0
-
-        await until(there, f"listener {name}")
-        return port
-
-
-@asynccontextmanager
-async def scene(directory: Path, first: list[Resource], *, delta: bool) -> AsyncIterator[Scene]:
-    snapshots = GroupedSnapshots(lambda node: node.cluster)
-    server = XdsServer(snapshots, XdsServerConfig(port=0))
-    snapshots.listen(server.refresh)
-    await server.start()
-    snapshots.publish("test", first, "start")
-    try:
-        async with envoy(directory, server.port, delta=delta) as proxy:
-            here = Scene(server, snapshots, proxy)
-            await until(lambda: bool(server.status().nodes), "Envoy connects")
-            await here.converged(limit=10)
-            yield here
-    finally:
-        await server.stop(0)
 
 
 async def test_a_changed_cluster_with_unchanged_endpoints_is_acknowledged_at_once(tmp_path, delta):

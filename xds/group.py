@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import structlog
 
 from xds.consistency import inconsistencies
 from xds.protocol.memory import Memory
+from xds.protocol.stream import Stream
 from xds.protocol.view import Target
+from xds.resource import Resource
 from xds.snapshot import Snapshot
 from xds.status import SnapshotStatus, TypeDifference
 
@@ -54,12 +57,41 @@ _NOTHING = Target(Snapshot({}, ""))
 class Group:
     def __init__(self, name: str, entries: int) -> None:
         self.name = name
-        self.nodes = 0
         self.refusals = 0
         self._history: deque[Entry] = deque(maxlen=entries)
         self._targets: dict[str, tuple[Target, Entry]] = {}
         """By version, those in use now: nodes of one group may differ by what they can do."""
         self.memory = Memory()
+        self._streams: dict[str, list[Stream]] = {}
+        self._accepted: dict[tuple[str, str], Resource] = {}
+
+    @property
+    def nodes(self) -> int:
+        """How many there are. A node may have several streams."""
+        return len(self._streams)
+
+    def join(self, node_id: str, stream: Stream) -> None:
+        self._streams.setdefault(node_id, []).append(stream)
+
+    def leave(self, node_id: str, stream: Stream) -> None:
+        streams = self._streams[node_id]
+        streams.remove(stream)
+        if not streams:
+            del self._streams[node_id]
+
+    def accept(self, resources: Iterable[Resource], target: Target) -> None:
+        """A node has accepted these; ``target`` is what its stream is to get in the end."""
+        for resource in resources:
+            if resource.name in target.of(resource.type_url).resources:
+                self._accepted[resource.type_url, resource.name] = resource
+
+    def last_good(self, type_url: str, name: str, target: Target) -> Resource | None:
+        """The form of a resource that a node of this group accepted last, for a node that rejects
+        the present form and has no other. None too where it would refer to what is gone."""
+        good = self._accepted.get((type_url, name))
+        if good is None or any(need not in target.of(kind).resources for kind, need in good.needs):
+            return None
+        return good
 
     def target(
         self, snapshot: Snapshot, previous: Target | None, cause: str, now: float
@@ -80,7 +112,14 @@ class Group:
         self._targets = {v: known for v, known in self._targets.items() if v in versions}
 
     def converged(self, target: Target, node_id: str, now: float) -> float | None:
-        """Note that a node has all of a target. Returns the seconds it took, the first time."""
+        """Note that a stream of this node has all of a target. Once all its streams have, returns
+        the seconds it took, the first time."""
+        for stream in self._streams.get(node_id, ()):
+            theirs = stream.target
+            if theirs is None or theirs.snapshot.version != target.snapshot.version:
+                return None
+            if not stream.converged:
+                return None
         entry = next((e for e in reversed(self._history) if e.snapshot is target.snapshot), None)
         if entry is None or node_id in entry.acked:
             return None
@@ -108,6 +147,7 @@ class Group:
         if previous is None and self._targets:
             previous = next(reversed(self._targets.values()))[0]
         target = Target(snapshot, previous)
+        changes = differences(previous, target)
         found = inconsistencies(snapshot)
         fatal = [problem.text for problem in found if problem.fatal]
         refused = bool(fatal) and previous is not None
@@ -115,7 +155,7 @@ class Group:
             snapshot,
             now,
             snapshot.cause or cause,
-            differences(previous, target),
+            changes,
             tuple(problem.text for problem in found),
             refused,
         )
@@ -131,4 +171,7 @@ class Group:
             )
         if refused and previous is not None:
             return previous, entry
+        for change in changes:
+            for name in change.removed:
+                self._accepted.pop((change.type_url, name), None)
         return target, entry

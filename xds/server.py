@@ -19,6 +19,7 @@ from xds.group import Group
 from xds.metrics import XdsMetrics
 from xds.protocol.memory import Recollection
 from xds.protocol.stream import Stream, StreamSettings
+from xds.resource import Resource
 from xds.services import CLIENT_STATUS, SERVICES, Service
 from xds.session import Context, Ending, Session
 from xds.snapshot import Node, Snapshot, SnapshotProvider
@@ -160,7 +161,8 @@ class XdsServer:
             options.append(
                 ("grpc.max_connection_age_ms", int(config.max_connection_age_seconds * 1000))
             )
-            options.append(("grpc.max_connection_age_grace_ms", 5000))
+            # Streams of xDS never end by themselves: to wait for them longer only puts it off.
+            options.append(("grpc.max_connection_age_grace_ms", 500))
         return options
 
     def _bind(self, server: grpc.aio.Server) -> int:
@@ -215,6 +217,9 @@ class XdsServer:
         def recall(type_url: str, version: str) -> Recollection | None:
             return session.recall(type_url, version)
 
+        def last_good(type_url: str, name: str) -> Resource | None:
+            return session.last_good(type_url, name)
+
         session = Session(
             context,
             Stream(
@@ -222,6 +227,7 @@ class XdsServer:
                 type_url=service.type_url,
                 settings=self._settings,
                 recall=recall,
+                last_good=last_good,
             ),
             peer=peer,
             identities=identities(context.auth_context()),
@@ -300,15 +306,15 @@ class XdsServer:
         group = self._groups.get(name)
         if group is None:
             group = self._groups[name] = Group(name, self._config.history_entries)
-        group.nodes += 1
+        group.join(node.id, session.stream)
         session.group = group
         return group
 
     def _leave(self, session: Session) -> None:
-        group = session.group
-        if group is None:
+        group, node = session.group, session.node
+        if group is None or node is None:
             return
-        group.nodes -= 1
+        group.leave(node.id, session.stream)
         if not group.nodes and len(self._groups) > _EMPTY_GROUPS:
             del self._groups[group.name]
 

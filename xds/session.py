@@ -22,6 +22,7 @@ from xds.protocol.message import Request, Response
 from xds.protocol.sotw import FULL_STATE
 from xds.protocol.stream import ProtocolError, Stream
 from xds.protocol.watch import Kind, Received
+from xds.resource import Resource
 from xds.snapshot import Node
 from xds.status import Exchange
 from xds.wire.codec import decode_delta, decode_sotw
@@ -126,6 +127,12 @@ class Session:
         return self.group.memory.recall(
             self.node.id, type_url, version, {view.version: view.resources}
         )
+
+    def last_good(self, type_url: str, name: str) -> Resource | None:
+        """What other nodes of this kind have in place of content that this one rejects."""
+        if self.group is None or self.stream.target is None:
+            return None
+        return self.group.last_good(type_url, name, self.stream.target)
 
     def _overdue(self) -> bool:
         return self._clock() >= self.opened_at + self._config.limits.first_request_seconds
@@ -272,6 +279,8 @@ class Session:
             metrics.convergence.observe(took)
 
     def _accept(self, received: Received) -> None:
+        if self.group is not None and self.stream.target is not None:
+            self.group.accept(received.accepted, self.stream.target)
         if self._remembers(received) and self.group is not None and self.node is not None:
             has = self.stream.watches[received.type_url].have
             self.group.memory.acked(self.node.id, received.type_url, received.version, has)

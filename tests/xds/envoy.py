@@ -65,9 +65,16 @@ class Envoy:
 
 @asynccontextmanager
 async def envoy(
-    directory: Path, xds_port: int, *, delta: bool, node: str = "envoy-1", cluster: str = "test"
+    directory: Path,
+    xds_port: int,
+    *,
+    delta: bool,
+    node: str = "envoy-1",
+    cluster: str = "test",
+    amend: Callable[[dict[str, Any]], None] = lambda _bootstrap: None,
 ) -> AsyncIterator[Envoy]:
-    bootstrap = {
+    """``amend`` may change the bootstrap, which is for ADS, before Envoy reads it."""
+    bootstrap: dict[str, Any] = {
         "node": {"id": node, "cluster": cluster},
         "admin": {"address": _address(0)},
         "dynamic_resources": {
@@ -82,6 +89,7 @@ async def envoy(
         },
         "static_resources": {"clusters": [_xds_cluster(xds_port)]},
     }
+    amend(bootstrap)
     children, admin_path = _start(directory, bootstrap)
     try:
         await until(lambda: admin_path.exists() and bool(admin_path.read_text()), "admin address")

@@ -18,13 +18,22 @@ from xds.wire import endpoint_pb2
 ADS = core.ConfigSource(ads=core.AggregatedConfigSource(), resource_api_version=core.ApiVersion.V3)
 
 
-def cluster(name: str, *, timeout: float = 1.0, policy: str = "ROUND_ROBIN") -> Resource:
-    """An EDS cluster. A negative time-out breaks one of Envoy's validation rules; a policy of
-    ``CLUSTER_PROVIDED`` is only refused when Envoy builds the cluster."""
+def cluster(
+    name: str,
+    *,
+    timeout: float = 1.0,
+    policy: str = "ROUND_ROBIN",
+    source: core.ConfigSource = ADS,
+) -> Resource:
+    """An EDS cluster whose endpoints come from ``source``.
+
+    A negative time-out breaks one of Envoy's validation rules; a policy of ``CLUSTER_PROVIDED`` is
+    only refused when Envoy builds the cluster.
+    """
     message = cluster_v3.Cluster(
         name=name,
         type=cluster_v3.ClusterDiscoveryType.EDS,
-        eds_cluster_config=cluster_v3.ClusterEdsClusterConfig(eds_config=ADS),
+        eds_cluster_config=cluster_v3.ClusterEdsClusterConfig(eds_config=source),
         connect_timeout=timedelta(seconds=timeout),
         lb_policy=cluster_v3.ClusterLbPolicy[policy],
     )
@@ -65,30 +74,42 @@ def route(name: str, **clusters: str) -> Resource:
     return Resource(ROUTE, name, bytes(message), needs=needs)
 
 
-def listener(name: str, route_name: str, *, port: int = 0) -> Resource:
+def router() -> hcm_v3.HttpFilter:
+    return hcm_v3.HttpFilter(
+        name="envoy.filters.http.router", typed_config=Any.pack(router_v3.Router())
+    )
+
+
+def listener(name: str, route_name: str, *, source: core.ConfigSource = ADS) -> Resource:
+    """A listener on a free port."""
     manager = hcm_v3.HttpConnectionManager(
         stat_prefix=name,
-        rds=hcm_v3.Rds(config_source=ADS, route_config_name=route_name),
-        http_filters=[
-            hcm_v3.HttpFilter(
-                name="envoy.filters.http.router", typed_config=Any.pack(router_v3.Router())
-            )
-        ],
+        rds=hcm_v3.Rds(config_source=source, route_config_name=route_name),
+        http_filters=[router()],
     )
+    return managed_listener(name, manager, (ROUTE, route_name))
+
+
+def managed_listener(
+    name: str,
+    manager: hcm_v3.HttpConnectionManager,
+    *needs: tuple[str, str],
+    tls: core.TransportSocket | None = None,
+) -> Resource:
+    """A listener on a free port, with this connection manager."""
     message = listener_v3.Listener(
         name=name,
-        address=core.Address(
-            socket_address=core.SocketAddress(address="127.0.0.1", port_value=port)
-        ),
+        address=core.Address(socket_address=core.SocketAddress(address="127.0.0.1", port_value=0)),
         filter_chains=[
             listener_v3.FilterChain(
+                transport_socket=tls,
                 filters=[
                     listener_v3.Filter(
                         name="envoy.filters.network.http_connection_manager",
                         typed_config=Any.pack(manager),
                     )
-                ]
+                ],
             )
         ],
     )
-    return Resource(LISTENER, name, bytes(message), needs=((ROUTE, route_name),))
+    return Resource(LISTENER, name, bytes(message), needs=needs)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _SALT = re.compile(r"\b(?:https?://)?goo\.gle/debug(?:proto|str|only)\b")
 _SPACES = re.compile(r"\s+")
@@ -42,6 +42,8 @@ class Rejection:
     """None: it is the removal that was rejected."""
     message: str
     at: float
+    unfit: frozenset[str] = frozenset()
+    """Versions that were sent in place of the rejected one, and were rejected too."""
 
 
 class Isolation:
@@ -71,6 +73,11 @@ class Isolation:
             return False
         return True
 
+    def unfit(self, name: str, version: str) -> bool:
+        """Whether this content cannot stand in for the content that was rejected."""
+        rejection = self.rejected.get(name)
+        return rejection is not None and version in (rejection.version, *rejection.unfit)
+
     def choose(self, outstanding: Mapping[str, str]) -> frozenset[str]:
         """Which of the outstanding contents may go out together next."""
         suspects = {
@@ -91,8 +98,10 @@ class Isolation:
 
     def acked(self, sent: Mapping[str, str | None]) -> None:
         self.nacks_in_row = 0
-        for name in sent:
-            self.rejected.pop(name, None)
+        for name, version in sent.items():
+            rejection = self.rejected.get(name)
+            if rejection is not None and rejection.version == version:
+                del self.rejected[name]
 
     def nacked(self, sent: Mapping[str, str | None], words: str, now: float) -> frozenset[str]:
         """Take in a rejection; returns the names that are now known to be rejected."""
@@ -137,5 +146,9 @@ class Isolation:
 
     def _reject(self, contents: Mapping[str, str | None], words: str, now: float) -> frozenset[str]:
         for name, version in contents.items():
-            self.rejected[name] = Rejection(version, words, now)
+            before = self.rejected.get(name)
+            if before is None or version is None or before.version == version:
+                self.rejected[name] = Rejection(version, words, now)
+            else:  # Something else was asked of the client instead, in vain.
+                self.rejected[name] = replace(before, unfit=before.unfit | {version})
         return frozenset(contents)

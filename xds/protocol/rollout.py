@@ -126,12 +126,7 @@ class Rollout:
         return True
 
     def _switch(self, target: Target, watches: Mapping[str, Watch]) -> None:
-        clusters = watches.get(CLUSTER)
-        refused = (
-            {name for name in clusters.isolation.rejected if name not in clusters.have}
-            if clusters is not None
-            else set()
-        )
+        refused = _refused(watches)
         held: dict[tuple[str, str], str] = {}
         for type_url, watch in watches.items():
             if type_url in SUPPORT:
@@ -179,6 +174,22 @@ class Rollout:
             if watch.view is None or view.since(watch.view).names:
                 watch.show(view)
         self.kept = frozenset(kept)
+
+
+def _refused(watches: Mapping[str, Watch]) -> set[str]:
+    """Clusters that the client does not have, and will not have."""
+    clusters, endpoints = watches.get(CLUSTER), watches.get(ENDPOINT)
+    if clusters is None:
+        return set()
+    refused = {name for name in clusters.isolation.rejected if name not in clusters.have}
+    if clusters.stuck and clusters.view is not None:
+        # Nobody knows which of them it has, but for those whose endpoints it takes.
+        proven = endpoints.have if endpoints is not None else {}
+        for name, cluster in clusters.view.resources.items():
+            needed = [need for kind, need in cluster.needs if kind == ENDPOINT]
+            if name not in clusters.have and not any(need in proven for need in needed):
+                refused.add(name)
+    return refused
 
 
 def _in_use(target: Target, watches: Mapping[str, Watch]) -> Iterable[Resource]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from xds.protocol.message import Response, SotwRequest
 from xds.protocol.view import EMPTY, set_version
-from xds.protocol.watch import Answered, Kind, Recall, Received, Watch
+from xds.protocol.watch import Answered, Kind, LastGood, Recall, Received, Watch
 from xds.resource import CLUSTER, LISTENER, SCOPED_ROUTE, Resource
 
 FULL_STATE = frozenset({LISTENER, CLUSTER, SCOPED_ROUTE})
@@ -17,8 +17,8 @@ _REPEAT_INTERVAL = 1.0
 
 
 class SotwWatch(Watch):
-    def __init__(self, type_url: str, recall: Recall) -> None:
-        super().__init__(type_url, recall)
+    def __init__(self, type_url: str, recall: Recall, last_good: LastGood) -> None:
+        super().__init__(type_url, recall, last_good)
         self.full_state = type_url in FULL_STATE
         self._claimed = ""
         self._exact = True
@@ -125,13 +125,8 @@ class SotwWatch(Watch):
         this stream which leaving it out would delete.
         """
         everything = []
-        for name, wanted in (self.view or EMPTY).resources.items():
-            if not self.subscription.covers(name):
-                continue
-            if name in upserts:
-                everything.append(wanted)
-                continue
-            kept = self.have.get(name)
+        for name in self._wanted():
+            kept = upserts.get(name, self.have.get(name))
             if kept is not None:
                 everything.append(kept)
             elif not self._exact:

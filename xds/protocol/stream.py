@@ -11,8 +11,8 @@ from xds.protocol.message import DeltaRequest, Request, Response, SotwRequest
 from xds.protocol.rollout import Rollout
 from xds.protocol.sotw import SotwWatch
 from xds.protocol.view import Target
-from xds.protocol.watch import Recall, Received, Watch
-from xds.resource import CLUSTER, ENDPOINT, LISTENER, SECRET, TYPES
+from xds.protocol.watch import LastGood, Recall, Received, Watch
+from xds.resource import CLUSTER, ENDPOINT, LISTENER, SECRET, TYPES, Resource
 
 _ORDER = {type_url: rank for rank, type_url in enumerate(TYPES)}
 
@@ -34,6 +34,10 @@ def _forgotten(_type_url: str, _version: str) -> Recollection | None:
     return None
 
 
+def _unknown(_type_url: str, _name: str) -> Resource | None:
+    return None
+
+
 class Stream:
     """All the state of one stream. Aggregated where ``type_url`` is None."""
 
@@ -44,6 +48,7 @@ class Stream:
         type_url: str | None = None,
         settings: StreamSettings | None = None,
         recall: Recall = _forgotten,
+        last_good: LastGood = _unknown,
     ) -> None:
         self.delta = delta
         self.type_url = type_url
@@ -52,6 +57,7 @@ class Stream:
         self.target: Target | None = None
         self.rollout = Rollout()
         self._recall = recall
+        self._last_good = last_good
         self._nonce = 0
 
     def receive(self, request: Request, now: float) -> Received:
@@ -127,7 +133,7 @@ class Stream:
 
     def _watch(self, type_url: str) -> Watch:
         kind = DeltaWatch if self.delta else SotwWatch
-        watch = self.watches[type_url] = kind(type_url, self._recall)
+        watch = self.watches[type_url] = kind(type_url, self._recall, self._last_good)
         return watch
 
     def _read(self, watch: Watch, request: Request, now: float) -> Received:

@@ -23,6 +23,10 @@ Recall = Callable[[str, str], Recollection | None]
 set; None where nobody knows."""
 
 
+LastGood = Callable[[str, str], Resource | None]
+"""(type URL, name) to the form of a resource that others like this client have accepted."""
+
+
 class Kind(StrEnum):
     """What a request turned out to be."""
 
@@ -52,6 +56,8 @@ class Received:
     """The client's words, without salt."""
     culprits: tuple[str, ...] = ()
     """Names known to be rejected by this NACK; empty while they are still looked for."""
+    accepted: tuple[Resource, ...] = ()
+    """What the client has since this ACK and had not before."""
 
 
 @dataclass(slots=True)
@@ -109,7 +115,7 @@ class Watch(ABC):
     full_state = False
     """Each response carries everything, and what is missing in it is deleted."""
 
-    def __init__(self, type_url: str, recall: Recall) -> None:
+    def __init__(self, type_url: str, recall: Recall, last_good: LastGood) -> None:
         self.type_url = type_url
         self.subscription = Subscription(type_url)
         self.view: View | None = None
@@ -127,6 +133,7 @@ class Watch(ABC):
         self.counters = Counters()
         self.not_before = 0.0
         self._recall = recall
+        self._last_good = last_good
         self._dirty: set[str] = set()
         self._forced: set[str] = set()
         self._uncertain: set[str] = set()
@@ -162,7 +169,7 @@ class Watch(ABC):
         """The response to send now, if any; afterwards it is pending."""
         if self.pending is not None or self.view is None or not self.started:
             return None
-        if now < self.not_before or self._held is self.view:
+        if now < self.not_before or self.stuck:
             return None
         self._fall_due(now)
         work = self._work()
@@ -175,8 +182,9 @@ class Watch(ABC):
             return None
         response = self._compose(nonce, upserts, work.removals)
         if response is None:
-            # Not in parts, then: all at once, unless that is what was rejected.
-            response = self._compose(nonce, work.upserts, work.removals)
+            # Not in parts, then: all at once, the rejected too, since the client may take the rest
+            # of it; unless just this is what it has rejected.
+            response = self._compose(nonce, {**self._wanted(), **work.upserts}, work.removals)
             rejected = self.error.version if self.error is not None else None
             if response is None or response.version == rejected:
                 self._held = self.view
@@ -194,6 +202,12 @@ class Watch(ABC):
     def settled(self) -> bool:
         """Whether the client has, or has rejected, all that it is meant to have."""
         return self.pending is None and self.view is not None and not self._owes()
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the client cannot be told what it is meant to have: nobody knows what it has, and
+        it rejects the whole."""
+        return self._held is not None and self._held is self.view
 
     def rejects(self, name: str) -> bool:
         """Whether the present content of this name was rejected."""
@@ -231,6 +245,9 @@ class Watch(ABC):
             response.nonce,
             response.version,
             latency=now - pending.sent_at,
+            accepted=tuple(
+                pending.by_name[name] for name, v in response.changes.items() if v is not None
+            ),
         )
 
     def _reject(self, error: ErrorDetail, now: float) -> Received:
@@ -309,9 +326,13 @@ class Watch(ABC):
                 else:
                     self.have.pop(name, None)
                     done.append(name)
-            elif self.isolation.refuses(name, wanted.version) or (
-                not asked and known is not None and known.version == wanted.version
-            ):
+            elif self.isolation.refuses(name, wanted.version):
+                good = self._last_good(self.type_url, name) if known is None else None
+                if good is None or self.isolation.unfit(name, good.version):
+                    done.append(name)
+                else:
+                    upserts[name] = good
+            elif not asked and known is not None and known.version == wanted.version:
                 done.append(name)
             else:
                 upserts[name] = wanted
@@ -320,8 +341,13 @@ class Watch(ABC):
             self._forced.discard(name)
         return Work(upserts, frozenset(removals))
 
+    def _wanted(self) -> dict[str, Resource]:
+        """All that the client is meant to have."""
+        resources = (self.view or EMPTY).resources
+        return {n: r for n, r in resources.items() if self.subscription.covers(n)}
+
     def _owes(self) -> bool:
-        return bool(self._dirty) and self._held is not self.view and bool(self._work())
+        return bool(self._dirty) and not self.stuck and bool(self._work())
 
     @abstractmethod
     def _fall_due(self, now: float) -> None:
