@@ -1,11 +1,14 @@
 """The access log service: Envoy tells how each routed request ended.
 
 Envoy streams an entry for every request when it is over (``DownstreamEnd``) and answers nothing are
-expected. Our pick's id comes back in the entry's dynamic metadata; entries without one were not
-routed by us.
+expected. Our pick's id comes back in the entry's dynamic metadata. An entry without one tells of a
+request that Envoy gave up before it had its pick, or that was not routed by us.
 """
 
 from __future__ import annotations
+
+import time
+from collections.abc import Callable
 
 import structlog
 from google.protobuf.duration_pb2 import Duration
@@ -13,6 +16,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from extproc.exchange.response import served_endpoint
 from extproc.request import Completed, Picker
+from extproc.sent_picks import SentPicks
 from extproc.transport.api import Handler, Services, Stream
 from extproc.wire import access_log_pb2 as pb
 
@@ -57,16 +61,20 @@ FLAGS: dict[str, str] = {
 _ENDS = frozenset((pb.NotSet, pb.DownstreamEnd))
 
 
-def completions(message: bytes) -> list[Completed]:
-    """The ends of requests that one ``StreamAccessLogsMessage`` tells of."""
+def completions(
+    message: bytes, pick_of: Callable[[str], str] = lambda request_id: ""
+) -> list[Completed]:
+    """The ends of requests that one ``StreamAccessLogsMessage`` tells of. ``pick_of`` gives the
+    pick of a request (by its id) that Envoy gave up; empty: none is known."""
     ends: list[Completed] = []
     for entry in pb.StreamAccessLogsMessage.FromString(message).http_logs.log_entry:
         common = entry.common_properties
         metadata = common.metadata.filter_metadata
-        if common.access_log_type not in _ENDS or "poolpilot" not in metadata:
+        if common.access_log_type not in _ENDS:
             continue
-        ours = metadata["poolpilot"].fields
+        ours = metadata["poolpilot"].fields if "poolpilot" in metadata else {}
         pick_id = ours["pick"].string_value if "pick" in ours else ""
+        pick_id = pick_id or pick_of(entry.request.request_id)
         if pick_id:
             ends.append(_completed(pick_id, entry))
     return ends
@@ -128,27 +136,39 @@ def _tokens(usage: Struct | None, key: str) -> int | None:
 
 
 class AccessLog:
-    """Serves :data:`METHOD`: settles each pick that an entry names."""
+    """Serves :data:`METHOD`: settles each pick that an entry names. ``sent_picks`` knows those
+    that Envoy may not have seen."""
 
-    def __init__(self, picker: Picker) -> None:
+    def __init__(
+        self,
+        picker: Picker,
+        sent_picks: SentPicks | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._picker = picker
+        self._sent_picks = sent_picks or SentPicks()
+        self._clock = clock
 
     def services(self) -> Services:
         return {METHOD: self.stream}
 
     def stream(self, stream: Stream) -> Handler:
-        return _Entries(stream, self._picker)
+        return _Entries(stream, self._picker, self._pick_of)
+
+    def _pick_of(self, request_id: str) -> str:
+        return self._sent_picks.given_up(request_id, self._clock())
 
 
 class _Entries:
-    __slots__ = ("_picker", "_stream")
+    __slots__ = ("_pick_of", "_picker", "_stream")
 
-    def __init__(self, stream: Stream, picker: Picker) -> None:
+    def __init__(self, stream: Stream, picker: Picker, pick_of: Callable[[str], str]) -> None:
         self._stream = stream
         self._picker = picker
+        self._pick_of = pick_of
 
     def on_message(self, message: bytes) -> None:
-        for completed in completions(message):
+        for completed in completions(message, self._pick_of):
             self._picker.settle(completed)
 
     def on_half_close(self) -> None:

@@ -10,7 +10,8 @@ import structlog
 
 from extproc.deadlines import Deadlines
 from extproc.exchange import Action, Exchange, ExchangeSettings, Waiting, Withdraw
-from extproc.request import Completed, InferenceRequest, Outcome, Picker, Refused
+from extproc.request import Completed, InferenceRequest, Outcome, Picker, Refused, Routed
+from extproc.sent_picks import SentPicks
 from extproc.transport.api import GrpcStatus, Handler, Services, Stream
 from pools.model import ObjectName
 
@@ -36,6 +37,7 @@ class ExternalProcessor:
         self.picker = picker
         self.settings = settings or ExchangeSettings()
         self.on_refused = on_refused
+        self.sent_picks = SentPicks()
         self.open = 0
         """Exchanges in progress."""
         self._last_complaint = ""
@@ -121,7 +123,7 @@ class _Ended:
 class _Process:
     """One stream: an exchange, and what its actions do."""
 
-    __slots__ = ("_exchange", "_service", "_stream", "_waiting", "_withdraw")
+    __slots__ = ("_exchange", "_request_id", "_service", "_stream", "_waiting", "_withdraw")
 
     def __init__(self, service: ExternalProcessor, stream: Stream, pool: ObjectName | None) -> None:
         self._service = service
@@ -129,6 +131,7 @@ class _Process:
         self._exchange = Exchange(pool, service.settings, service.time())
         self._waiting = Waiting.NOTHING
         self._withdraw: Callable[[], None] | None = None
+        self._request_id = ""
         service.open += 1
 
     def on_message(self, message: bytes) -> None:
@@ -148,6 +151,10 @@ class _Process:
 
     def _answered(self, outcome: Outcome) -> None:
         self._perform(self._exchange.answer(outcome))
+        if isinstance(outcome, Routed):
+            service = self._service
+            if not service.sent_picks.sent(self._request_id, outcome.pick_id, service.time()):
+                service.picker.settle(Completed(outcome.pick_id))
 
     def _perform(self, actions: Sequence[Action]) -> None:
         service = self._service
@@ -155,6 +162,7 @@ class _Process:
             if isinstance(action, bytes):
                 self._stream.send(action)
             elif isinstance(action, InferenceRequest):
+                self._request_id = action.id
                 withdraw = service.picker.pick(action, self._answered)
                 if self._exchange.waiting is Waiting.PICK:
                     self._withdraw = withdraw

@@ -111,7 +111,7 @@ class EndpointPickerServer:
             )
             services = {
                 **exchanges.services(),
-                **self._lasting.track(AccessLog(self.director).services()),
+                **self._lasting.track(AccessLog(self.director, exchanges.sent_picks).services()),
                 **self._lasting.track(self.health.services()),
             }
             await self._serve(services, config.address, config.tls)

@@ -4,6 +4,7 @@ import pytest
 
 from extproc.access_log import FLAGS, METHOD, AccessLog, completions
 from extproc.request import Completed
+from extproc.sent_picks import SentPicks
 from extproc.transport.api import GrpcStatus
 from extproc.wire import access_log_pb2 as pb
 from tests.extproc.streams import RecordedStream
@@ -155,3 +156,29 @@ def test_the_service_settles_until_envoy_ends_the_stream() -> None:
     assert [end.pick_id for end in settled] == ["pick-1", "pick-1"]
     assert stream.sent == []
     assert stream.finished == (GrpcStatus.OK, "")
+
+
+def test_a_request_that_envoy_gave_up_before_it_had_its_pick_is_settled_by_its_id() -> None:
+    settled: list[Completed] = []
+
+    class Ledger:
+        pick = None
+
+        def settle(self, completed: Completed) -> None:
+            settled.append(completed)
+
+    picks = SentPicks()
+    picks.sent("request-1", "pick-1", now=0)
+    service = AccessLog(Ledger(), picks, clock=lambda: 1.0)  # type: ignore[arg-type]
+    handler = service.services()[METHOD](RecordedStream())
+    given_up = entry(pick=None)
+    given_up.request.request_id = "request-1"
+    given_up.response.ClearField("response_code")
+    given_up.common_properties.response_flags.downstream_connection_termination = True
+    late = entry(pick=None)
+    late.request.request_id = "request-2"
+    message = pb.StreamAccessLogsMessage()
+    message.http_logs.log_entry.extend([given_up, late])
+    handler.on_message(message.SerializeToString())
+    assert [(end.pick_id, end.code, end.flags) for end in settled] == [("pick-1", 0, {"DC"})]
+    assert not picks.sent("request-2", "pick-2", now=1.0), "whoever picks for it now is told"

@@ -70,6 +70,19 @@ async def test_a_request_is_picked_for_and_its_stream_ends_with_envoys_half() ->
     assert processor.open == 0
 
 
+async def test_a_pick_for_a_request_that_envoy_has_given_up_is_settled_at_once() -> None:
+    """The question waited in the socket of a picker that was frozen."""
+    picker = Picker(ROUTED)
+    processor = ExternalProcessor(picker)
+    for given_up in (True, False):
+        if given_up:
+            processor.sent_picks.given_up("r1", processor.time())
+        _, handler = opened(processor)
+        handler.on_message(headers(**{"x-request-id": "r1"}))
+        handler.on_message(body(COMPLETION, end=True))
+        assert picker.completed == [Completed(ROUTED.pick_id)], "the second one is waited for"
+
+
 async def test_the_route_tells_the_pool() -> None:
     picker = Picker(ROUTED)
     processor = ExternalProcessor(picker)

@@ -90,7 +90,7 @@ def test_a_resource_is_shown_with_envoys_field_names_and_opened_anys(client: Tes
     (policy,) = cluster["load_balancing_policy"]["policies"]
     config = policy["typed_extension_config"]["typed_config"]
     assert config["@type"].endswith("override_host.v3.OverrideHost")
-    assert config["override_host_sources"][1] == {"header": "x-gateway-destination-endpoint"}
+    assert config["override_host_sources"][0]["metadata"]["key"] == "envoy.lb"
 
 
 def test_all_resources_of_a_type_come_at_once(client: TestClient):

@@ -127,14 +127,16 @@ def test_a_picker_that_fails_is_told_as_503():
     assert ext_proc(translate(LLAMA))["status_on_error"] == {"code": "ServiceUnavailable"}
 
 
-def test_only_requests_with_a_pick_are_told_to_the_picker_when_they_end():
+def test_requests_with_a_pick_and_those_that_went_wrong_are_told_to_the_picker():
     logs = {log["name"]: log for log in manager(translate(LLAMA))["access_log"]}
     log = logs["envoy.access_loggers.http_grpc"]
     common = log["typed_config"]["common_config"]
     assert common["log_name"] == "poolpilot"
     assert common["grpc_service"]["envoy_grpc"]["cluster_name"] == "ext-proc"
     assert common["buffer_flush_interval"] == "0.050s"
-    condition = log["filter"]["metadata_filter"]
+    was_picked, went_wrong = log["filter"]["or_filter"]["filters"]
+    assert went_wrong == {"response_flag_filter": {}}, "any flag"
+    condition = was_picked["metadata_filter"]
     assert condition["matcher"]["filter"] == "poolpilot"
     assert condition["matcher"]["path"] == [{"key": "pick"}]
     assert condition["match_if_key_not_found"] is False
@@ -199,13 +201,13 @@ def test_no_circuit_breaker_gets_in_the_way():
         assert limits["max_retries"] >= 1_000
 
 
-def test_the_picks_metadata_goes_before_its_header_and_least_request_is_the_fallback():
+def test_the_picks_metadata_alone_counts_and_least_request_is_the_fallback():
+    """A header as well would have retries walk the list twice, and never reach the fallback."""
     policy = balancing(translate(LLAMA))
     assert policy["name"] == "envoy.load_balancing_policies.override_host"
-    metadata, header = policy["typed_config"]["override_host_sources"]
+    (metadata,) = policy["typed_config"]["override_host_sources"]
     assert metadata["metadata"]["key"] == "envoy.lb"
     assert metadata["metadata"]["path"] == [{"key": "x-gateway-destination-endpoint"}]
-    assert header == {"header": "x-gateway-destination-endpoint"}
     assert policy["typed_config"]["selected_host_key"]["path"] == [
         {"key": "x-gateway-destination-endpoint-served"}
     ]
@@ -334,10 +336,12 @@ def test_an_older_envoy_gets_no_field_that_it_lacks_and_is_told_what_that_means(
     assert any("content length (there since 1.38)" in note for note in found.notes)
 
 
-def test_where_the_clients_header_cannot_be_stripped_it_is_not_obeyed_either():
-    found = translate(LLAMA, features=Features(early_header_mutation=False))
-    (source,) = balancing(found)["typed_config"]["override_host_sources"]
-    assert "metadata" in source
+def test_where_clients_could_send_the_pools_header_it_leads_nowhere_and_they_are_told():
+    found = translate(world(pool("a"), pool("b")), features=Features(early_header_mutation=False))
+    (configuration,) = found.of_type(ROUTE).values()
+    names = [r["name"] for r in as_json(configuration)["virtual_hosts"][0]["routes"]]
+    assert names == ["pool/default/a", "pool/default/b", "not-found"]
+    assert any("find no pool by their model" in note for note in found.notes)
 
 
 def test_without_the_balancer_that_obeys_picks_envoy_balances_and_says_so():
@@ -351,7 +355,7 @@ def test_1_35_0_gets_buffered_bodies_where_a_pool_fails_open():
     assert described.pools[name("llama")].body_mode is BodyMode.FULL_DUPLEX_STREAMED
     found = translate(described, features=Features(full_duplex_fail_open=False))
     (configuration,) = found.of_type(ROUTE).values()
-    (only,) = as_json(configuration)["virtual_hosts"][0]["routes"]
-    overrides = only["typed_per_filter_config"]["envoy.filters.http.ext_proc"]["overrides"]
+    *_, last = as_json(configuration)["virtual_hosts"][0]["routes"]
+    overrides = last["typed_per_filter_config"]["envoy.filters.http.ext_proc"]["overrides"]
     assert overrides["processing_mode"]["request_body_mode"] == "BUFFERED"
     assert overrides["failure_mode_allow"] is True

@@ -118,12 +118,35 @@ def overrides(message: dict[str, Any]) -> dict[str, Any]:
 def test_the_picker_is_told_the_pool_and_gets_bodies_as_the_pool_says(
     mode: BodyMode, body: str | None, trailers: str
 ):
-    (only,) = routes(translate(world(pool("llm/llama", body_mode=mode))))
-    told = overrides(only)
+    *_, last = routes(translate(world(pool("llm/llama", body_mode=mode))))
+    told = overrides(last)
     assert told["grpc_initial_metadata"] == [{"key": "x-inference-pool", "value": "llm/llama"}]
     assert told["processing_mode"].get("request_body_mode") == body
     assert told["processing_mode"]["request_trailer_mode"] == trailers
     assert told["processing_mode"]["response_header_mode"] == "SKIP"
+
+
+def test_websockets_are_not_held_back_where_bodies_are():
+    """What a client says on one never ends, so Envoy would wait for it for ever."""
+    upgrade, other = routes(translate(world(pool("llama", body_mode=BodyMode.BUFFERED))))
+    (header,) = upgrade["match"]["headers"]
+    assert header == {
+        "name": "upgrade",
+        "string_match": {"exact": "websocket", "ignore_case": True},
+    }
+    assert "request_body_mode" not in overrides(upgrade)["processing_mode"], "NONE"
+    assert overrides(upgrade)["grpc_initial_metadata"] == overrides(other)["grpc_initial_metadata"]
+    assert "headers" not in other["match"]
+    assert overrides(other)["processing_mode"]["request_body_mode"] == "BUFFERED"
+
+
+def test_the_lost_share_of_a_buffered_pool_is_lost_for_websockets_too():
+    split = (RouteBackend(name("llama"), weight=3), RouteBackend(name("gone"), weight=1))
+    described = world(
+        pool("llama", body_mode=BodyMode.BUFFERED), routes=(route("a", rule(backends=split)),)
+    )
+    names = [one["name"] for one in routes(translate(described))]
+    assert names[:3] == ["default/a/0/0/lost", "default/a/0/0/websocket", "default/a/0/0"]
 
 
 @pytest.mark.parametrize(
@@ -240,15 +263,30 @@ def test_without_routes_the_prefix_of_a_pool_is_taken_off():
 
 
 def test_an_answer_of_envoys_own_is_json_that_openai_clients_understand():
-    *_, last = routes(translate(world(pool("llama"), pool("qwen"))))
+    described = world(
+        pool("llama"), routes=(route("a", rule(prefix("/v1"), backends=to("llama"))),)
+    )
+    *_, last = routes(translate(described))
     assert last["direct_response"]["status"] == 404
     error = json.loads(last["direct_response"]["body"]["inline_string"])["error"]
     assert error["code"] == "route_not_found"
-    assert "/default/llama/v1/" in error["message"]
     assert last["response_headers_to_add"][0]["header"] == {
         "key": "content-type",
         "value": "application/json",
     }
+
+
+def test_a_request_without_prefix_is_shown_to_the_picker_without_a_pool_and_led_on_by_its_header():
+    *_, by_model, last = routes(translate(world(pool("llama"), pool("qwen"))))
+    assert by_model["match"]["headers"] == [
+        {"name": "x-poolpilot-pool", "string_match": {"exact": "default/qwen"}}
+    ]
+    assert by_model["route"]["cluster"] == "pool/default/qwen"
+    assert last["match"] == {"prefix": "/"}
+    assert last["route"]["cluster_header"] == "x-poolpilot-pool"
+    assert "grpc_initial_metadata" not in overrides(last)
+    assert overrides(last)["failure_mode_allow"] is False
+    assert last["request_body_buffer_limit"] == 32 * 1024 * 1024
 
 
 def test_a_long_answer_is_allowed_for():

@@ -68,15 +68,23 @@ def access_logs(features: Features, settings: TranslateSettings) -> list[accessl
         logs.append(
             accesslog.AccessLog(
                 name="envoy.access_loggers.http_grpc",
-                filter=_was_picked(),
+                filter=_has_to_be_settled(),
                 typed_config=any_of(_completions(settings)),
             )
         )
     return logs
 
 
+def _has_to_be_settled() -> accesslog.AccessLogFilter:
+    """Requests that the picker sent somewhere, and those that went wrong: what Envoy gave up while
+    the pick was on its way has no pick that Envoy knows of."""
+    went_wrong = accesslog.AccessLogFilter(response_flag_filter=accesslog.ResponseFlagFilter())
+    return accesslog.AccessLogFilter(
+        or_filter=accesslog.OrFilter(filters=[_was_picked(), went_wrong])
+    )
+
+
 def _was_picked() -> accesslog.AccessLogFilter:
-    """Only requests that the picker sent somewhere have anything to settle."""
     return accesslog.AccessLogFilter(
         metadata_filter=accesslog.MetadataFilter(
             matcher=matcher.MetadataMatcher(

@@ -75,12 +75,10 @@ def _balancing(features: Features) -> cluster.LoadBalancingPolicy:
     fallback = _policy("envoy.load_balancing_policies.least_request", LeastRequest())
     if not features.override_host:
         return fallback
-    source = override_host.OverrideHostOverrideHostSource
-    sources = [source(metadata=_key(DESTINATION))]
-    if features.early_header_mutation:
-        # A client that sent this header would steer the request; only where listeners strip it.
-        sources.append(source(header=DESTINATION))
-    policy = override_host.OverrideHost(override_host_sources=sources, fallback_policy=fallback)
+    # The metadata alone. With the header as a second source, retries would walk the same list once
+    # more instead of going on to the fallback, and a client could send it.
+    source = override_host.OverrideHostOverrideHostSource(metadata=_key(DESTINATION))
+    policy = override_host.OverrideHost(override_host_sources=[source], fallback_policy=fallback)
     if features.selected_host:
         policy.selected_host_key = _key(SERVED)
     return _policy("envoy.load_balancing_policies.override_host", policy)

@@ -14,7 +14,7 @@ from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as ext_pr
 from envoy_data_plane.envoy.type import v3 as kind
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
-from pools.model import BodyMode, FailureMode, ObjectName
+from pools.model import BodyMode, FailureMode
 from xds.resource import CLUSTER, Resource
 from xds.translate.features import Features
 from xds.translate.names import (
@@ -28,6 +28,7 @@ from xds.translate.names import (
 from xds.translate.pack import resource, seconds
 from xds.translate.protocol import http2_options, lifted_breakers
 from xds.translate.settings import ExtProcSettings, Pipe, TargetAddress
+from xds.translate.table import PoolTarget
 
 _BODY_MODES = {
     BodyMode.FULL_DUPLEX_STREAMED: ext_proc.ProcessingModeBodySendMode.FULL_DUPLEX_STREAMED,
@@ -75,19 +76,31 @@ def ext_proc_filter(settings: ExtProcSettings, features: Features) -> ext_proc.E
 
 
 def per_route(
-    pool: ObjectName, failure_mode: FailureMode, body_mode: BodyMode, features: Features
+    target: PoolTarget, features: Features, *, upgrade: bool = False
 ) -> ext_proc.ExtProcPerRoute:
-    """What the routes to a pool tell the picker, and what they do without it."""
-    opens = failure_mode is FailureMode.FAIL_OPEN and features.route_failure_mode
-    if opens and not features.full_duplex_fail_open and body_mode is BodyMode.FULL_DUPLEX_STREAMED:
-        body_mode = BodyMode.BUFFERED
+    """What the routes to a pool tell the picker, and what they do without it. ``upgrade``: for
+    requests that become a WebSocket."""
+    mode = BodyMode.NONE if upgrade and buffers(target, features) else _mode_of(target, features)
     overrides = ext_proc.ExtProcOverrides(
-        grpc_initial_metadata=[core.HeaderValue(key=POOL_METADATA, value=str(pool))],
-        processing_mode=_processing_mode(_body_mode(body_mode, features)),
+        grpc_initial_metadata=[core.HeaderValue(key=POOL_METADATA, value=str(target.pool))],
+        processing_mode=_processing_mode(mode),
     )
     if features.route_failure_mode:
-        overrides.failure_mode_allow = opens
+        overrides.failure_mode_allow = target.failure_mode is FailureMode.FAIL_OPEN
     return ext_proc.ExtProcPerRoute(overrides=overrides)
+
+
+def buffers(target: PoolTarget, features: Features) -> bool:
+    """Whether Envoy holds bodies until they end. That of a WebSocket never does."""
+    return _mode_of(target, features) is BodyMode.BUFFERED
+
+
+def _mode_of(target: PoolTarget, features: Features) -> BodyMode:
+    opens = target.failure_mode is FailureMode.FAIL_OPEN and features.route_failure_mode
+    mode = _body_mode(target.body_mode, features)
+    if opens and not features.full_duplex_fail_open and mode is BodyMode.FULL_DUPLEX_STREAMED:
+        return BodyMode.BUFFERED
+    return mode
 
 
 def without_pool(body_mode: BodyMode, features: Features) -> ext_proc.ExtProcPerRoute:

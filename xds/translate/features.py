@@ -89,8 +89,8 @@ _CONSEQUENCE: dict[str, str] = {
     "content_length": "full-duplex requests reach the pods chunked, without content-length",
     "json_usage": "no token counts from plain JSON responses",
     "sse_usage": "no token counts from streamed responses",
-    "early_header_mutation": "a client's destination and pool headers are not stripped, so they "
-    "are not used: only metadata names the pick, and requests find no pool by their model",
+    "early_header_mutation": "a client's pool header is not stripped, so several pools without "
+    "HTTPRoutes need a path prefix: requests find no pool by their model",
     "completion_log": "the picker is not told how requests end",
     "stdout_log": "no access log on standard output",
     "picker_errors": "clients get an empty body when the picker fails",

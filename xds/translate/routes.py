@@ -76,16 +76,34 @@ def _routes(entry: Entry, features: Features, settings: TranslateSettings) -> by
 
 
 def routes_of(entry: Entry, features: Features, settings: TranslateSettings) -> list[route.Route]:
-    """The Envoy routes of one entry: two where a share of it is answered with an error."""
+    """The Envoy routes of one entry: further ones where a share of it is answered with an error,
+    and where WebSockets need another mode than bodies."""
     action = entry.action
     if isinstance(action, Answer):
         return [_direct(entry.name, _match(entry.match), action)]
     if isinstance(action, ByModel):
         return [_by_model(entry, action, features, settings)]
-    if not action.lost_weight:
-        return [_forward(entry, action, 0, features, settings)]
-    total = action.lost_weight + sum(target.weight for target in action.targets)
-    lost = min(round(_WHOLE * action.lost_weight / total), _WHOLE - 1)
+    lost, routes = 0, []
+    if action.lost_weight:
+        total = action.lost_weight + sum(target.weight for target in action.targets)
+        lost = min(round(_WHOLE * action.lost_weight / total), _WHOLE - 1)
+        routes.append(_lost(entry, lost))
+    if any(isinstance(t, PoolTarget) and extproc.buffers(t, features) for t in action.targets):
+        upgrade = _forward(entry, action, lost, features, settings, upgrade=True)
+        upgrade.name = f"{entry.name}/websocket"
+        if upgrade.match is not None:
+            upgrade.match.headers.append(_WEBSOCKET)
+        routes.append(upgrade)
+    return [*routes, _forward(entry, action, lost, features, settings)]
+
+
+_WEBSOCKET = route.HeaderMatcher(
+    name="upgrade", string_match=matcher.StringMatcher(exact="websocket", ignore_case=True)
+)
+
+
+def _lost(entry: Entry, lost: int) -> route.Route:
+    """The share (out of a million) whose backend does not exist."""
     match = _match(entry.match)
     match.runtime_fraction = core.RuntimeFractionalPercent(
         default_value=FractionalPercent(
@@ -93,10 +111,7 @@ def routes_of(entry: Entry, features: Features, settings: TranslateSettings) -> 
         )
     )
     answer = Answer(500, "backend_not_found", "The backend chosen for this request does not exist.")
-    return [
-        _direct(f"{entry.name}/lost", match, answer),
-        _forward(entry, action, lost, features, settings),
-    ]
+    return _direct(f"{entry.name}/lost", match, answer)
 
 
 def _direct(name: str, match: route.RouteMatch, answer: Answer) -> route.Route:
@@ -149,7 +164,13 @@ def _body(answer: Answer) -> str:
 
 
 def _forward(
-    entry: Entry, action: Forward, lost: int, features: Features, settings: TranslateSettings
+    entry: Entry,
+    action: Forward,
+    lost: int,
+    features: Features,
+    settings: TranslateSettings,
+    *,
+    upgrade: bool = False,
 ) -> route.Route:
     forward = route.RouteAction(
         timeout=seconds(action.request_timeout),
@@ -166,14 +187,14 @@ def _forward(
     if len(action.targets) == 1:
         (target,) = action.targets
         forward.cluster = cluster_of(target)
-        message.typed_per_filter_config = {EXT_PROC_FILTER: _ext_proc(target, features)}
+        message.typed_per_filter_config = {EXT_PROC_FILTER: _ext_proc(target, features, upgrade)}
     else:
         forward.weighted_clusters = route.WeightedCluster(
             clusters=[
                 route.WeightedClusterClusterWeight(
                     name=cluster_of(target),
                     weight=weight,
-                    typed_per_filter_config={EXT_PROC_FILTER: _ext_proc(target, features)},
+                    typed_per_filter_config={EXT_PROC_FILTER: _ext_proc(target, features, upgrade)},
                 )
                 for target, weight in zip(
                     action.targets, _shares([t.weight for t in action.targets], lost), strict=True
@@ -185,10 +206,10 @@ def _forward(
     return message
 
 
-def _ext_proc(target: Target, features: Features) -> Any:
+def _ext_proc(target: Target, features: Features, upgrade: bool) -> Any:
     if not isinstance(target, PoolTarget):
         return any_of(extproc.disabled())
-    return any_of(extproc.per_route(target.pool, target.failure_mode, target.body_mode, features))
+    return any_of(extproc.per_route(target, features, upgrade=upgrade))
 
 
 def _shares(weights: list[int], lost: int) -> list[int]:

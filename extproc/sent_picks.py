@@ -1,0 +1,51 @@
+"""Picks that Envoy never saw.
+
+Envoy may give a request up (its client hung up, a time-out passed) while the pick is on its way or
+the picker too busy to make one. Its access log entry then lacks the pick's id, and nothing would
+settle the pick until it expires. Such entries are matched by the request's id instead. Clients may
+choose that id, so two requests can share one; then the newer pick is settled, which errs by one
+request for as long as the other lasts.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+LIMIT = 16_384
+"""Picks, and given-up requests, that are remembered."""
+LATE = 30.0
+"""Seconds that the question of a request that was given up may still be on its way to us."""
+
+
+class SentPicks:
+    """The newest picks by request id. Pure: time is passed in."""
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self._limit = limit
+        self._picks: OrderedDict[str, str] = OrderedDict()
+        self._given_up: OrderedDict[str, float] = OrderedDict()
+
+    def sent(self, request_id: str, pick_id: str, now: float) -> bool:
+        """A pick goes out. Returns False if Envoy has given up that request before: then nobody
+        will tell of the pick again."""
+        if self._given_up:
+            at = self._given_up.pop(request_id, None)
+            if at is not None and now - at < LATE:
+                return False
+        picks = self._picks
+        picks[request_id] = pick_id
+        if len(picks) > self._limit:
+            picks.popitem(last=False)
+        return True
+
+    def given_up(self, request_id: str, now: float) -> str:
+        """Envoy ended a request without having seen a pick. Returns the pick's id; empty if there
+        was none (yet)."""
+        if not request_id:
+            return ""
+        pick_id = self._picks.pop(request_id, "")
+        if not pick_id:
+            self._given_up[request_id] = now
+            if len(self._given_up) > self._limit:
+                self._given_up.popitem(last=False)
+        return pick_id

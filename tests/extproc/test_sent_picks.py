@@ -1,0 +1,43 @@
+"""Picks that crossed with Envoy's giving up."""
+
+from __future__ import annotations
+
+from extproc.sent_picks import LATE, SentPicks
+
+
+def test_a_pick_that_envoy_did_not_wait_for_is_found_by_the_requests_id() -> None:
+    picks = SentPicks()
+    assert picks.sent("request-1", "pick-1", now=0)
+    assert picks.given_up("request-1", now=1) == "pick-1"
+    assert picks.given_up("request-1", now=1) == "", "it is settled once"
+
+
+def test_a_question_that_comes_after_the_giving_up_is_known_to_be_late() -> None:
+    picks = SentPicks()
+    assert picks.given_up("request-1", now=0) == ""
+    assert not picks.sent("request-1", "pick-1", now=LATE - 1)
+    assert picks.sent("request-1", "pick-2", now=LATE - 1), "a client tried again with that id"
+
+
+def test_a_request_id_that_comes_back_long_after_is_a_new_request() -> None:
+    picks = SentPicks()
+    picks.given_up("request-1", now=0)
+    assert picks.sent("request-1", "pick-1", now=LATE)
+
+
+def test_requests_without_an_id_are_not_taken_for_one_another() -> None:
+    picks = SentPicks()
+    assert picks.given_up("", now=0) == ""
+    assert picks.sent("", "pick-1", now=0)
+    assert picks.given_up("", now=0) == ""
+
+
+def test_only_the_newest_are_remembered() -> None:
+    picks = SentPicks(limit=10)
+    for n in range(100):
+        picks.sent(f"request-{n}", f"pick-{n}", now=0)
+        picks.given_up(f"other-{n}", now=0)
+    assert picks.given_up("request-89", now=0) == ""
+    assert picks.given_up("request-99", now=0) == "pick-99"
+    assert picks.sent("other-50", "pick", now=0), "forgotten"
+    assert not picks.sent("other-99", "pick", now=0)
