@@ -57,13 +57,14 @@ async def fetch_dump(address: str) -> dict[str, object]:
             session.get(url, allow_redirects=False) as response,
         ):
             # Nothing of an answer that is not a dump is passed on, its status included.
-            body = await response.content.read(_MOST_BYTES)
-            complete = response.content.at_eof()
+            body = bytearray()
+            async for chunk in response.content.iter_any():
+                body += chunk
+                if len(body) > _MOST_BYTES:
+                    raise PageError(502, f"the config dump at {address} is too large to compare")
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         reason = str(error) or "no answer in time"
         raise PageError(502, f"the Envoy admin at {address} does not answer: {reason}") from error
-    if not complete:
-        raise PageError(502, f"the config dump at {address} is too large to be compared")
     try:
         document = await asyncio.to_thread(json.loads, body)
     except ValueError:

@@ -38,6 +38,10 @@ class Live:
         self._closed = False
 
     @property
+    def listeners(self) -> int:
+        return len(self._listeners)
+
+    @property
     def full(self) -> bool:
         """Whether there are as many listeners as there may be, or it is over."""
         return self._closed or len(self._listeners) >= MOST_LISTENERS

@@ -6,17 +6,16 @@ import difflib
 import json
 from collections.abc import Mapping
 
-_WIDTH = 96
+_WIDTH = 140
 _CONTEXT = 3
 
 
-def compact(value: object) -> str:
-    """JSON in which what fits on a line stands on one: one endpoint, one match, one header."""
-    return "\n".join(_lines(value, "", 0))
-
-
 def unified_diff(old: object, new: object, old_name: str, new_name: str) -> str:
-    """A unified diff of two JSON values; None stands for nothing at all. Empty: they are equal."""
+    """A unified diff of two JSON values; None stands for nothing at all. Empty: they are equal.
+
+    What fits on a line stands on one: one endpoint, one match, one header. Every item ends in a
+    comma, so that one more at the end is one line more.
+    """
     return "\n".join(
         difflib.unified_diff(
             [] if old is None else _lines(old, "", 0),
@@ -42,9 +41,7 @@ def _lines(value: object, lead: str, depth: int) -> list[str]:
         opening, closing = "[]"
         items = [("", item) for item in value]
     lines = [f"{indent}{lead}{opening}"]
-    for i, (key, item) in enumerate(items):
-        of_item = _lines(item, key, depth + 1)
-        if i < len(items) - 1:
-            of_item[-1] += ","
-        lines += of_item
+    for key, item in items:
+        lines += _lines(item, key, depth + 1)
+        lines[-1] += ","
     return [*lines, indent + closing]
