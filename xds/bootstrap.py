@@ -53,6 +53,11 @@ class BootstrapSettings:
     """Of all clients together; further ones are turned away."""
 
 
+_RECONNECT: Json = {"retry_back_off": {"base_interval": "0.25s", "max_interval": "5s"}}
+"""How an Envoy waits before it asks again for a configuration, with jitter. Its own limit of 30 s
+is long when the server was only replaced."""
+
+
 def bootstrap(settings: BootstrapSettings | None = None) -> Json:
     """A bootstrap that takes listeners, routes, clusters and endpoints over one ADS stream."""
     settings = settings or BootstrapSettings()
@@ -64,7 +69,9 @@ def bootstrap(settings: BootstrapSettings | None = None) -> Json:
                 "api_type": "DELTA_GRPC" if settings.delta else "GRPC",
                 "transport_api_version": "V3",
                 "set_node_on_first_message_only": True,
-                "grpc_services": [{"envoy_grpc": {"cluster_name": XDS_CLUSTER}}],
+                "grpc_services": [
+                    {"envoy_grpc": {"cluster_name": XDS_CLUSTER, "retry_policy": _RECONNECT}}
+                ],
             },
             "cds_config": {"resource_api_version": "V3", "ads": {}},
             "lds_config": {"resource_api_version": "V3", "ads": {}},
