@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from extproc.active_checks import CheckSettings
 from extproc.director import ENDPOINTS_PER_PICK
 from extproc.endpoint_health import HealthPolicy
 from extproc.exchange.settings import ExchangeSettings
@@ -33,7 +34,7 @@ class PickerConfig:
     """Health alone, for probes; None: only on ``address``."""
     http_address: str | None = "127.0.0.1:9090"
     """Debug pages and metrics, which show the whole configuration; None: not served."""
-    transport: TransportKind = TransportKind.GRPCIO
+    transport: TransportKind = TransportKind.NATIVE
     tls: TlsFiles | None = None
     """For ``address``. Probes on ``health_address`` are always plain."""
     profile: str = "filter-tree"
@@ -41,6 +42,8 @@ class PickerConfig:
     exchange: ExchangeSettings = field(default_factory=ExchangeSettings)
     scrape: ScrapeSettings = field(default_factory=ScrapeSettings)
     health: HealthPolicy = field(default_factory=HealthPolicy)
+    checks: CheckSettings = field(default_factory=CheckSettings)
+    """Active health checks of endpoints; off unless an interval is given."""
     models_interval: float = 5.0
     """Seconds between two questions to one pod which models it serves; 0: never. Asked only where
     there are several pools, to find the pool of a request whose route names none."""

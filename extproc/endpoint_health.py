@@ -1,8 +1,8 @@
 """Which endpoints deserve traffic, judged by what became of the traffic they got.
 
 Envoy sends a request wherever the picker says, healthy or not, so this is the only thing between a
-broken pod and the users. It is passive: it learns from finished requests (connect failures, resets,
-5xx) and from scrapes that fail. Pure: time is passed in.
+broken pod and the users. It learns from finished requests (connect failures, resets, 5xx), from
+scrapes that fail, and from active checks where they are asked for. Pure: time is passed in.
 
 An endpoint that fails too often in a row is *out* for a cool-down that doubles each time. Then it
 is *returning*: it gets a share of picks that grows from a tenth to all, and a single failure sends
@@ -26,6 +26,7 @@ class Fault(enum.StrEnum):
     RESET = "reset"
     ERROR = "5xx"
     SCRAPE = "scrape-failure"
+    CHECK = "health-check"
 
 
 class Standing(enum.StrEnum):
@@ -61,6 +62,8 @@ class HealthPolicy:
                 return self.errors
             case Fault.SCRAPE:
                 return self.scrape_failures
+            case Fault.CHECK:
+                return 1
 
 
 LEAST_SHARE = 0.1
@@ -160,6 +163,22 @@ class EndpointHealth:
             return False
         self._take_out(Fault.SCRAPE, now)
         return True
+
+    def check_failed(self, until: float, now: float) -> bool:
+        """Active checks say that it is not well: out until then at least. Returns whether that took
+        it out."""
+        was_out = self.standing(now) is Standing.OUT
+        if not was_out:
+            self._take_out(Fault.CHECK, now)
+        if self.out_until is not None and self.out_until < until:
+            self.out_until = until
+            self.fault = Fault.CHECK
+        return not was_out
+
+    def check_passed(self, now: float) -> None:
+        """Active checks say that it is well: what they alone kept out may return."""
+        if self.fault is Fault.CHECK and self.out_until is not None and now < self.out_until:
+            self.out_until = now
 
     def _take_out(self, fault: Fault, now: float) -> None:
         if self.standing(now) is Standing.IN and self.out_until is not None:

@@ -293,6 +293,16 @@ class Fleet:
         if not alive and member.health.scrape_failed(now):
             self._taken_out(member, Fault.SCRAPE)
 
+    def check_failed(self, key: str, until: float, now: float) -> None:
+        """An active check says that the endpoint is not well."""
+        member = self.members.get(key)
+        if member is not None and member.health.check_failed(until, now):
+            self._taken_out(member, Fault.CHECK)
+
+    def check_passed(self, key: str, now: float) -> None:
+        if (member := self.members.get(key)) is not None:
+            member.health.check_passed(now)
+
     def failed(self, key: str, fault: Fault, now: float) -> bool:
         """A request failed at an endpoint. Returns whether that took it out of picks."""
         member = self.members.get(key)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import structlog
 
 from extproc.access_log import AccessLog
+from extproc.active_checks import ActiveChecks
 from extproc.config import PickerConfig, TransportKind
 from extproc.debug import application
 from extproc.director import Director
@@ -73,6 +74,8 @@ class EndpointPickerServer:
         self.health = Health()
         self._fetch = HttpFetch()
         self._scraper = Scraper(fleet, self._fetch, config.scrape, clock=clock)
+        self._check = ActiveChecks(fleet, self._fetch, config.checks, clock)
+        self._checks = Poller("health check", self._check, config.checks.interval)
         asking = ServedModels(self.director.models, self._fetch)
         self._models = Poller("question for models", asking, config.models_interval)
         registry = registry_of(self.director.metrics, fleet, clock)
@@ -148,6 +151,7 @@ class EndpointPickerServer:
         self._tasks.clear()
         await self._scraper.stop()
         await self._models.stop()
+        await self._checks.stop()
         await self._fetch.close()
         await self._http.stop()
         if self._request_log is not None:
@@ -190,6 +194,7 @@ class EndpointPickerServer:
                 continue
             self._scraper.follow(self.director.fleet.targets())
             self._ask_for_models()
+            self._check_health()
             self.health.ready = not self._stopping
             log.info(
                 "configuration taken over",
@@ -205,6 +210,12 @@ class EndpointPickerServer:
         fleet = self.director.fleet
         wanted = self.config.models_interval > 0 and len(fleet.pools) > 1
         self._models.follow({key: key for key in fleet.members} if wanted else {})
+
+    def _check_health(self) -> None:
+        if self.config.checks.interval:
+            endpoints = {key: key for key in self.director.fleet.members}
+            self._check.keep(endpoints)
+            self._checks.follow(endpoints)
 
     async def _expire(self) -> None:
         while True:

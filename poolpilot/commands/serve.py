@@ -45,6 +45,28 @@ XdsHttpAddress = Annotated[
         rich_help_panel=SERVING,
     ),
 ]
+HttpNames = Annotated[
+    list[str],
+    typer.Option(
+        "--http-name",
+        metavar="HOST",
+        envvar="POOLPILOT_XDS_HTTP_NAMES",
+        help="A name beside localhost and IP addresses under which browsers may ask for the debug "
+        "pages. Repeat for more.",
+        rich_help_panel=SERVING,
+    ),
+]
+EnvoyAdmins = Annotated[
+    list[str],
+    typer.Option(
+        "--envoy-admin",
+        metavar="HOST:PORT",
+        envvar="POOLPILOT_XDS_ENVOY_ADMINS",
+        help="An Envoy admin interface beside those on loopback that the debug pages may ask what "
+        "Envoy has. Repeat for more.",
+        rich_help_panel=SERVING,
+    ),
+]
 Listen = Annotated[
     str,
     typer.Option(
@@ -136,7 +158,8 @@ Transport = Annotated[
     Literal["grpcio", "native"],
     typer.Option(
         envvar="POOLPILOT_TRANSPORT",
-        help="What carries the gRPC streams: grpcio, or our own HTTP/2 server, which costs less.",
+        help="What carries the gRPC streams: our own HTTP/2 server (native), or grpcio, which costs "
+        "several times as much.",
         rich_help_panel=SERVING,
     ),
 ]
@@ -178,6 +201,26 @@ ScrapeInterval = Annotated[
         rich_help_panel=PICKING,
     ),
 ]
+CheckInterval = Annotated[
+    float,
+    typer.Option(
+        "--health-check-interval",
+        envvar="POOLPILOT_HEALTH_CHECK_INTERVAL",
+        min=0,
+        help="Seconds between two health checks of one pod; 0: none, scrapes and requests tell.",
+        rich_help_panel=PICKING,
+    ),
+]
+CheckPath = Annotated[
+    str,
+    typer.Option(
+        "--health-check-path",
+        metavar="PATH",
+        envvar="POOLPILOT_HEALTH_CHECK_PATH",
+        help="What a pod that is well answers with 200.",
+        rich_help_panel=PICKING,
+    ),
+]
 BodyLimit = Annotated[
     int,
     typer.Option(
@@ -209,6 +252,8 @@ def serve_xds(
     namespace: Namespaces = [],  # noqa: B006  # typer reads it, nobody changes it
     address: XdsAddress = "127.0.0.1:18000",
     http_address: XdsHttpAddress = "127.0.0.1:18001",
+    http_name: HttpNames = [],  # noqa: B006  # typer reads it, nobody changes it
+    envoy_admin: EnvoyAdmins = [],  # noqa: B006  # typer reads it, nobody changes it
     listen: Listen = "0.0.0.0:8081",
     picker: Picker = ["127.0.0.1:9002"],  # noqa: B006  # typer reads it, nobody changes it
     reuse_port: ReusePort = True,
@@ -238,16 +283,13 @@ def serve_xds(
     pools = source(manifests, kubernetes, kubeconfig, context, namespace)
     host, port = listen_address(address, "--address")
     http_host, http_port = listen_address(http_address, "--http-address")
+    http = HttpConfig(http_host, http_port, tuple(http_name), tuple(envoy_admin))
     settings = _translate_settings(listen, picker, reuse_port)
     server = XdsServerConfig(
         host=host, port=port, tls=_tls(TlsConfig, tls_certificate, tls_key, tls_client_ca)
     )
     run_until_stopped(
-        lambda: {
-            "xDS server": parts.xds_server(
-                pools, settings, server, HttpConfig(http_host, http_port), grace
-            )
-        },
+        lambda: {"xDS server": parts.xds_server(pools, settings, server, http, grace)},
         grace=grace + CLOSING,
     )
 
@@ -262,7 +304,7 @@ def serve_extproc(
     address: PickerAddress = "127.0.0.1:9002",
     health_address: HealthAddress = "127.0.0.1:9003",
     http_address: PickerHttpAddress = "127.0.0.1:9090",
-    transport: Transport = "grpcio",
+    transport: Transport = "native",
     drain_delay: DrainDelay = 0,
     tls_certificate: Annotated[
         Path | None,
@@ -291,6 +333,8 @@ def serve_extproc(
     profile: ProfileName = "filter-tree",
     endpoints_per_pick: Candidates = 3,
     scrape_interval: ScrapeInterval = 0.2,
+    health_check_interval: CheckInterval = 0,
+    health_check_path: CheckPath = "/health",
     body_limit: BodyLimit = 32 * 1024 * 1024,
     log_requests: LogShare = 0,
     grace: Grace = 10,
@@ -305,6 +349,7 @@ def serve_extproc(
 
       curl http://127.0.0.1:9090/debug/decisions?limit=1
     """
+    from extproc.active_checks import CheckSettings
     from extproc.config import PickerConfig, TransportKind
     from extproc.exchange.settings import ExchangeSettings
     from extproc.signals.scraper import ScrapeSettings
@@ -324,6 +369,7 @@ def serve_extproc(
             profile=profile,
             exchange=ExchangeSettings(body_limit=body_limit),
             scrape=ScrapeSettings(interval=scrape_interval),
+            checks=CheckSettings(health_check_interval, path=health_check_path),
             endpoints_per_pick=endpoints_per_pick,
             request_log_share=log_requests,
             drain_delay=drain_delay,
@@ -354,7 +400,7 @@ def serve_all(
     listen: Listen = "0.0.0.0:8081",
     picker: Picker = ["127.0.0.1:9002"],  # noqa: B006  # typer reads it, nobody changes it
     reuse_port: ReusePort = True,
-    transport: Transport = "grpcio",
+    transport: Transport = "native",
     profile: ProfileName = "filter-tree",
     grace: Grace = 10,
     log_level: Level = LogLevel.INFO,
