@@ -45,7 +45,12 @@ class ControlPlane:
         self.live = Live(lambda: pulse(self.provider, self.status()))
         http_config = http_config or HttpConfig()
         self._http = HttpServer(
-            app(self, names=http_config.names, envoy_admins=http_config.envoy_admins), http_config
+            app(
+                self,
+                names=(http_config.host, *http_config.names),
+                envoy_admins=http_config.envoy_admins,
+            ),
+            http_config,
         )
         self._following: asyncio.Task[None] | None = None
         self._noted: frozenset[str] = frozenset()
