@@ -41,7 +41,7 @@ def demo(
     transport: Annotated[
         Literal["grpcio", "native"],
         typer.Option(help="What carries the endpoint picker's gRPC streams."),
-    ] = "grpcio",
+    ] = "native",
     envoy: Annotated[
         str | None,
         typer.Option(

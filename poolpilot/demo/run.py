@@ -48,7 +48,7 @@ class Options:
     """Requests per second that the demo sends by itself."""
     time_scale: float = 1.0
     delta: bool = False
-    transport: str = "grpcio"
+    transport: str = "native"
     """Of the endpoint picker."""
     envoy: str | None = None
     log_dir: Path | None = None
