@@ -16,10 +16,22 @@ from xds.snapshot import Snapshot
 class Conversation:
     """A wildcard client of clusters and its stream, without a network between."""
 
-    def __init__(self, *, delta: bool, takes: bool = False, names: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        delta: bool,
+        takes: bool = False,
+        names: bool = False,
+        good: Resource | None = None,
+    ) -> None:
+        """``good``: what peers of this client have accepted."""
         kind = DeltaClient if delta else SotwClient
         self.client: ModelClient = kind(takes_good_part=takes, names_culprit=names)
-        self.stream = Stream(delta=delta, type_url=CLUSTER)
+        self.stream = Stream(
+            delta=delta,
+            type_url=CLUSTER,
+            last_good=lambda _type, name: good if good and good.name == name else None,
+        )
         self.target: Target | None = None
         self.now = 0.0
         self.sent: list[Response] = []
@@ -89,6 +101,32 @@ def test_the_last_good_content_of_a_rejected_resource_stays(delta):
     assert talk.has == {"a": "a 3", "b": "b 3"}
     assert talk.rejected == set()
     assert talk.stream.watches[CLUSTER].error is None
+
+
+def test_a_new_client_gets_the_form_that_its_peers_have_in_place_of_one_that_it_rejects(delta):
+    talk = Conversation(delta=delta, good=content(CLUSTER, "a", 1))
+    talk.publish(bad_content(CLUSTER, "a", 2), content(CLUSTER, "b"))
+    assert talk.has == {"a": "a 1", "b": "b 1"}
+    assert talk.rejected == {"a"}, "it is still told that the newest form is bad"
+    sent = len(talk.sent)
+    talk.publish(bad_content(CLUSTER, "a", 2), content(CLUSTER, "b", 2))
+    assert len(talk.sent) == sent + 1
+    talk.publish(content(CLUSTER, "a", 3), content(CLUSTER, "b", 2))
+    assert talk.has == {"a": "a 3", "b": "b 2"}
+    assert talk.rejected == set()
+    talk.publish(content(CLUSTER, "b", 2))
+    assert talk.has == {"b": "b 2"}
+
+
+@pytest.mark.parametrize("names", [False, True], ids=["names no culprit", "names it"])
+def test_a_client_that_rejects_the_form_of_its_peers_too_is_left_without(delta, names):
+    talk = Conversation(delta=delta, names=names, good=bad_content(CLUSTER, "a", 1))
+    talk.publish(bad_content(CLUSTER, "a", 2), content(CLUSTER, "b"), content(CLUSTER, "c"))
+    assert talk.has == {"b": "b 1", "c": "c 1"}
+    assert talk.rejected == {"a"}
+    assert len(talk.sent) <= 8
+    talk.publish(content(CLUSTER, "a", 3), content(CLUSTER, "b"))
+    assert talk.has == {"a": "a 3", "b": "b 1"}
 
 
 def test_a_change_elsewhere_does_not_bring_the_rejected_content_back(delta):
@@ -161,3 +199,32 @@ def test_what_a_returning_client_may_have_is_not_deleted_to_get_around_a_bad_res
     stream.offer(Target(Snapshot.of([content(CLUSTER, "a", 2), content(CLUSTER, "b")])), 1.0)
     (repaired,) = stream.poll(1.0)
     assert {r.name for r in repaired.resources} == {"a", "b"}
+
+
+class Returning(Conversation):
+    """A State-of-the-World client that comes back to a server which knows nothing of before."""
+
+    def __init__(self, *had: Resource, takes: bool) -> None:
+        super().__init__(delta=False, takes=takes, names=True)
+        self.client.of(CLUSTER).resources = {resource.name: resource for resource in had}
+        self.client.of(CLUSTER).version = "before the restart"
+        self.client.reconnect()
+
+
+def test_good_changes_reach_a_returning_client_that_takes_the_good_part_beside_a_bad_resource():
+    talk = Returning(content(CLUSTER, "a"), content(CLUSTER, "b"), takes=True)
+    talk.publish(bad_content(CLUSTER, "a", 2), content(CLUSTER, "b"))
+    talk.publish(bad_content(CLUSTER, "a", 2), content(CLUSTER, "b", 2), content(CLUSTER, "c"))
+    assert talk.has == {"b": "b 2", "c": "c 1", "a": "a 1"}
+    assert len(talk.sent) == 2, "the whole once for each change, since nothing less may be said"
+
+
+def test_a_returning_client_that_rejects_the_whole_loses_nothing_and_is_not_asked_for_ever():
+    talk = Returning(content(CLUSTER, "a"), content(CLUSTER, "b"), takes=False)
+    for number in range(2, 12):
+        talk.publish(bad_content(CLUSTER, "a", 2), content(CLUSTER, "b", number))
+    assert talk.has == {"a": "a 1", "b": "b 1"}
+    assert len(talk.sent) == 10, "once for each change"
+    talk.publish(content(CLUSTER, "a", 3), content(CLUSTER, "b", 20))
+    assert talk.has == {"a": "a 3", "b": "b 20"}
+    assert talk.rejected == set()

@@ -149,3 +149,20 @@ def test_a_state_of_the_world_swap_keeps_the_old_cluster_until_the_route_has_mov
     switched = one(client.ack(made))
     assert switched.type_url == ROUTE
     assert names(client.ack(switched, "r")) == [["b"]]
+
+
+def test_no_route_moves_to_a_cluster_that_a_returning_client_may_not_have():
+    """Its set is unknown and cannot be told, for there is a bad one in it: only the clusters whose
+    endpoints it takes are there for sure."""
+    target = [*config("a", "b", route="b"), bad_content(CLUSTER, "bad")]
+    client = Sotw(*target)
+    client.versions = {CLUSTER: "before the restart", ROUTE: "before the restart"}
+    whole = one(client.ask(CLUSTER))
+    client.ack(one(client.ask(ENDPOINT, "a")), "a")
+    assert client.ask(ROUTE, "r") == []
+    assert client.nack(whole, error=ErrorDetail(3, "cluster(s) bad: no")) == []
+    client.now += 10
+    assert client.poll() == []
+    assert client.stream.rollout.held == {(ROUTE, "r"): "b"}
+    sent = client.ask(ENDPOINT, "a", "b")
+    assert types(client.ack(one(sent), "a", "b")) == [ROUTE]

@@ -109,6 +109,9 @@ class Isolation:
         suspects = {name: version for name, version in sent.items() if version is not None}
         if not suspects:
             return self._reject(sent, words, now)
+        # Who is suspected anew is no longer suspected together with those of before.
+        regrouped = ({n: v for n, v in g.items() if n not in suspects} for g in self._groups)
+        self._groups = [group for group in regrouped if group]
         if len(suspects) == 1:
             self._accused = {}
             return self._reject(suspects, words, now)

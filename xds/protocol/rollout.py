@@ -126,6 +126,8 @@ class Rollout:
         return True
 
     def _switch(self, target: Target, watches: Mapping[str, Watch]) -> None:
+        clusters = watches.get(CLUSTER)
+        untold = clusters is not None and clusters.stuck
         refused = _refused(watches)
         held: dict[tuple[str, str], str] = {}
         for type_url, watch in watches.items():
@@ -133,25 +135,41 @@ class Rollout:
                 continue
             view = target.of(type_url)
             if refused:
-                view = self._holding(view, watch, refused, held)
+                view = self._holding(view, watch, refused, held, untold=untold)
             if watch.view is None or view.since(watch.view).names:
                 watch.show(view)
         self.held = held
 
     def _holding(
-        self, view: View, watch: Watch, refused: set[str], held: dict[tuple[str, str], str]
+        self,
+        view: View,
+        watch: Watch,
+        refused: set[str],
+        held: dict[tuple[str, str], str],
+        *,
+        untold: bool,
     ) -> View:
-        """The view, but what would refer to a refused cluster stays as the client has it."""
-        old: dict[str, Resource] = {}
+        """The view, but what would refer to a refused cluster stays as the client has it.
+
+        ``untold``: what that is, nobody knows yet; then nothing is said about it at all.
+        """
+        old: dict[str, Resource | None] = {}
         for name, resource in view.resources.items():
             had = watch.have.get(name)
-            if had is None or had.version == resource.version or not had.body:
+            if had is None:
+                if not untold or watch.full_state:
+                    continue
+            elif had.version == resource.version or not had.body:
                 continue
             for need in resource.needs:
-                if need[0] == CLUSTER and need[1] in refused and need not in had.needs:
+                new = had is None or need not in had.needs
+                if new and need[0] == CLUSTER and need[1] in refused:
                     old[name] = had
                     held[watch.type_url, name] = need[1]
-        return View({**view.resources, **old}) if old else view
+        if not old:
+            return view
+        kept = {**view.resources, **old}
+        return View({name: resource for name, resource in kept.items() if resource is not None})
 
     def _break(self, target: Target, watches: Mapping[str, Watch]) -> None:
         needed = set(_needs(_in_use(target, watches)))
