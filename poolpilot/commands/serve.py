@@ -158,8 +158,8 @@ Transport = Annotated[
     Literal["grpcio", "native"],
     typer.Option(
         envvar="POOLPILOT_TRANSPORT",
-        help="What carries the gRPC streams: our own HTTP/2 server (native), or grpcio, which costs "
-        "several times as much.",
+        help="What carries the gRPC streams: our own HTTP/2 server, or grpcio, which costs several "
+        "times as much.",
         rich_help_panel=SERVING,
     ),
 ]
