@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """Linear step times, as measured on a pod of two H100 with a 32B model.
+    """Linear step times, fitted to published runs of a 32B model on two H100 (docs/simulate.md).
 
     A step that computes ``p`` prompt tokens beside ``n`` decoding sequences takes
     ``p / prefill_tokens_per_second`` plus, where ``n > 0``, ``base + per_sequence * n``; never less
@@ -15,9 +15,9 @@ class CostModel:
     into a slot stalls the step that needs it, as it does in vLLM.
     """
 
-    prefill_tokens_per_second: float = 20_480.0
-    decode_base_seconds: float = 0.006
-    decode_per_sequence_seconds: float = 0.00035
+    prefill_tokens_per_second: float = 13_000.0
+    decode_base_seconds: float = 0.012
+    decode_per_sequence_seconds: float = 0.0003
     adapter_load_seconds: float = 0.2
 
     def __post_init__(self) -> None:

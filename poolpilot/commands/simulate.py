@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 FLEET = "Fleet"
 OUTPUT = "Output"
-WIDTH = 150
+WIDTH = 180
 """Columns that the table gets where the output is not a terminal."""
 
 
@@ -88,10 +88,22 @@ def simulate(
     processes: Annotated[
         int | None, typer.Option("--processes", "-j", min=1, help="Runs at once; default: cores.")
     ] = None,
-    as_json: Annotated[
+    json_: Annotated[
         bool,
         typer.Option("--json", help="Print every number as JSON.", rich_help_panel=OUTPUT),
     ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="Write a page with charts.", rich_help_panel=OUTPUT),
+    ] = None,
+    plots: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="Write the charts into this directory, as PNG (needs the extra 'plots').",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="Show workloads and policies.")] = False,
 ) -> None:
     """Try policies on a simulated fleet, with the scheduling code that serves real requests.
@@ -103,17 +115,20 @@ def simulate(
 
       poolpilot simulate w1 --policy default --policy round-robin
 
-      poolpilot simulate w1 --rate 20 --rate 60 --seeds 5
+      poolpilot simulate w1 --rate 20 --rate 60 --html w1.html
 
       poolpilot simulate trace.jsonl --pods 16 --json
     """
     from rich.console import Console
 
-    from poolpilot import simulation
+    from poolpilot.simulation.document import as_json
+    from poolpilot.simulation.page import page
+    from poolpilot.simulation.plots import write_plots
+    from poolpilot.simulation.table import catalogue, table
     from sim.fleet.experiment import cells
 
     if list_ or not workload:
-        Console(width=WIDTH, highlight=False).print(simulation.catalogue())
+        Console(width=WIDTH, highlight=False).print(catalogue())
         return
     chosen = _workload(workload)
     runs = _runs(
@@ -136,13 +151,17 @@ def simulate(
         scrape_delay=scrape_delay,
     )
     grid = cells(_perform(runs, processes))
-    if as_json:
-        sys.stdout.write(simulation.as_json(chosen, runs[0], grid))
+    if html is not None:
+        html.write_text(page(chosen, runs[0], grid), encoding="utf-8")
+    if plots is not None:
+        write_plots(chosen, grid, plots)
+    if json_:
+        sys.stdout.write(as_json(chosen, runs[0], grid))
     else:
         console = Console(highlight=False)
         if not console.is_terminal:
             console = Console(highlight=False, width=WIDTH)
-        console.print(simulation.table(chosen, runs[0].pods, seeds, grid))
+        console.print(table(chosen, runs[0].pods, seeds, grid))
 
 
 def _workload(name: str) -> Workload:

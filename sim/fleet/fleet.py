@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from extproc.request import Api, InferenceRequest
-from extproc.scheduling import Profile, SchedulingRequest, Signals, assume_missing
+from extproc.scheduling import Candidate, Profile, Signals, assume_missing
+from extproc.scheduling.load import Charge, Load
 from sim.engine import EngineConfig
 from sim.events import Decoded, Finished, FirstToken, Request
 from sim.fleet import prompt
@@ -70,9 +71,12 @@ class Fleet:
             raise ValueError("a fleet needs at least one pod")
         self.config = config or FleetConfig()
         self.now = 0.0
-        self.pods = [Pod(index, engine) for index, engine in enumerate(engines)]
+        known_adapters: set[str] = set()
+        self.pods = [Pod(index, engine, known_adapters) for index, engine in enumerate(engines)]
         self.trace = Trace(pods=[pod.totals for pod in self.pods])
         self._profile = profile
+        self._uses_prefix = profile.uses_prefix
+        self._load = Load()
         self._traffic = traffic
         self._rng = rng
         self._pod_of = {pod.candidate.key: pod for pod in self.pods}
@@ -82,11 +86,12 @@ class Fleet:
         self._failures = [0] * len(self.pods)
         self._agenda: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
         self._order = itertools.count()
-        self._open: dict[str, tuple[Record, Pod, Callable[[], None]]] = {}
+        self._open: dict[str, tuple[Record, Pod, tuple[Charge, ...]]] = {}
         self._expected = 0  # requests on the agenda or under way
         self._measuring = False
         for incident in incidents:
             self._at(incident.at, self._befall, incident)
+        self._follow_caches()
 
     def run(self) -> Trace:
         """Until every request is over."""
@@ -102,9 +107,12 @@ class Fleet:
         # The last ends are still to be heard of.
         while agenda:
             self.now, _, action, arguments = heapq.heappop(agenda)
-            if action == self._release:
+            if action == self._reported:
                 action(*arguments)
-        self.trace.left_in_flight = sum(abs(c.in_flight) + abs(c.tokens) for c in self._candidates)
+        self.trace.left_in_flight = sum(
+            abs(c.in_flight) + abs(c.tokens) + abs(c.prefill_tokens) + abs(c.output_tokens)
+            for c in self._candidates
+        )
         return self.trace
 
     def _at(self, when: float, action: Callable[..., None], *arguments: object) -> None:
@@ -137,45 +145,62 @@ class Fleet:
     def _send(self, record: Record) -> None:
         """Pick, charge, and walk down the endpoints until one takes it."""
         call = record.call
+        load = self._load
+        load.advance(self.now)
         request = _as_sent(call)
-        scheduling = SchedulingRequest(request.model, call.priority, self._rng, request)
-        decision = self._profile.decide(scheduling, self._eligible, self.config.endpoints_per_pick)
+        asked = load.ask(
+            request, request.model, call.priority, self._rng, self.now, prefix=self._uses_prefix
+        )
+        decision = self._profile.decide(asked, self._eligible, self.config.endpoints_per_pick)
         if not decision.endpoints:
             self._end(record, Outcome.SHED)
             return
-        candidate = decision.endpoints[0]
-        tokens = request.prompt_bytes // prompt.BYTES_PER_TOKEN
-        epoch = candidate.charge(tokens)
-
-        def release() -> None:
-            candidate.release(epoch, tokens)
-
-        for endpoint in decision.endpoints:
-            pod = self._pod_of[endpoint.key]
-            record.tries += 1
-            if pod.alive:
-                break
-            self._refused(pod)
-        else:
-            self._at(self.now + self.config.report_delay, self._release, release)
+        charges = load.charge_all(asked, decision, self.now)
+        pod = self._taker(record, decision.endpoints)
+        if pod is None:
+            load.served(charges[0], None)
+            self._report(charges, answered=False)
             self._end(record, Outcome.LOST)
             return
+        load.served(charges[0], pod.candidate)
         record.pod = pod.index
         try:
             pod.engine.submit(_as_computed(call, pod.config.block_size), self.now)
         except ValueError:
-            self._at(self.now + self.config.report_delay, self._release, release)
+            self._report(charges)
             self._end(record, Outcome.TOO_LONG)
             return
-        self._open[call.id] = (record, pod, release)
+        self._open[call.id] = (record, pod, charges)
         self._foresee(pod)
 
-    def _release(self, release: Callable[[], None]) -> None:
-        release()
+    def _taker(self, record: Record, endpoints: Sequence[Candidate]) -> Pod | None:
+        """The first of these that answers."""
+        for endpoint in endpoints:
+            pod = self._pod_of[endpoint.key]
+            record.tries += 1
+            if pod.alive:
+                return pod
+            self._refused(pod)
+        return None
+
+    def _report(
+        self, charges: tuple[Charge, ...], *, answered: bool = True, output_tokens: int = 0
+    ) -> None:
+        """Let the policy know, as soon as it would, that a request is over."""
+        self._at(
+            self.now + self.config.report_delay, self._reported, charges, answered, output_tokens
+        )
+
+    def _reported(self, charges: tuple[Charge, ...], answered: bool, output_tokens: int) -> None:
+        for charge in charges:
+            self._load.end(charge, answered=answered)
+        if output_tokens:
+            self._load.learn(charges[0], output_tokens)
 
     def _close(self, request_id: str, outcome: Outcome) -> None:
-        record, pod, release = self._open.pop(request_id)
-        self._at(self.now + self.config.report_delay, self._release, release)
+        record, pod, charges = self._open.pop(request_id)
+        served = outcome is Outcome.OK
+        self._report(charges, output_tokens=record.call.output_tokens if served else 0)
         if record.call.stage != WARM_UP:
             pod.totals.requests += 1
             pod.totals.in_flight_seconds += self.now - record.arrived
@@ -214,6 +239,7 @@ class Fleet:
                     record = self._open[event.request_id][0]
                     record.first_token = event.at
                     record.cached = event.cached_tokens
+                    pod.first_token(event.at - record.arrived)
                 case Finished():
                     self._close(event.request_id, Outcome.OK)
                 case _:
@@ -241,7 +267,13 @@ class Fleet:
     def _observe(self, pod: Pod, signals: Signals, began: float) -> None:
         candidate = pod.candidate
         was_complete = candidate.complete()
+        cache, restarts = candidate.signals.cache, candidate.restarts
         candidate.observe(signals, began, self.config.stale_after)
+        if candidate.signals.cache != cache:
+            self._follow_caches()
+        if candidate.restarts != restarts:
+            self._load.index.forget(candidate)
+        self._load.observed(candidate, began)
         if self._assuming or candidate.complete() != was_complete:
             self._assuming = assume_missing(self._candidates)
         if pod.out and pod.alive:
@@ -249,12 +281,23 @@ class Fleet:
             self._failures[pod.index] = 0
             self._reconsider()
 
+    def _follow_caches(self) -> None:
+        caches = {candidate: candidate.signals.cache for candidate in self._candidates}
+        self._load.index.follow(
+            {
+                candidate: cache.block_size * cache.blocks if cache and cache.blocks else None
+                for candidate, cache in caches.items()
+            }
+        )
+
     # What can go wrong
 
     def _refused(self, pod: Pod) -> None:
         self._failures[pod.index] += 1
         if self._failures[pod.index] >= CONNECT_FAILURES and not pod.out:
             pod.out = True
+            # Nobody listens there: when somebody does again, it will be with an empty cache.
+            self._load.index.forget(pod.candidate)
             self._reconsider()
 
     def _reconsider(self) -> None:

@@ -17,10 +17,14 @@ class Measures:
     """Times in seconds, over the requests that count. NaN where there was nothing to measure."""
 
     requests: int
-    failed: int
-    """Not answered in full, whatever the reason; shed and aborted ones are told apart below."""
+    cut: int
+    """Their pod died when the answer had begun: nothing could have saved them."""
+    lost: int
+    """Not answered, and somebody could have."""
     shed: int
+    """Refused by the policy."""
     aborted: int
+    """The client hung up."""
     retried: int
     """Sent to more than one pod."""
     seconds: float
@@ -70,7 +74,8 @@ def measure(trace: Trace) -> Measures:
     prompt_tokens = sum(record.call.prompt_tokens for record in good)
     return Measures(
         requests=len(records),
-        failed=len(records) - len(good) - outcomes[Outcome.SHED] - outcomes[Outcome.ABORTED],
+        cut=outcomes[Outcome.CUT],
+        lost=outcomes[Outcome.LOST] + outcomes[Outcome.TOO_LONG],
         shed=outcomes[Outcome.SHED],
         aborted=outcomes[Outcome.ABORTED],
         retried=sum(record.tries > 1 for record in records),

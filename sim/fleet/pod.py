@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from extproc.scheduling import Adapters, CacheConfig, Candidate, Signals
+from extproc.scheduling.signals import Latency
 from pools.model import Endpoint
 from sim.engine import Engine, EngineConfig
 from sim.fleet.record import PodTotals
@@ -13,13 +14,16 @@ from sim.fleet.record import PodTotals
 class Pod:
     """An engine, what the policy believes of it, and whether it is there at all."""
 
-    def __init__(self, index: int, config: EngineConfig) -> None:
+    def __init__(self, index: int, config: EngineConfig, known_adapters: set[str]) -> None:
+        """``known_adapters`` is shared by the fleet."""
         self.index = index
         self.config = config
         self.engine = Engine(config)
         self.candidate = Candidate(
-            Endpoint(f"10.0.{index // 250}.{index % 250 + 1}", 8000, f"pod-{index}")
+            Endpoint(f"10.0.{index // 250}.{index % 250 + 1}", 8000, f"pod-{index}"),
+            known_adapters,
         )
+        self._first_tokens = (0, 0.0)
         self.totals = PodTotals()
         self.alive = True
         self.draining = False
@@ -33,8 +37,14 @@ class Pod:
         """An empty pod in its place."""
         self.count()
         self._counted = (0, 0)
+        self._first_tokens = (0, 0.0)
         self.engine = Engine(self.config)
         self.alive, self.draining, self.due = True, False, math.inf
+
+    def first_token(self, seconds: float) -> None:
+        """A request had to wait so long for its first token."""
+        count, total = self._first_tokens
+        self._first_tokens = (count + 1, total + seconds)
 
     def count(self) -> None:
         """Bring the totals up to what the engine has done."""
@@ -55,4 +65,5 @@ class Pod:
                 active, frozenset(engine.waiting_adapters) - active, self.config.max_loras
             ),
             cache=CacheConfig(self.config.block_size, self.config.num_blocks),
+            latency=Latency(*self._first_tokens),
         )

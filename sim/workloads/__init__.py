@@ -1,5 +1,5 @@
 """Traffic to try policies on: the public workloads W1 to W9, failures, and recorded traces."""
 
-from sim.workloads.catalogue import WORKLOADS, workload
+from sim.workloads.catalogue import WORKLOADS
 
-__all__ = ["WORKLOADS", "workload"]
+__all__ = ["WORKLOADS"]

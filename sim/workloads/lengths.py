@@ -43,8 +43,8 @@ class Spread:
         return round(self.draw(rng))
 
 
-def fixed(value: float) -> Spread:
-    return Spread(Shape.FIXED, value, low=0)
+NONE = Spread(Shape.FIXED, 0, low=0)
+ONE = Spread(Shape.FIXED, 1)
 
 
 def lognormal(mean: float, deviation: float, low: float, high: float) -> Spread:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sim.engine import EngineConfig
 from sim.fleet.prompt import Segment
@@ -31,7 +31,9 @@ class SharedPrefix:
     output_tokens: int = 1000
     fresh: bool = False
     warm_up_rate: float = 15.0
-    """Every question is asked once at this rate before it counts."""
+    """Every question is asked once at this rate before it counts ..."""
+    warm_up_requests: int = 10_000
+    """... but not more than so many."""
     seconds: Mapping[float, float] = field(default_factory=dict)
     """How long a load lasts; others last ``default_seconds``."""
     default_seconds: float = 30.0
@@ -40,7 +42,7 @@ class SharedPrefix:
     """The first so many are slower ..."""
     slowness: float = 1.0
     """... by this factor."""
-    incident_list: tuple[Incident, ...] = ()
+    happenings: tuple[Incident, ...] = ()
     unit: str = "req/s"
 
     def traffic(self, load: float, pods: int, rng: random.Random) -> Traffic:
@@ -48,7 +50,7 @@ class SharedPrefix:
         rng.shuffle(order)
         seconds = self.seconds.get(load, self.default_seconds)
         stages = [
-            Stage(WARM_UP, self.warm_up_rate, len(order)),
+            Stage(WARM_UP, self.warm_up_rate, min(len(order), self.warm_up_requests)),
             Stage(1, load, max(1, round(load * seconds))),
         ]
         total = len(order)
@@ -71,10 +73,8 @@ class SharedPrefix:
         return StagedTraffic(stages, make, rng)
 
     def engines(self, pods: int, engine: EngineConfig) -> Sequence[EngineConfig]:
-        from dataclasses import replace
-
         slow = replace(engine, cost=engine.cost.slower(self.slowness))
         return [slow if index < self.slow_pods else engine for index in range(pods)]
 
     def incidents(self, load: float) -> Sequence[Incident]:
-        return self.incident_list
+        return self.happenings

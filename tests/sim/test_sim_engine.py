@@ -8,12 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from sim.cost import CostModel
 from sim.engine import Engine, EngineConfig
 from sim.events import Decoded, Preempted, Request
-from tests.sim.virtual_pod import VirtualPod
-
-COST = CostModel()
+from tests.sim.virtual_pod import COST, VirtualPod
 
 
 def itl(batch: int) -> float:

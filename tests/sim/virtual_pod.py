@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
+from sim.cost import CostModel
 from sim.engine import Engine, EngineConfig
 from sim.events import Decoded, Event, Finished, FirstToken, Preempted, Request
 
+# Numbers that are easy to reckon with; what real hardware takes is calibrated elsewhere.
+COST = CostModel(
+    prefill_tokens_per_second=20_480.0,
+    decode_base_seconds=0.006,
+    decode_per_sequence_seconds=0.00035,
+    adapter_load_seconds=0.2,
+)
+
 
 class VirtualPod:
+    """A pod that takes as long as :data:`COST` says."""
+
     def __init__(self, config: EngineConfig | None = None) -> None:
-        self.engine = Engine(config)
+        self.engine = Engine(replace(config or EngineConfig(), cost=COST))
         self.now = 0.0
         self.events: list[Event] = []
 

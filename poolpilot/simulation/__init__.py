@@ -1,0 +1,1 @@
+"""What ``poolpilot simulate`` shows: a table, JSON, plots, and a page."""
