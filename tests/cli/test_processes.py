@@ -96,8 +96,8 @@ from pathlib import Path
 from poolpilot.demo.processes import Children
 children = Children(Path(sys.argv[1]), sys.argv[2])
 child = children.start("child", [sys.executable, "-c",
-    "import os, time; print('pid', os.getpid(), flush=True); time.sleep(600)"])
-while "pid" not in child.tail():
+    "import os, time; print(f'pid {os.getpid()} is up', flush=True); time.sleep(600)"])
+while "up" not in child.tail():
     time.sleep(0.005)
 print("ready", child.pid, flush=True)
 if sys.argv[3] == "exception":
