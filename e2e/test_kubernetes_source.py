@@ -8,6 +8,8 @@ import gc
 import itertools
 import json
 import random
+import re
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -20,6 +22,8 @@ import structlog
 from e2e.harness import eventually
 from e2e.kube.api_server import ApiServer, pod, pod_object, pod_status
 from e2e.kube.proxy import Proxy
+from poolpilot.demo.ports import LOOPBACK, reserve
+from poolpilot.demo.processes import Children
 from pools.kubernetes import KubernetesSettings, KubernetesSource, Timing
 from pools.model import ObjectName, World
 from pools.pods import Pod
@@ -489,3 +493,94 @@ async def test_a_thousand_pods_churn_and_none_is_stale(
         gc.collect()
         kept = sum(isinstance(one, Pod) for one in gc.get_objects())
         assert kept <= COUNT, f"{kept} pods in memory, {COUNT} in the cluster"
+
+
+def documented_role() -> str:
+    """The ClusterRole of the documentation."""
+    text = (Path(__file__).parents[1] / "docs" / "kubernetes.md").read_text()
+    [role] = re.findall(r"```yaml\n(.*?kind: ClusterRole\n.*?)```", text, re.DOTALL)
+    return str(role)
+
+
+async def test_the_documented_permissions_are_enough_and_without_them_no_world_comes(
+    cluster: Cluster, settings: KubernetesSettings, api_server: ApiServer, tmp_path: Path
+) -> None:
+    await cluster.apply(pool(), pod("one", {"app": "llama"}), ROUTE)
+    await cluster.runs("one", "10.1.0.1")
+
+    def kubectl(*arguments: str) -> str:
+        return api_server.kubectl(*arguments, f"--namespace={cluster.namespace}").strip()
+
+    await asyncio.to_thread(kubectl, "create", "serviceaccount", "poolpilot")
+    token = await asyncio.to_thread(kubectl, "create", "token", "poolpilot")
+    kubeconfig = api_server.write_kubeconfig(tmp_path / "kubeconfig", token=token)
+    # All namespaces, as the role allows.
+    limited = replace(settings, kubeconfig=kubeconfig, namespaces=())
+    seen = Following(cluster.namespace)
+    with structlog.testing.capture_logs() as logs:
+        task = asyncio.create_task(seen.run(KubernetesSource(limited)))
+        try:
+            kinds = len(api_server.get("customresourcedefinitions")["items"]) - 1  # + Pod - 2
+            await eventually(
+                lambda: sum(line.get("status") == 403 for line in logs) >= kinds,
+                "every kind is refused",
+                LIMIT,
+            )
+            assert seen.world is None
+            await cluster.apply(documented_role())
+            await asyncio.to_thread(
+                kubectl, "create", "clusterrolebinding", cluster.namespace,
+                "--clusterrole=poolpilot-xds",
+                f"--serviceaccount={cluster.namespace}:poolpilot",
+            )  # fmt: skip
+            await seen.until(
+                lambda: (
+                    seen.endpoints() == {"10.1.0.1:8000": "one"}
+                    and [one.name for one in seen.now.routes] == [seen.name("llm")]
+                    and not any("cannot be read" in one.message for one in seen.now.problems)
+                ),
+                "everything is read",
+                LIMIT,
+            )
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+    await asyncio.to_thread(kubectl, "delete", "clusterrolebinding", cluster.namespace)
+
+
+@pytest.mark.parametrize(
+    ("server", "page"), [("xds", "/debug/world"), ("extproc", "/debug/endpoints")]
+)
+async def test_the_servers_themselves_follow_kubernetes(
+    cluster: Cluster, api_server: ApiServer, tmp_path: Path, server: str, page: str
+) -> None:
+    await cluster.apply(pool(), pod("one", {"app": "llama"}))
+    await cluster.runs("one", "10.1.0.1")
+    grpc, http = reserve(), reserve()
+    children = Children(tmp_path)
+    addresses = [f"--address={LOOPBACK}:{grpc.port}", f"--http-address={LOOPBACK}:{http.port}"]
+    if server == "extproc":
+        addresses.append("--health-address=")
+    where = ["--kubernetes", f"--kubeconfig={api_server.kubeconfig}"]
+    namespace = f"--namespace={cluster.namespace}"
+    children.start(
+        server,
+        [sys.executable, "-m", "poolpilot", "serve", server, *where, namespace, *addresses],
+    )
+    try:
+        async with aiohttp.ClientSession(f"http://{LOOPBACK}:{http.port}") as session:
+
+            async def shows(text: str) -> bool:
+                children.check()
+                with contextlib.suppress(aiohttp.ClientError):
+                    async with session.get(page) as answer:
+                        return answer.status == 200 and text in await answer.text()
+                return False
+
+            await eventually(lambda: shows("10.1.0.1"), "the pod is known", LIMIT)
+            await cluster.runs("one", "10.1.0.2")
+            await eventually(lambda: shows("10.1.0.2"), "and its new address", PROMPT)
+    finally:
+        children.stop(grace=3)
+        grpc.close()
+        http.close()

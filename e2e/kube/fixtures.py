@@ -31,7 +31,7 @@ def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
         binaries = find()
     except MissingError as error:
         pytest.skip(str(error))
-    server = ApiServer(tmp_path_factory.mktemp("kube"), binaries)
+    server = ApiServer(tmp_path_factory.mktemp("kube"), binaries, authorization="RBAC")
     try:
         server.start()
         server.install()
