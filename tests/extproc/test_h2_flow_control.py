@@ -210,3 +210,20 @@ def test_unfinished_messages_of_all_streams_are_bounded_together() -> None:
     # What is over is not counted any more.
     assert peer.say(peer.headers(5), data(5, whole[:16_000]))[1:] == []
     assert peer.say(data(5, whole[16_000:])) == [Message(5, b"x" * 20_000)]
+
+
+def test_a_window_that_shrinks_while_its_stream_stands_in_line_holds_it_back() -> None:
+    """Both windows may stop a stream; it waits for the connection's when its own is taken away."""
+    peer = Peer()
+    peer.say(settings(window=2**20), peer.headers(1))
+    peer.heard()
+    peer.connection.send(1, b"x" * 100_000)
+    assert len(body(peer.heard(), 1)) == 65_535
+
+    peer.say(settings(window=0), window_update(0, 100_000))
+    assert body(peer.heard(), 1) == b""
+    assert not peer.connection.closed
+
+    peer.say(window_update(1, 2**17))
+    assert len(body(peer.heard(), 1)) == 100_005 - 65_535
+    assert peer.connection.unsent == 0

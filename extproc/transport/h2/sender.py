@@ -131,7 +131,8 @@ class Sender:
         while line and self.window > 0:
             stream = line.popleft()
             stream.in_line = False
-            if stream.queue is None:
+            # Its own window may have shrunk since it joined the line; it joins again when it grows.
+            if stream.queue is None or stream.send_window <= 0:
                 continue
             self._frame(stream)
             if stream.queued:
