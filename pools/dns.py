@@ -9,13 +9,13 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
-import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from pools.assemble import Lookup
+from pools.daemon import in_daemon_thread
 
 log = structlog.get_logger(__name__)
 
@@ -184,35 +184,14 @@ class Lookups:
 
 
 async def system_resolve(name: str) -> Sequence[str]:
-    """A and AAAA records (and /etc/hosts) through the system's resolver.
+    """A and AAAA records (and /etc/hosts) through the system's resolver. Raises OSError."""
 
-    Each look-up has a daemon thread of its own: an event loop's resolver shares a pool that joins
-    its threads at exit, and a name server that is away would hold up the shutdown.
-    """
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[list[str]] = loop.create_future()
-
-    def finish(addresses: list[str], error: OSError | None) -> None:
-        if answer.done():
-            return
-        if error is not None:
-            answer.set_exception(error)
-        else:
-            answer.set_result(addresses)
-
-    def look_up() -> None:
-        addresses: list[str] = []
-        failure: OSError | None = None
+    def look_up() -> list[str]:
         try:
             infos = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-            # A link-local address comes with its zone, which means nothing to Envoy.
-            addresses = [str(info[4][0]).partition("%")[0] for info in infos]
-        except OSError as error:
-            failure = error
         except UnicodeError as error:
-            failure = OSError(str(error))
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(finish, addresses, failure)
+            raise OSError(str(error)) from error
+        # A link-local address comes with its zone, which means nothing to Envoy.
+        return [str(info[4][0]).partition("%")[0] for info in infos]
 
-    threading.Thread(target=look_up, name=f"dns {name}", daemon=True).start()
-    return await answer
+    return await in_daemon_thread(look_up, f"dns {name}")

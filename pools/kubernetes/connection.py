@@ -11,7 +11,9 @@ from types import TracebackType
 
 import aiohttp
 import msgspec
+from aiohttp.abc import AbstractResolver, ResolveResult
 
+from pools.dns import system_resolve
 from pools.kubernetes.credentials import Credentials, CredentialsError
 
 CONNECT_LIMIT = 10.0
@@ -64,7 +66,7 @@ class Connection:
 
     async def __aenter__(self) -> Connection:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, socket_factory=_socket),
+            connector=aiohttp.TCPConnector(limit=0, socket_factory=_socket, resolver=_Resolver()),
             headers={"Accept": "application/json", "User-Agent": "poolpilot"},
         )
         return self
@@ -134,6 +136,28 @@ class Connection:
                 # Certificates of either side may have been renewed.
                 self._credentials.forget()
             raise UnreachableError(_why(error)) from error
+
+
+class _Resolver(AbstractResolver):
+    """The system's resolver, without the event loop's threads (see ``pools.daemon``)."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in dict.fromkeys(await system_resolve(host))
+        ]
+
+    async def close(self) -> None:
+        """There is nothing to close."""
 
 
 async def _api_error(response: aiohttp.ClientResponse) -> ApiError:

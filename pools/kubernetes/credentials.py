@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from pools.daemon import in_daemon_thread
 from pools.source import SourceError
 
 IN_CLUSTER = "KUBERNETES_SERVICE_HOST"
@@ -53,7 +56,7 @@ class Credentials:
         """Raises CredentialsError where they cannot be had now, SourceError where the client
         library is missing."""
         async with self._lock:
-            return await asyncio.to_thread(self._access)
+            return await in_daemon_thread(self._access, "kubernetes credentials")
 
     def forget(self) -> None:
         """The server refused them: read them anew for the next request."""
@@ -69,8 +72,9 @@ class Credentials:
                 self._configuration = configuration
             # This is where tokens that expire are renewed.
             settings = configuration.auth_settings()
-        except (failure, OSError, ValueError, KeyError, TypeError) as error:
-            raise CredentialsError(f"{self._where()} cannot be used: {error}") from error
+        except (failure, yaml.YAMLError, OSError, ValueError, LookupError, TypeError) as error:
+            why = " ".join(str(error).split())
+            raise CredentialsError(f"{self._where()} cannot be used: {why}") from error
         headers = {
             setting["key"]: str(setting["value"]).strip()
             for setting in settings.values()

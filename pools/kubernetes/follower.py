@@ -31,6 +31,9 @@ MAX_SETTLE = 0.25
 SHORT_WATCH = 1.0
 """Seconds. A watch that ends sooner without an event is not taken up again at once."""
 DISCOVERY = "the list of its kinds"
+BUSY = 429
+PATIENCE = 4
+"""Answers in a row of a server that is busy before that is a problem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +308,9 @@ class Follower:
             status, retry_after = error.status, error.retry_after
             if status == 404:
                 self._look_again.set()
-        if self._outages.failed(what, status, str(error), self._now()):
+        # A server that asks for patience, as for a kind that was just installed, gets it.
+        is_busy = status == BUSY and failures < PATIENCE
+        if not is_busy and self._outages.failed(what, status, str(error), self._now()):
             log.warning("cannot be read, trying again", what=what, status=status, error=str(error))
             self._changed.set()
         await self._pause(failures, retry_after)
