@@ -54,6 +54,8 @@ class DecisionRecord:
     """How many there were to begin with."""
     seconds: float = 0.0
     """What deciding cost."""
+    queued: float = 0.0
+    """Seconds that the request waited to be decided."""
     details: Details | None = None
     completed: Completed | None = None
 
@@ -77,6 +79,7 @@ class DecisionRecord:
             shown["status"] = outcome.status
         shown["candidates"] = self.candidates
         shown["steps"] = [{"name": name, "kept": kept} for name, kept in self.steps]
+        shown["queued_ms"] = round(self.queued * 1e3, 3)
         shown["decided_in_us"] = round(self.seconds * 1e6, 1)
         shown["completed"] = _completed(self.completed)
         return shown

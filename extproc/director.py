@@ -95,12 +95,12 @@ class Director:
         answer(self.decide(request).outcome)
         return nothing_to_withdraw
 
-    def decide(self, request: InferenceRequest) -> DecisionRecord:
-        """Decide, charge and record. Returns at once."""
+    def decide(self, request: InferenceRequest, queued: float = 0.0) -> DecisionRecord:
+        """Decide, charge and record. Returns at once. ``queued``: seconds that it waited before."""
         now = self._clock()
-        view = self._view_of(request)
+        view = self.view_of(request)
         if isinstance(view, Refused):
-            return self._refuse(request, view, now)
+            return self._refuse(request, view, now, queued=queued)
         rng = self._rng
         resolved = view.resolver.resolve(request.model, request.headers, request.objective, rng)
         load = self.fleet.load
@@ -114,7 +114,7 @@ class Director:
         if not chosen:
             refusal = _refusal(view, request, decision.verdict, resolved.priority)
             return self._refuse(
-                request, refusal, now, view, resolved.model, resolved.priority, decision
+                request, refusal, now, view, resolved.model, resolved.priority, decision, queued
             )
         target = resolved.model
         pick_id = self.decisions.next_id()
@@ -130,10 +130,22 @@ class Director:
         record = self._record(
             request, outcome, now, view, target, resolved.priority, decision, pick_id
         )
+        record.queued = queued
         self.ledger.open(record, *load.charge_all(asked, decision, now))
         record.seconds = self._clock() - now
         self.metrics.decided(view.label, request.model, target, "routed", record.seconds)
         return record
+
+    def refuse(
+        self,
+        request: InferenceRequest,
+        refusal: Refused,
+        view: PoolView,
+        priority: int,
+        queued: float = 0.0,
+    ) -> DecisionRecord:
+        """Record that somebody else decided to refuse it, who also tells the client."""
+        return self._refuse(request, refusal, self._clock(), view, priority=priority, queued=queued)
 
     def settle(self, completed: Completed) -> None:
         request = self.ledger.settle(completed.pick_id, answered=bool(completed.served))
@@ -176,7 +188,8 @@ class Director:
         self.metrics.ejected(endpoint, fault)
         log.warning("endpoint taken out of picks", endpoint=endpoint, fault=fault.value)
 
-    def _view_of(self, request: InferenceRequest) -> PoolView | Refused:
+    def view_of(self, request: InferenceRequest) -> PoolView | Refused:
+        """The pool that the request is for."""
         pools = self.fleet.pools
         if self._world is None:
             return Refused(
@@ -231,6 +244,7 @@ class Director:
         target: str = "",
         priority: int = 0,
         decision: Decision | None = None,
+        queued: float = 0.0,
     ) -> DecisionRecord:
         record = self._record(
             request,
@@ -242,6 +256,7 @@ class Director:
             decision,
             self.decisions.next_id(),
         )
+        record.queued = queued
         record.seconds = self._clock() - now
         self.metrics.decided(
             view.label if view is not None else "",

@@ -106,14 +106,17 @@ class Resolver:
         """The model names that the pool's configuration mentions."""
         return frozenset(self._models) | frozenset(self._rewrites)
 
+    def priority(self, model: str, objective: str) -> int:
+        legacy = self._models.get(model)
+        priority = legacy[1] if legacy is not None else 0
+        return self._objectives.get(objective, priority) if objective else priority
+
     def resolve(
         self, model: str, headers: Mapping[str, str], objective: str, rng: random.Random
     ) -> Resolved:
         """Draw the target model. A request that names no model (``""``) is not rewritten."""
         legacy = self._models.get(model)
-        priority = legacy[1] if legacy is not None else 0
-        if objective:
-            priority = self._objectives.get(objective, priority)
+        priority = self.priority(model, objective)
         if not model:
             return Resolved(model, priority, known=True)
         rewrite = self._rewrites.get(model)
