@@ -230,6 +230,8 @@ async def test_the_history_shows_what_changed_line_by_line_and_who_has_it(site: 
     site.control.take(grown(3))
     await page.shows("Endpoint 10.0.0.3:8000 added to InferencePool default/llama")
     await page.shows("1 of 2 have it, waiting for edge-1")
+    shares = "[...document.querySelector('.bar').children].map(part => part.style.flexGrow)"
+    assert await page.run(shares) == ["0.5", "0.5"], "the bar grows along"
     await page.press("j", "Enter")
     await page.until("document.querySelector('.diff .added')")
     changed = "[...document.querySelectorAll('.diff .added, .diff .removed')]"

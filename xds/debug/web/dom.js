@@ -80,7 +80,10 @@ function morph(from, to) {
 function morphAttributes(from, to) {
   const kept = from instanceof HTMLDetailsElement ? ["open"] : [];
   for (const { name, value } of [...to.attributes]) {
-    if (!kept.includes(name) && from.getAttribute(name) !== value) from.setAttribute(name, value);
+    if (kept.includes(name) || from.getAttribute(name) === value) continue;
+    // The content security policy forbids styles in attributes, not those that a script sets.
+    if (name === "style") from.style.cssText = to.style.cssText;
+    else from.setAttribute(name, value);
   }
   for (const { name } of [...from.attributes]) {
     if (!kept.includes(name) && !to.hasAttribute(name)) from.removeAttribute(name);

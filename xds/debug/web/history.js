@@ -9,6 +9,12 @@ export function entryHref(group, entry) {
   return `/ui/history/${encodeURIComponent(group)}/${encodeURIComponent(entry.id)}`;
 }
 
+/** A group has one configuration for each kind of Envoy in it. */
+export function kindOfEnvoy(entry) {
+  const lacking = entry.notes.filter((note) => note.startsWith("this Envoy lacks")).length;
+  return lacking > 0 && h("span", { class: "chip", title: entry.notes.join("\n") }, `for Envoys that lack ${plural(lacking, "feature")}`);
+}
+
 export function changesLine(entry) {
   const parts = Object.entries(entry.changes).map(([type, c]) => {
     const counts = [c.added.length && `+${c.added.length}`, c.changed.length && `~${c.changed.length}`, c.removed.length && `−${c.removed.length}`];
@@ -45,7 +51,7 @@ export const history = {
             h("li", { class: "item", key: entry.id, "data-look": entry.refused ? "ERROR" : entry.waiting_for.length ? "STALE" : "SYNCED" },
               h("div", { class: "item-head" },
                 h("a", { class: "row", href: entryHref(group.group, entry) }, entry.cause || "changed"),
-                h("span", { class: "dim" }, when(entry.at), " · ", version(entry.version))),
+                kindOfEnvoy(entry), h("span", { class: "dim" }, when(entry.at), " · ", version(entry.version))),
               h("p", { class: "dim" }, changesLine(entry)),
               entry.problems.map((text) => h("p", { class: "words" }, text)),
               convergence(entry)))));
@@ -63,10 +69,10 @@ export const historyEntry = {
     const acks = Object.entries(entry.acked_after_seconds);
     const c = entry.convergence;
     return [
-      heading(entry.cause || "Change", h("span", { class: "dim" }, entry.group, " · ", when(entry.at), " · ", version(entry.version))),
+      heading(entry.cause || "Change", kindOfEnvoy(entry), h("span", { class: "dim" }, entry.group, " · ", when(entry.at), " · ", version(entry.version))),
       entry.problems.length > 0 && h("section", { class: "card notice", "data-look": entry.refused ? "ERROR" : "STALE", key: "problems" },
         h("h2", {}, entry.refused ? "Refused" : "Problems"), entry.problems.map((text) => h("p", { class: "words" }, text))),
-      card("Who has it", c.acked > 1 && h("span", { class: "dim" }, `half after ${duration(c.p50_seconds)}, 95 % after ${duration(c.p95_seconds)}`),
+      card("Who has it", c.acked > 1 && c.p50_seconds !== null && h("span", { class: "dim" }, `half after ${duration(c.p50_seconds)}`, c.p95_seconds !== null && `, 95 % after ${duration(c.p95_seconds)}`),
         convergence(entry),
         acks.length > 0 && h("details", { class: "more-details", open: acks.length <= 12 }, h("summary", {}, plural(acks.length, "acknowledgement")),
           table("Acknowledgements", [

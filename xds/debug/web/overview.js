@@ -4,7 +4,7 @@ import { get } from "./api.js";
 import { h } from "./dom.js";
 import { badge, bar, card, duration, empty, facts, heading, link, plural, STATES, when } from "./parts.js";
 import { rejections, nodeHref } from "./nodes.js";
-import { changesLine, convergence, entryHref } from "./history.js";
+import { changesLine, convergence, entryHref, kindOfEnvoy } from "./history.js";
 import { problemList } from "./world.js";
 
 const MOST = 6;
@@ -54,7 +54,7 @@ export const overview = {
           ? status.last_changes.map((entry) =>
             h("article", { class: "item", key: `${entry.group} ${entry.id}` },
               h("div", { class: "item-head" }, h("a", { class: "row", href: entryHref(entry.group, entry) }, entry.cause || "changed"),
-                h("span", { class: "dim" }, when(entry.at))),
+                kindOfEnvoy(entry), h("span", { class: "dim" }, when(entry.at))),
               h("p", { class: "dim" }, `${entry.group}: `, changesLine(entry)), convergence(entry)))
           : empty("No Envoy has been told anything yet.",
             h("p", { class: "dim" }, "Start one with ", h("code", {}, "poolpilot bootstrap > envoy.yaml && envoy -c envoy.yaml"), "."))),

@@ -19,8 +19,8 @@ const LOOKS = {
   error: "ERROR", rejected: "ERROR", missing: "ERROR", different: "ERROR", unknown: "ERROR",
   blocked: "ERROR", absent: "ERROR", removed: "ERROR", refused: "ERROR", nack: "ERROR",
   warning: "STALE", waiting: "STALE", warming: "STALE", leaving: "STALE", sent: "STALE",
-  partly: "STALE", changed: "STALE", problem: "STALE", stale: "STALE",
-  "not subscribed": "NOT_SENT", "not served": "NOT_SENT", possible: "NOT_SENT", pool: "NOT_SENT",
+  partly: "STALE", problem: "STALE", stale: "STALE",
+  "not subscribed": "NOT_SENT", "not served": "NOT_SENT", possible: "NOT_SENT", pool: "NOT_SENT", changed: "NOT_SENT",
   ok: "SYNCED", same: "SYNCED", known: "SYNCED", served: "SYNCED", added: "SYNCED", ack: "SYNCED",
 };
 export const STATES = Object.keys(WORDS);

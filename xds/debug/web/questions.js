@@ -80,7 +80,7 @@ export const simulate = {
       found === null ? empty("Describe a node; leave out what does not matter.")
         : found.snapshot === null ? empty(`Nothing: such a node belongs to the group “${found.group}” and would wait.`, h("p", { class: "dim" }, "Name a Gateway that exists."))
         : [
-          h("p", { key: "result" }, badge("ok", found.group), " configuration ", version(found.version), " ", h("span", { class: "dim" }, found.cause)),
+          h("p", { key: "result" }, "Group ", h("strong", {}, found.group), ", configuration ", version(found.version), " ", h("span", { class: "dim" }, found.cause)),
           found.notes.length > 0 && card("Left out or replaced for such a node", null, h("ul", {}, found.notes.map((note) => h("li", { key: note }, note)))),
           resourceTable(found.resources, context, null),
         ],
