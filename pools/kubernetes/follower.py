@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 MAX_SETTLE = 0.25
 """Seconds after which a World is made although changes go on."""
 SHORT_WATCH = 1.0
-"""Seconds. A watch that ends sooner without an event is not taken up again at once."""
+"""Seconds. A watch that ends sooner is not taken up again at once."""
 DISCOVERY = "the list of its kinds"
 BUSY = 429
 PATIENCE = 4
@@ -68,8 +68,8 @@ class _Event(msgspec.Struct):
 
 
 class _WatchBrokeError(Exception):
-    """A watch was accepted and then broke, or ended at once without a word. Whether the server can
-    be reached is for the next request to tell."""
+    """A watch was accepted and then broke, or ended at once. Whether the server can be reached is
+    for the next request to tell."""
 
 
 class Follower:
@@ -279,7 +279,7 @@ class Follower:
             "timeoutSeconds": str(max(1, round(seconds))),
         }
         began = self._clock()
-        accepted, silent = False, True
+        accepted = False
         lines = self._connection.watch(collection.path, parameters, seconds + 15)
         try:
             async with contextlib.aclosing(lines):
@@ -288,14 +288,13 @@ class Follower:
                         accepted = True
                         self._came_back(str(collection))
                         continue
-                    silent = False
                     if _take(reflection, line, read):
                         self._changed.set()
         except UnreachableError as error:
             if accepted:
                 raise _WatchBrokeError from error
             raise
-        if silent and self._clock() - began < SHORT_WATCH:
+        if self._clock() - began < SHORT_WATCH:
             raise _WatchBrokeError
         reflection.ended()
 

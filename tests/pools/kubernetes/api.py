@@ -135,6 +135,8 @@ class FakeServer:
     requests: list[str] = field(default_factory=list)
     """Paths with their queries, watches included."""
     url: str = ""
+    brief: bool = False
+    """Every watch ends after its first words."""
     stopping: bool = False
     _awaited: tuple[str, int, asyncio.Event] | None = None
     _wakes: set[asyncio.Event] = field(default_factory=set)
@@ -231,10 +233,14 @@ class FakeServer:
                 if events:
                     await response.write(b"".join(_line(one.type, one.object) for one in events))
                     version = str(events[-1].version)
+                    if self.brief:
+                        break
                     continue
                 version = max(version, str(self.api.version), key=int)
                 bookmark = {"metadata": {"resourceVersion": version}}
                 await response.write(_line("BOOKMARK", bookmark))
+                if self.brief:
+                    break
                 await wake.wait()
         finally:
             self._wakes.discard(wake)

@@ -162,6 +162,26 @@ async def test_a_version_that_expired_leads_to_a_new_list(
         assert keys(await worlds.next()) == ["10.0.0.2:8000", "10.0.0.3:8000"]
 
 
+async def test_watches_that_end_at_once_are_no_outage_and_no_reason_to_hurry(
+    server: FakeServer, settings: KubernetesSettings
+) -> None:
+    server.brief = True
+    server.put(POOLS, pool("llama"))
+    async with following(settings) as worlds:
+        await worlds.next()
+        server.put(PODS, pod("one", "llama", "10.0.0.1"))
+        world = await worlds.next()
+        assert (keys(world), world.problems) == (["10.0.0.1:8000"], ())
+        began = asyncio.get_running_loop().time()
+        watches = sum("watch=1" in path for path in server.requests)
+        await server.asked_for(PODS, times=5)
+        seconds = asyncio.get_running_loop().time() - began
+        watches = sum("watch=1" in path for path in server.requests) - watches
+        kinds = sum(map(len, GROUPS.values())) + 1
+        shortest = settings.timing.longest_retry / 2
+        assert watches <= kinds * (seconds / shortest + 1), "each waits between two watches"
+
+
 async def test_an_outage_is_told_once_and_what_was_known_stays(
     server: FakeServer, tmp_path: Path
 ) -> None:
