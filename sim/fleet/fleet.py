@@ -282,13 +282,8 @@ class Fleet:
             self._reconsider()
 
     def _follow_caches(self) -> None:
-        caches = {candidate: candidate.signals.cache for candidate in self._candidates}
-        self._load.index.follow(
-            {
-                candidate: cache.block_size * cache.blocks if cache and cache.blocks else None
-                for candidate, cache in caches.items()
-            }
-        )
+        """Let the prefix index know how much each pod's cache holds."""
+        self._load.follow(self._candidates)
 
     # What can go wrong
 
