@@ -13,6 +13,10 @@ FORBIDDEN = 403
 UNAUTHORIZED = 401
 NO_STATUS = 0
 """The server could not be reached at all."""
+_OF_THE_SERVER = {
+    NO_STATUS: "cannot be reached",
+    UNAUTHORIZED: "does not accept our credentials",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,35 +27,49 @@ class _Failure:
 
 
 class Outages:
-    """Failures by what they are of. That one goes on changes nothing: its first reason stays, so
-    that retries make no noise."""
+    """Failures by what they are of.
+
+    That one goes on changes nothing: its first reason stays, so that retries make no noise. What
+    concerns the whole server is told once, from the first failure to the last.
+    """
 
     def __init__(self) -> None:
         self._failures: dict[str, _Failure] = {}
+        self._first: dict[int, _Failure] = {}
+        """Of each status that concerns the whole server."""
 
     def failed(self, what: str, status: int, reason: str, now: datetime.datetime) -> bool:
         """Returns whether that is news."""
         before = self._failures.get(what)
         if before is not None and before.status == status:
             return False
-        since = before.since if before is not None else now
-        self._failures[what] = _Failure(status, reason, since)
+        failure = _Failure(status, reason, before.since if before is not None else now)
+        self._failures[what] = failure
+        if status in _OF_THE_SERVER:
+            self._first.setdefault(status, failure)
+        self._forget()
         return True
 
     def ended(self, what: str) -> bool:
         """It can be read again, or is no longer wanted. Returns whether that is news."""
-        return self._failures.pop(what, None) is not None
+        ended = self._failures.pop(what, None) is not None
+        self._forget()
+        return ended
+
+    def _forget(self) -> None:
+        left = {failure.status for failure in self._failures.values()}
+        for status in self._first.keys() - left:
+            del self._first[status]
 
     def problems(self, url: str) -> Iterator[Problem]:
-        unreachable = [f for f in self._failures.values() if f.status == NO_STATUS]
-        if unreachable:
-            first = min(unreachable, key=lambda failure: failure.since)
+        for status, failure in sorted(self._first.items()):
             yield _problem(
-                f"the API server {url or '(not found yet)'} cannot be reached since"
-                f" {_time(first.since)} ({first.reason}); what it said last stays in effect"
+                f"the API server {url or '(not found yet)'} {_OF_THE_SERVER[status]} since"
+                f" {_time(failure.since)} ({failure.reason}); what it said last stays in effect"
+                f"{_advice(status)}"
             )
         for what, failure in sorted(self._failures.items()):
-            if failure.status != NO_STATUS:
+            if failure.status not in _OF_THE_SERVER:
                 yield _problem(
                     f"{what} cannot be read since {_time(failure.since)} ({failure.reason});"
                     f" what was read last stays in effect{_advice(failure.status)}"
@@ -62,7 +80,7 @@ def _advice(status: int) -> str:
     if status == FORBIDDEN:
         return ": allow get, list and watch on it, in all watched namespaces"
     if status == UNAUTHORIZED:
-        return ": the credentials are not accepted, renew them"
+        return ": renew them"
     return ""
 
 

@@ -70,9 +70,26 @@ def test_a_server_that_is_away_is_one_problem_since_its_beginning() -> None:
         "the API server https://cluster cannot be reached since 2026-01-01T12:00:00Z"
         " (Connection refused); what it said last stays in effect"
     ]
+    before = said(outages)
     outages.ended("Pod")
+    assert said(outages) == before, "the text does not change while it is not over"
     outages.ended("HTTPRoute")
     assert said(outages) == []
+    outages.failed("Pod", 0, "no answer in time", LATER)
+    assert "13:00:00Z (no answer in time)" in said(outages)[0], "the next one is another"
+
+
+def test_credentials_that_are_refused_are_one_problem() -> None:
+    outages = Outages()
+    outages.failed("Pod", 401, "Unauthorized", NOON)
+    outages.failed("HTTPRoute", 401, "Unauthorized", NOON)
+    assert said(outages) == [
+        "the API server https://cluster does not accept our credentials since"
+        " 2026-01-01T12:00:00Z (Unauthorized); what it said last stays in effect: renew them"
+    ]
+    outages.failed("Pod", 0, "Connection refused", LATER)
+    outages.failed("HTTPRoute", 0, "Connection refused", LATER)
+    assert ["cannot be reached" in one for one in said(outages)] == [True]
 
 
 def test_retries_that_fail_in_the_same_way_are_no_news() -> None:

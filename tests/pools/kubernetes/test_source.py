@@ -204,9 +204,9 @@ async def test_an_outage_is_told_once_and_what_was_known_stays(
                 f"the API server {first.url} cannot be reached since 2026-01-01T12:00:00Z ("
             )
             async with FakeServer(api=server.api).running(port) as second:
-                assert (await worlds.next()).problems == ()
+                await worlds.until(lambda world: not world.problems)
                 second.put(PODS, pod("two", "llama", "10.0.0.2"))
-                assert len(keys(await worlds.next())) == 2
+                await worlds.until(lambda world: len(keys(world)) == 2)
 
 
 async def test_a_kind_that_may_not_be_read_is_named_and_the_rest_goes_on(
@@ -229,7 +229,7 @@ async def test_a_kind_that_may_not_be_read_is_named_and_the_rest_goes_on(
         ]
         assert len(world.routes) == 1
         server.refusals.clear()
-        assert (await worlds.next()).problems == ()
+        await worlds.until(lambda world: not world.problems)
 
 
 async def test_a_token_that_was_renewed_in_the_kubeconfig_is_taken_up(
@@ -246,10 +246,9 @@ async def test_a_token_that_was_renewed_in_the_kubeconfig_is_taken_up(
         server.api.compact()
         server.wake()
         refused = await worlds.until(lambda world: bool(world.problems))
-        assert "the credentials are not accepted, renew them" in messages(refused)[0]
+        assert ["does not accept our credentials" in one for one in messages(refused)] == [True]
         kubeconfig(path, server.url, {"token": "second"})
-        world = await worlds.until(lambda world: not world.problems)
-        assert keys(world) == ["10.0.0.1:8000"]
+        await worlds.until(lambda world: not world.problems and bool(keys(world)))
 
 
 async def test_a_program_that_logs_in_is_run(server: FakeServer, tmp_path: Path) -> None:
