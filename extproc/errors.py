@@ -64,6 +64,18 @@ REASONS: dict[str, Reason] = {
         "All endpoints are busy, and the request's priority is one that is dropped then.",
         "Try again after `retry-after`, add pods, or raise the priority of its objective.",
     ),
+    "queue-full": Reason(
+        429,
+        "All endpoints are busy, and as many requests (or bytes) wait already as may, or one of "
+        "higher priority took the place.",
+        "Try again after `retry-after`, add pods, or raise the limits of the queue.",
+    ),
+    "queue-timeout": Reason(
+        429,
+        "All endpoints were busy for as long as the request may wait in the queue (20 s unless "
+        "configured, or what it asked for in `x-poolpilot-queue-timeout`).",
+        "Try again after `retry-after`, add pods, or let requests wait longer.",
+    ),
     "body-not-visible": Reason(
         500,
         "The model has to be rewritten, but Envoy's processing mode does not let the picker "
@@ -90,6 +102,11 @@ REASONS: dict[str, Reason] = {
         "The picker has not read its configuration yet, or has not yet asked the pods which models "
         "they serve.",
         "Try again; Envoy should not send requests to a picker whose health check fails.",
+    ),
+    "shutting-down": Reason(
+        503,
+        "The picker is stopping, and the request was still waiting in its queue.",
+        "Try again: another picker takes over.",
     ),
     "pick-timeout": Reason(
         503,
