@@ -163,6 +163,7 @@ class _Process:
                 self._stream.send(action)
             elif isinstance(action, InferenceRequest):
                 self._request_id = action.id
+                action.trace_parent = self._stream.metadata.get("traceparent", "")
                 withdraw = service.picker.pick(action, self._answered)
                 if self._exchange.waiting is Waiting.PICK:
                     self._withdraw = withdraw

@@ -62,6 +62,8 @@ class InferenceRequest:
     """Size of the prompt text, for estimates of its tokens."""
     max_tokens: int | None = None
     """The client's limit on output tokens."""
+    trace_parent: str = ""
+    """Envoy's own span for this exchange, as W3C ``traceparent``; empty where it does not trace."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -34,6 +35,10 @@ from extproc.transport.tls import TlsFiles
 from pools.source import Source
 
 log = structlog.get_logger(__name__)
+if TYPE_CHECKING:
+    from extproc.request import Picker
+    from extproc.tracing import Traces
+
 
 EXPIRY_INTERVAL = 1.0
 
@@ -43,6 +48,10 @@ class SourceEndedError(Exception):
 
 
 class EndpointPickerServer:
+class TracesNeedPackageError(Exception):
+    """Traces were asked for, and what makes them is not installed. The message says what to do."""
+
+
     """Picks endpoints for any number of pools.
 
     Make it inside a running event loop. It is reachable after :meth:`start`, and ready (by gRPC
@@ -92,6 +101,7 @@ class EndpointPickerServer:
         """Where ext-proc is really served."""
         return self._serving[0].address
 
+        self._traces: Traces | None = None
     @property
     def health_address(self) -> str:
         """Where probes are really answered."""
@@ -110,7 +120,7 @@ class EndpointPickerServer:
             if self._request_log is not None:
                 self._request_log.start()
             exchanges = ExternalProcessor(
-                self.director, config.exchange, self.director.metrics.refused
+                self._traced(self.director), config.exchange, self.director.metrics.refused
             )
             services = {
                 **exchanges.services(),
@@ -169,6 +179,9 @@ class EndpointPickerServer:
             for task in done:
                 task.result()
         finally:
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)
+            self._traces = None
             with contextlib.suppress(asyncio.CancelledError):
                 await self.stop(grace)
 
@@ -185,6 +198,22 @@ class EndpointPickerServer:
 
     async def _follow(self) -> None:
         async for world in self._source.worlds():
+    def _traced(self, picker: Picker) -> Picker:
+        """The picker with a span for each pick, if traces are wanted."""
+        config = self.config
+        if config.trace_collector is None:
+            return picker
+        try:
+            # Heavy, and needed by few.
+            from extproc.tracing import TracedPicker, Traces
+        except ImportError as error:
+            raise TracesNeedPackageError(
+                f"traces need a further package ({error.name} is missing): "
+                "pip install 'poolpilot[otel]'"
+            ) from error
+        self._traces = Traces(config.trace_collector, config.trace_share)
+        return TracedPicker(picker, self._traces)
+
             try:
                 self.director.update(world)
             except Exception as error:

@@ -60,10 +60,10 @@ async def xds_server(
 
 async def endpoint_picker(source: MakeSource, config: PickerConfig, grace: float) -> None:
     """The endpoint picker; requests get ``grace`` seconds at the end."""
-    from extproc.server import EndpointPickerServer
+    from extproc.server import EndpointPickerServer, TracesNeedPackageError
     from pools.source import SourceError
 
     try:
         await EndpointPickerServer(source(), config).run(grace)
-    except SourceError as error:
+    except (SourceError, TracesNeedPackageError) as error:
         raise PoolPilotError(str(error)) from error

@@ -20,3 +20,13 @@ def target_address(text: str, option: str) -> TargetAddress:
         return parse_target(text)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=option) from error
+
+
+def collector_address(url: str, option: str) -> SocketAddress | None:
+    """``http://host:port``; None for an empty text."""
+    if not url:
+        return None
+    scheme, separator, rest = url.rstrip("/").partition("://")
+    if not separator or scheme != "http":
+        raise typer.BadParameter(f"{url!r} is not of the form http://host:port", param_hint=option)
+    return socket_address(rest, option)

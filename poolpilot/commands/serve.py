@@ -232,6 +232,26 @@ BodyLimit = Annotated[
 ]
 LogShare = Annotated[
     float,
+TRACES = "Traces"
+TraceCollector = Annotated[
+    str,
+    typer.Option(
+        metavar="URL",
+        envvar="POOLPILOT_TRACE_COLLECTOR",
+        help="Send OpenTelemetry spans to this OTLP/HTTP collector, such as http://127.0.0.1:4318.",
+        rich_help_panel=TRACES,
+    ),
+]
+TraceShare = Annotated[
+    float,
+    typer.Option(
+        envvar="POOLPILOT_TRACE_SHARE",
+        min=0,
+        max=1,
+        help="The share that is traced of those requests whose trace nobody has begun.",
+        rich_help_panel=TRACES,
+    ),
+]
     typer.Option(
         "--log-requests",
         envvar="POOLPILOT_LOG_REQUESTS",
@@ -268,6 +288,8 @@ def serve_xds(
 
     [bold]Example[/bold]
 
+    trace_collector: TraceCollector = "",
+    trace_share: TraceShare = 1,
       poolpilot serve xds --manifests pools/
 
       poolpilot serve xds --kubernetes --namespace models
@@ -284,7 +306,7 @@ def serve_xds(
     host, port = listen_address(address, "--address")
     http_host, http_port = listen_address(http_address, "--http-address")
     http = HttpConfig(http_host, http_port, tuple(http_name), tuple(envoy_admin))
-    settings = _translate_settings(listen, picker, reuse_port)
+    settings = _translate_settings(listen, picker, reuse_port, trace_collector, trace_share)
     server = XdsServerConfig(
         host=host, port=port, tls=_tls(TlsConfig, tls_certificate, tls_key, tls_client_ca)
     )
@@ -348,6 +370,8 @@ def serve_extproc(
       poolpilot serve extproc --manifests pools/ --transport native
 
       curl http://127.0.0.1:9090/debug/decisions?limit=1
+    trace_collector: TraceCollector = "",
+    trace_share: TraceShare = 0,
     """
     from extproc.active_checks import CheckSettings
     from extproc.config import PickerConfig, TransportKind
@@ -384,6 +408,8 @@ def serve_extproc(
 
 @app.command("all")
 def serve_all(
+            trace_collector=trace_collector or None,
+            trace_share=trace_share,
     manifests: Manifests = None,
     kubernetes: Kubernetes = False,
     kubeconfig: Kubeconfig = None,
@@ -448,8 +474,14 @@ CLOSING = 2.0
 """Seconds that a server may take to close after the grace period it gives others."""
 
 
-def _translate_settings(listen: str, picker: list[str], reuse_port: bool) -> TranslateSettings:
-    from poolpilot.commands.addresses import socket_address, target_address
+def _translate_settings(
+    listen: str,
+    picker: list[str],
+    reuse_port: bool,
+    trace_collector: str = "",
+    trace_share: float = 1.0,
+) -> TranslateSettings:
+    from poolpilot.commands.addresses import collector_address, socket_address, target_address
     from xds.translate import ExtProcSettings, TranslateSettings
 
     listener = socket_address(listen, "--listen")
@@ -475,4 +507,6 @@ def _tls(
         return None
     if certificate is None or key is None:
         raise typer.BadParameter("TLS needs both --tls-certificate and --tls-key")
+            trace_collector=collector_address(trace_collector, "--trace-collector"),
+            trace_share=trace_share,
     return make(certificate, key, client_ca)

@@ -46,6 +46,8 @@ class Features:
     """The standard output access log extension (1.20)."""
     picker_errors: bool = True
     """Access log filters in CEL, which tell the picker's failures from other errors (1.26)."""
+    traces: bool = True
+    """OpenTelemetry traces, sent over HTTP, with samplers (1.33)."""
     previous_hosts: bool = True
     """The retry predicate that never tries the same host twice."""
 
@@ -65,6 +67,7 @@ _SINCE: dict[str, Version] = {
     "early_header_mutation": (1, 25, 0),
     "stdout_log": (1, 20, 0),
     "picker_errors": (1, 26, 0),
+    "traces": (1, 33, 0),
 }
 
 _EXTENSIONS: dict[str, tuple[str, ...]] = {
@@ -75,6 +78,11 @@ _EXTENSIONS: dict[str, tuple[str, ...]] = {
     "completion_log": ("envoy.access_loggers.http_grpc",),
     "stdout_log": ("envoy.access_loggers.stdout",),
     "picker_errors": ("envoy.access_loggers.extension_filters.cel",),
+    "traces": (
+        "envoy.tracers.opentelemetry",
+        "envoy.tracers.opentelemetry.samplers.parent_based",
+        "envoy.tracers.opentelemetry.samplers.trace_id_ratio_based",
+    ),
     "previous_hosts": ("envoy.retry_host_predicates.previous_hosts",),
 }
 
@@ -94,6 +102,7 @@ _CONSEQUENCE: dict[str, str] = {
     "completion_log": "the picker is not told how requests end",
     "stdout_log": "no access log on standard output",
     "picker_errors": "clients get an empty body when the picker fails",
+    "traces": "Envoy makes no traces",
     "previous_hosts": "a retry may go to the endpoint that just failed",
 }
 

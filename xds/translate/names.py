@@ -28,6 +28,7 @@ POOL_HEADER = "x-poolpilot-pool"
 taken from clients."""
 
 EXT_PROC_CLUSTER = "ext-proc"
+TRACE_CLUSTER = "trace-collector"
 EXT_PROC_FILTER = "envoy.filters.http.ext_proc"
 ACCESS_LOG = "poolpilot"
 """``log_name`` of the gRPC access log."""

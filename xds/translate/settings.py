@@ -119,6 +119,10 @@ class TranslateSettings:
     """Seconds for which Envoy may hold those entries back."""
     token_usage: bool = True
     """Read token counts from responses into the access log."""
+    trace_collector: SocketAddress | None = None
+    """OTLP/HTTP collector to which Envoy sends a span of each traced request; None: no traces."""
+    trace_share: float = 1.0
+    """The share (0 to 1) that is traced of those requests whose client has not begun a trace."""
     stream_idle_timeout: float = 600.0
     """Seconds without a byte in either direction before a request is given up. Bounds the time to
     the first token, and an endpoint picker that hangs."""
@@ -139,5 +143,7 @@ class TranslateSettings:
     def __post_init__(self) -> None:
         if not is_ip(self.listen_address):
             raise ValueError(f"listen_address {self.listen_address!r} is not an IP address")
+        if not 0.0 <= self.trace_share <= 1.0:
+            raise ValueError(f"trace_share {self.trace_share}: must be between 0 and 1")
         if not 0 <= self.listen_port <= 65535:
             raise ValueError(f"listen_port {self.listen_port}: ports go up to 65535")

@@ -27,6 +27,7 @@ from xds.translate.pack import Memo
 from xds.translate.routes import route_configuration
 from xds.translate.settings import TranslateSettings
 from xds.translate.table import PoolTarget, ServiceTarget, Table, table_for, table_of_pools
+from xds.translate.tracing import collector_cluster
 
 DEFAULT_GATEWAY = "default"
 """Name of the listener set that exists when no Gateway is described."""
@@ -82,6 +83,11 @@ class Translator:
             resources.append(self._listener(name, port, features, origin))
             resources.append(self._routes(name, table, features, origin))
         resources.append(self._picker())
+        if self.settings.trace_collector is not None and features.traces:
+            collector = self.settings.trace_collector
+            resources.append(
+                self._resources.get("traces", (), lambda: collector_cluster(collector))
+            )
         for pool in sorted(pools):
             resources.append(self._cluster(world.pools[pool], features))
             resources.append(self._assignment(world.pools[pool], world.endpoints_of(pool)))
