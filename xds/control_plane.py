@@ -42,7 +42,7 @@ class ControlPlane:
         self.provider = WorldProvider(Translator(settings or TranslateSettings()))
         self.server = XdsServer(self.provider, server_config, metrics=XdsMetrics(self.registry))
         self.chronicle = Chronicle()
-        self.live = Live(lambda: pulse(self.provider, self.status()))
+        self.live = Live(lambda: pulse(self.provider, self.server.changes))
         http_config = http_config or HttpConfig()
         self._http = HttpServer(
             app(

@@ -62,6 +62,8 @@ class XdsServer:
         self._peers: Counter[str] = Counter()
         self._groups: dict[str, Group] = {}
         self._refused = 0
+        self.changes = 0
+        """Counts up with everything that makes ``status`` another one."""
         self._cause = "start"
         self._refresh_timer: asyncio.TimerHandle | None = None
         self._refreshed_at = float("-inf")
@@ -204,6 +206,7 @@ class XdsServer:
             return
         if ending.reason not in ("stopping", "operator"):
             self._refused += 1
+            self.changes += 1
             if self._metrics is not None:
                 self._metrics.refused_streams.labels(ending.reason).inc()
             log.warning("xDS stream ended", peer=peer, code=ending.code.name, why=ending.details)
@@ -236,6 +239,7 @@ class XdsServer:
             metrics=self._metrics,
             clock=self._clock,
             admit=self._admit,
+            changed=self._count_change,
         )
         self._sessions[session.id] = session
         self._peers[peer] += 1
@@ -253,6 +257,9 @@ class XdsServer:
             if not self._peers[peer]:
                 del self._peers[peer]
             self._leave(session)
+
+    def _count_change(self) -> None:
+        self.changes += 1
 
     def _too_many(self, peer: str) -> Ending | None:
         limits = self._config.limits
@@ -308,9 +315,11 @@ class XdsServer:
             group = self._groups[name] = Group(name, self._config.history_entries)
         group.join(node.id, session.stream)
         session.group = group
+        self.changes += 1
         return group
 
     def _leave(self, session: Session) -> None:
+        self.changes += 1
         group, node = session.group, session.node
         if group is None or node is None:
             return
@@ -363,6 +372,7 @@ class XdsServer:
         for name, group in self._groups.items():
             if name in versions:
                 group.retain(versions[name])
+        self.changes += 1
         self._refreshed_at = self._clock()
 
 

@@ -60,6 +60,7 @@ class Session:
         metrics: XdsMetrics | None,
         clock: Callable[[], float],
         admit: Callable[[Session, Node], Ending | None],
+        changed: Callable[[], None],
     ) -> None:
         self.id = next(_ids)
         self.stream = stream
@@ -75,6 +76,7 @@ class Session:
         self._metrics = metrics
         self._clock = clock
         self._admit = admit
+        self._changed = changed
         self._decode: Callable[[bytes], Request] = decode_delta if stream.delta else decode_sotw
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -204,6 +206,7 @@ class Session:
         self._timer = asyncio.get_running_loop().call_later(delay, self._wake.set)
 
     def _note_sent(self, response: Response, size: int, now: float) -> None:
+        self._changed()
         self.stream.watches[response.type_url].counters.bytes_sent += size
         names = [name for name, version in response.changes.items() if version is not None]
         self.log.append(
@@ -226,6 +229,7 @@ class Session:
             self._metrics.push_bytes.labels(label).inc(size)
 
     def _note(self, received: Received, size: int, now: float) -> None:
+        self._changed()
         self.log.append(
             Exchange(
                 now,
@@ -275,8 +279,10 @@ class Session:
             return
         assert self.stream.target is not None
         took = self.group.converged(self.stream.target, self.node.id, self._clock())
-        if took is not None and metrics is not None:
-            metrics.convergence.observe(took)
+        if took is not None:
+            self._changed()
+            if metrics is not None:
+                metrics.convergence.observe(took)
 
     def _accept(self, received: Received) -> None:
         if self.group is not None and self.stream.target is not None:

@@ -115,8 +115,8 @@ async def test_a_snapshot_is_shown_by_type_and_name(control: ControlPlane) -> No
 async def test_what_a_node_has_is_compared_with_what_it_should_have(
     control: ControlPlane, node: ScriptedNode
 ) -> None:
-    code, output, _ = await run(control, "diff")
-    assert (code, output) == (0, "5 resources the same: wanted and acknowledged\n")
+    said = await run(control, "diff")
+    assert said == (0, "5 resources the same: wanted and acknowledged\n", "")
     await reject(control, node)
     code, output, _ = await run(control, "diff", "edge/1")
     assert code == 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import takewhile
 from typing import Protocol
 
@@ -374,8 +375,20 @@ def _types(node: NodeStatus) -> Iterable[TypeStatus]:
 _ANY_NAME = re.compile(".*", re.DOTALL)
 
 
-def _dump_of(node: NodeStatus, wanted: bool, names: re.Pattern[str] = _ANY_NAME) -> Json:
+def _dump_of(
+    node: NodeStatus,
+    wanted: bool,
+    names: re.Pattern[str] = _ANY_NAME,
+    *,
+    without: Collection[tuple[str, str]] = (),
+) -> Json:
+    """``without``: type URL and name of resources whose content is left out."""
     entries = {one.type_url: wanted_of(one) if wanted else acked_of(one) for one in _types(node)}
+    if without:
+        entries = {
+            t: [replace(e, body=e.body and (t, e.resource.name) not in without) for e in of_type]
+            for t, of_type in entries.items()
+        }
     versions = {
         one.type_url: one.wanted_version if wanted else (one.acked.version if one.acked else "")
         for one in _types(node)
@@ -384,10 +397,16 @@ def _dump_of(node: NodeStatus, wanted: bool, names: re.Pattern[str] = _ANY_NAME)
 
 
 def _compared(node: NodeStatus, envoy: object) -> list[Json]:
+    # What is the same need not be rendered twice, and not at all where Envoy was not asked.
+    same = {
+        (one.type_url, name)
+        for one in _types(node)
+        for name, has in one.has.items()
+        if name in one.wanted and one.wanted[name].version == has.version
+    }
+    wanted = _dump_of(node, True, without=same if envoy is None else ())
     try:
-        found = compare(
-            _dump_of(node, True), _dump_of(node, False), redacted(envoy) if envoy else None
-        )
+        found = compare(wanted, _dump_of(node, False, without=same), redacted(envoy))
     except ValueError as error:
         raise PageError(502, str(error)) from error
     return [one.as_json() for one in found]

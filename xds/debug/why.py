@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pools.model import Endpoint, InferencePool, Problem, World, host_port, is_ip
 from xds.debug.chronicle import Departure
@@ -222,8 +223,14 @@ def _known(has: Resource, wanted: Resource | None) -> frozenset[str]:
 
 def addresses(assignment: Resource) -> frozenset[str]:
     """``ip:port`` of every endpoint of a ClusterLoadAssignment."""
+    return _addresses(assignment.body)
+
+
+@lru_cache(maxsize=32)
+def _addresses(body: bytes) -> frozenset[str]:
+    """Hundreds of nodes have the same few assignments."""
     message = endpoint_pb2.ClusterLoadAssignment()
-    message.ParseFromString(assignment.body)
+    message.ParseFromString(body)
     return frozenset(
         host_port(
             host.endpoint.address.socket_address.address,

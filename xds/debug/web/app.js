@@ -139,6 +139,7 @@ function problem(error) {
 // Staying up to date.
 
 let due = null;
+let cost = 0; // Milliseconds that the last load took.
 
 function refresh() {
   if (!current?.view) return;
@@ -146,10 +147,13 @@ function refresh() {
     again = true;
     return;
   }
-  due ??= setTimeout(() => {
+  // However much changes, loading takes a fifth of the time at most.
+  due ??= setTimeout(async () => {
     due = null;
-    show();
-  }, 50);
+    const began = performance.now();
+    await show();
+    cost = performance.now() - began;
+  }, Math.max(50, 4 * cost));
 }
 
 listen(
