@@ -53,14 +53,14 @@ class PickerConfig:
     """Seconds after which a request whose end nobody reported is counted as over."""
     remembered_decisions: int = 1000
     """How many decisions can be read back."""
-    request_log_share: float = 0.0
-    """The share of requests (0 to 1) that get a log line when they end."""
-    drain_delay: float = 0.0
     trace_collector: str | None = None
     """Base URL of an OTLP/HTTP collector, such as ``http://otel-collector:4318``; None: no
     traces."""
     trace_share: float = 0.0
     """The share (0 to 1) that is traced of those requests whose trace nobody has begun."""
+    request_log_share: float = 0.0
+    """The share of requests (0 to 1) that get a log line when they end."""
+    drain_delay: float = 0.0
     """Seconds between saying "not ready" and taking no more streams, when stopping. With several
     replicas, give it two of Envoy's health check intervals: until then Envoy still comes here."""
 
@@ -84,8 +84,6 @@ class PickerConfig:
             raise ValueError("remembered_decisions: must be at least 1")
         if not 0.0 <= self.request_log_share <= 1.0:
             raise ValueError("request_log_share: must be between 0 and 1")
-        if self.drain_delay < 0:
-            raise ValueError("drain_delay: must not be negative")
         if self.trace_collector is not None and not self.trace_collector.startswith(
             ("http://", "https://")
         ):
@@ -94,3 +92,5 @@ class PickerConfig:
             )
         if not 0.0 <= self.trace_share <= 1.0:
             raise ValueError("trace_share: must be between 0 and 1")
+        if self.drain_delay < 0:
+            raise ValueError("drain_delay: must not be negative")

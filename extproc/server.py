@@ -34,11 +34,11 @@ from extproc.transport.listen import TcpAddress, parse_address
 from extproc.transport.tls import TlsFiles
 from pools.source import Source
 
-log = structlog.get_logger(__name__)
 if TYPE_CHECKING:
     from extproc.request import Picker
     from extproc.tracing import Traces
 
+log = structlog.get_logger(__name__)
 
 EXPIRY_INTERVAL = 1.0
 
@@ -47,11 +47,11 @@ class SourceEndedError(Exception):
     """The source of Worlds came to an end, which it never should."""
 
 
-class EndpointPickerServer:
 class TracesNeedPackageError(Exception):
     """Traces were asked for, and what makes them is not installed. The message says what to do."""
 
 
+class EndpointPickerServer:
     """Picks endpoints for any number of pools.
 
     Make it inside a running event loop. It is reachable after :meth:`start`, and ready (by gRPC
@@ -91,6 +91,7 @@ class TracesNeedPackageError(Exception):
         self._http = HttpServer(
             application(self.director, registry, lambda: self.health.ready, clock)
         )
+        self._traces: Traces | None = None
         self._stopping = False
         self._lasting = LastingStreams()
         self._serving: list[Server] = []
@@ -101,7 +102,6 @@ class TracesNeedPackageError(Exception):
         """Where ext-proc is really served."""
         return self._serving[0].address
 
-        self._traces: Traces | None = None
     @property
     def health_address(self) -> str:
         """Where probes are really answered."""
@@ -166,6 +166,9 @@ class TracesNeedPackageError(Exception):
         await self._http.stop()
         if self._request_log is not None:
             await asyncio.to_thread(self._request_log.stop)
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)
+            self._traces = None
 
     async def run(self, grace: float = 10.0) -> None:
         """Serve until cancelled, then stop gracefully. Raises what a part of it died of."""
@@ -179,25 +182,9 @@ class TracesNeedPackageError(Exception):
             for task in done:
                 task.result()
         finally:
-        if self._traces is not None:
-            await asyncio.to_thread(self._traces.close)
-            self._traces = None
             with contextlib.suppress(asyncio.CancelledError):
                 await self.stop(grace)
 
-    async def _serve(self, services: Services, address: str, tls: TlsFiles | None) -> None:
-        if self.config.transport is TransportKind.NATIVE:
-            from extproc.transport.native import serve_native
-
-            self._serving.append(await serve_native(services, address, tls=tls))
-            return
-        where = parse_address(address)
-        if isinstance(where, TcpAddress) and not where.host:
-            address = f"[::]:{where.port}"
-        self._serving.append(await serve_grpcio(services, address, tls=tls))
-
-    async def _follow(self) -> None:
-        async for world in self._source.worlds():
     def _traced(self, picker: Picker) -> Picker:
         """The picker with a span for each pick, if traces are wanted."""
         config = self.config
@@ -214,6 +201,19 @@ class TracesNeedPackageError(Exception):
         self._traces = Traces(config.trace_collector, config.trace_share)
         return TracedPicker(picker, self._traces)
 
+    async def _serve(self, services: Services, address: str, tls: TlsFiles | None) -> None:
+        if self.config.transport is TransportKind.NATIVE:
+            from extproc.transport.native import serve_native
+
+            self._serving.append(await serve_native(services, address, tls=tls))
+            return
+        where = parse_address(address)
+        if isinstance(where, TcpAddress) and not where.host:
+            address = f"[::]:{where.port}"
+        self._serving.append(await serve_grpcio(services, address, tls=tls))
+
+    async def _follow(self) -> None:
+        async for world in self._source.worlds():
             try:
                 self.director.update(world)
             except Exception as error:

@@ -221,17 +221,6 @@ CheckPath = Annotated[
         rich_help_panel=PICKING,
     ),
 ]
-BodyLimit = Annotated[
-    int,
-    typer.Option(
-        envvar="POOLPILOT_BODY_LIMIT",
-        min=1,
-        help="Bytes of a request body that are held for the pick; more is answered with 413.",
-        rich_help_panel=PICKING,
-    ),
-]
-LogShare = Annotated[
-    float,
 TRACES = "Traces"
 TraceCollector = Annotated[
     str,
@@ -252,6 +241,17 @@ TraceShare = Annotated[
         rich_help_panel=TRACES,
     ),
 ]
+BodyLimit = Annotated[
+    int,
+    typer.Option(
+        envvar="POOLPILOT_BODY_LIMIT",
+        min=1,
+        help="Bytes of a request body that are held for the pick; more is answered with 413.",
+        rich_help_panel=PICKING,
+    ),
+]
+LogShare = Annotated[
+    float,
     typer.Option(
         "--log-requests",
         envvar="POOLPILOT_LOG_REQUESTS",
@@ -277,6 +277,8 @@ def serve_xds(
     listen: Listen = "0.0.0.0:8081",
     picker: Picker = ["127.0.0.1:9002"],  # noqa: B006  # typer reads it, nobody changes it
     reuse_port: ReusePort = True,
+    trace_collector: TraceCollector = "",
+    trace_share: TraceShare = 1,
     tls_certificate: Certificate = None,
     tls_key: Key = None,
     tls_client_ca: ClientCa = None,
@@ -288,8 +290,6 @@ def serve_xds(
 
     [bold]Example[/bold]
 
-    trace_collector: TraceCollector = "",
-    trace_share: TraceShare = 1,
       poolpilot serve xds --manifests pools/
 
       poolpilot serve xds --kubernetes --namespace models
@@ -358,6 +358,8 @@ def serve_extproc(
     health_check_interval: CheckInterval = 0,
     health_check_path: CheckPath = "/health",
     body_limit: BodyLimit = 32 * 1024 * 1024,
+    trace_collector: TraceCollector = "",
+    trace_share: TraceShare = 0,
     log_requests: LogShare = 0,
     grace: Grace = 10,
     log_level: Level = LogLevel.INFO,
@@ -370,8 +372,6 @@ def serve_extproc(
       poolpilot serve extproc --manifests pools/ --transport native
 
       curl http://127.0.0.1:9090/debug/decisions?limit=1
-    trace_collector: TraceCollector = "",
-    trace_share: TraceShare = 0,
     """
     from extproc.active_checks import CheckSettings
     from extproc.config import PickerConfig, TransportKind
@@ -395,6 +395,8 @@ def serve_extproc(
             scrape=ScrapeSettings(interval=scrape_interval),
             checks=CheckSettings(health_check_interval, path=health_check_path),
             endpoints_per_pick=endpoints_per_pick,
+            trace_collector=trace_collector or None,
+            trace_share=trace_share,
             request_log_share=log_requests,
             drain_delay=drain_delay,
         )
@@ -408,8 +410,6 @@ def serve_extproc(
 
 @app.command("all")
 def serve_all(
-            trace_collector=trace_collector or None,
-            trace_share=trace_share,
     manifests: Manifests = None,
     kubernetes: Kubernetes = False,
     kubeconfig: Kubeconfig = None,
@@ -492,6 +492,8 @@ def _translate_settings(
             listen_port=listener.port,
             reuse_port=reuse_port,
             ext_proc=ExtProcSettings(targets),
+            trace_collector=collector_address(trace_collector, "--trace-collector"),
+            trace_share=trace_share,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
@@ -507,6 +509,4 @@ def _tls(
         return None
     if certificate is None or key is None:
         raise typer.BadParameter("TLS needs both --tls-certificate and --tls-key")
-            trace_collector=collector_address(trace_collector, "--trace-collector"),
-            trace_share=trace_share,
     return make(certificate, key, client_ca)
