@@ -35,7 +35,6 @@ from extproc.exchange import ExchangeSettings
 from extproc.request import InferenceRequest, Outcome
 from extproc.scheduling.candidate import Candidate
 from extproc.scheduling.profile import Picker, Profile, SchedulingRequest
-from extproc.scheduling.profiles import PROFILES
 from extproc.server import EndpointPickerServer
 from extproc.signals.scraper import ScrapeSettings
 from poolpilot.demo.load import POD_HEADER
@@ -300,7 +299,6 @@ def pools_and_routes(addresses: dict[str, str]) -> World:
 async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
     async with AsyncExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setitem(PROFILES, "scripted", scripted)
         pods = {
             name: await stack.enter_async_context(Pod().running()) for name in ("a", "b", "asleep")
         }
@@ -320,7 +318,6 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sit
                 health_address=None,
                 http_address="127.0.0.1:0",
                 transport=TransportKind.NATIVE,
-                profile="scripted",
                 exchange=ExchangeSettings(pick_timeout=PICK_TIMEOUT),
                 endpoints_per_pick=2,
                 scrape=ScrapeSettings(interval=60),
@@ -328,6 +325,7 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sit
                 models_interval=0,
             ),
         )
+        server.director.fleet.use(lambda pool: scripted())
         questions = Questions(server.director.pick)
         patch.setattr(server.director, "pick", questions.pick)
         await server.start()

@@ -164,6 +164,8 @@ def test_envoy_accepts_the_routes_that_pools_get_by_themselves(count: int, tmp_p
     "settings",
     [
         TranslateSettings(access_log=False, completion_log=False, token_usage=False),
+        TranslateSettings(trace_collector=SocketAddress("2001:db8::1", 4318), trace_share=0.5),
+        TranslateSettings(trace_collector=SocketAddress("otel.example", 4318)),
         TranslateSettings(listen_address="::", trusted_proxies=2, reuse_port=False),
         TranslateSettings(ext_proc=ExtProcSettings(targets=(parse_target("unix:/run/p.sock"),))),
         TranslateSettings(

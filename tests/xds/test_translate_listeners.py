@@ -149,6 +149,34 @@ def test_access_logs_and_token_counts_can_be_turned_off():
     assert list(filters(found)) == ["envoy.filters.http.ext_proc", "envoy.filters.http.router"]
 
 
+def test_envoy_traces_where_a_collector_is_named_and_clients_traces_decide():
+    assert "tracing" not in manager(translate(LLAMA))
+    settings = TranslateSettings(
+        trace_collector=SocketAddress("otel.example", 4318), trace_share=0.25
+    )
+    found = translate(LLAMA, settings)
+    provider = manager(found)["tracing"]["provider"]
+    assert provider["name"] == "envoy.tracers.opentelemetry"
+    config = provider["typed_config"]
+    assert config["http_service"]["http_uri"]["uri"] == "http://otel.example:4318/v1/traces"
+    parent_based = config["sampler"]["typed_config"]
+    root = parent_based["wrapped_sampler"]["typed_config"]
+    assert root["sampling_percentage"] == {"numerator": 250_000, "denominator": "MILLION"}
+    collector = cluster(found, config["http_service"]["http_uri"]["cluster"])
+    assert collector["type"] == "STRICT_DNS"
+
+
+def test_an_envoy_without_the_tracer_gets_no_traces_and_says_so():
+    settings = TranslateSettings(trace_collector=SocketAddress("127.0.0.1", 4318))
+    found = translate(LLAMA, settings, features=Features(traces=False))
+    assert "tracing" not in manager(found)
+    assert [r.name for r in found.of_type(CLUSTER).values()] == [
+        "ext-proc",
+        "pool/default/llama",
+    ]
+    assert any("Envoy makes no traces" in note for note in found.notes)
+
+
 def test_a_dead_picker_is_noticed_by_health_checks_and_never_asked():
     found = cluster(translate(LLAMA), "ext-proc")
     (check,) = found["health_checks"]
