@@ -60,12 +60,16 @@ class AnyClient(RuleBasedStateMachine):
     delta = False
     aggregated = True
 
-    @initialize(takes=st.booleans(), names=st.booleans())
-    def begin(self, takes: bool, names: bool) -> None:
+    @initialize(takes=st.booleans(), names=st.booleans(), start=CHANGES, wild=st.booleans())
+    def begin(
+        self, takes: bool, names: bool, start: list[tuple[str, str, str]], wild: bool
+    ) -> None:
+        """The client has something from the start: most runs would be about nothing otherwise."""
         kind = DeltaClient if self.delta else SotwClient
         self.client: ModelClient = kind(takes_good_part=takes, names_culprit=names)
         self.content: dict[tuple[str, str], Resource] = {}
         self.memory = Memory()
+        self.peers: dict[tuple[str, str], Resource] = {}
         self.now = 0.0
         self.number = 0
         self.forgot = False
@@ -74,10 +78,17 @@ class AnyClient(RuleBasedStateMachine):
         self.target: Target | None = None
         self.unanswered: Counter[str] = Counter()
         self.open()
+        self.change([(kind, name, "good 1") for kind in TYPES for name in NAMES[:2]])
+        self.change(start)
+        for kind in TYPES:
+            self.subscribe(kind, set() if wild else {"a", "b"}, wild)
+        self.settle()
 
     def open(self) -> None:
         self.stream = Stream(
-            delta=self.delta, recall=lambda *asked: self.memory.recall("node", *asked, {})
+            delta=self.delta,
+            recall=lambda *asked: self.memory.recall("node", *asked, {}),
+            last_good=lambda *asked: self.peers.get(asked),
         )
         self.to_client.clear()
         self.unanswered.clear()
@@ -97,6 +108,10 @@ class AnyClient(RuleBasedStateMachine):
 
     @rule(changes=CHANGES)
     def change(self, changes: list[tuple[str, str, str]]) -> None:
+        self.author(changes)
+        self.publish()
+
+    def author(self, changes: list[tuple[str, str, str]]) -> None:
         for kind, name, what in changes:
             if what == "gone":
                 self.content.pop((kind, name), None)
@@ -105,7 +120,21 @@ class AnyClient(RuleBasedStateMachine):
                 self.content[kind, name] = bad_content(kind, name, self.number)
             else:
                 self.content[kind, name] = content(kind, name, int(what[-1]))
+
+    @rule(kind=st.sampled_from(TYPES), bad=st.sampled_from(("a", "b")))
+    def change_and_back_while_the_rejection_is_on_its_way(self, kind: str, bad: str) -> None:
+        self.settle()
+        before = dict(self.content)
+        self.change([(kind, n, "bad" if n == bad else "good 3") for n in ("a", "b")])
+        self.poll()
+        while self.to_client:
+            self.deliver_response()
+        self.content = before
         self.publish()
+
+    @rule()
+    def peers_accept_what_is_good(self) -> None:
+        self.peers.update({key: r for key, r in self.content.items() if not is_bad(r)})
 
     def publish(self) -> None:
         self.kept &= self.content.keys()
@@ -148,16 +177,20 @@ class AnyClient(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
 
-    @rule()
-    def reconnect(self) -> None:
+    @rule(meanwhile=CHANGES)
+    def reconnect(self, meanwhile: list[tuple[str, str, str]]) -> None:
+        self.author(meanwhile)
+        self.kept &= self.content.keys()
+        self.target = Target(Snapshot.of(self.content.values()), self.target)
         self.open()
         self.client.reconnect()
 
-    @rule()
-    def server_restarts(self) -> None:
+    @rule(meanwhile=CHANGES)
+    def server_restarts(self, meanwhile: list[tuple[str, str, str]]) -> None:
         self.memory = Memory()
+        self.peers.clear()
         self.forgot = True
-        self.reconnect()
+        self.reconnect(meanwhile)
 
     @invariant()
     def at_most_one_response_of_a_type_is_unanswered(self) -> None:
