@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from extproc.active_checks import CheckSettings
 from extproc.director import ENDPOINTS_PER_PICK
@@ -37,8 +38,10 @@ class PickerConfig:
     transport: TransportKind = TransportKind.NATIVE
     tls: TlsFiles | None = None
     """For ``address``. Probes on ``health_address`` are always plain."""
-    profile: str = "filter-tree"
-    """How endpoints are chosen, in every pool."""
+    profile: str = "default"
+    """How endpoints are chosen, in every pool, unless ``profiles`` says it."""
+    profiles: Path | None = None
+    """A file of profiles (docs/profiles.md), which is followed."""
     exchange: ExchangeSettings = field(default_factory=ExchangeSettings)
     scrape: ScrapeSettings = field(default_factory=ScrapeSettings)
     health: HealthPolicy = field(default_factory=HealthPolicy)

@@ -19,6 +19,8 @@ from starlette.routing import Route
 
 from extproc.director import Director
 from extproc.fleet import Member, PoolView
+from extproc.profiles import ProfilesFile
+from extproc.scheduling.load import Load
 from extproc.scheduling.signals import SIGNAL_NAMES
 from pools.model import ObjectName
 
@@ -84,6 +86,11 @@ def endpoint_row(member: Member, now: float) -> dict[str, object]:
         "picked": candidate.picked,
         "in_flight": candidate.in_flight,
         "in_flight_tokens": candidate.tokens,
+        "prefill_tokens": candidate.prefill_tokens,
+        "expected_output_tokens": candidate.output_tokens,
+        "adapters_loaded": sorted(candidate.adapters),
+        "time_to_first_token_s": candidate.time_to_first_token,
+        "error_rate": round(candidate.error_rate, 4),
         "sent_since_scrape": candidate.unseen,
         "queue": candidate.queue,
         "kv_usage_assumed": round(candidate.kv_usage, 4),
@@ -94,11 +101,34 @@ def endpoint_row(member: Member, now: float) -> dict[str, object]:
     }
 
 
+def profiles_row(file: ProfilesFile | None) -> dict[str, object] | None:
+    """The profiles file, for people; None: there is none."""
+    if file is None:
+        return None
+    return {
+        "file": str(file.path),
+        "default": file.current.default,
+        "pools": {str(pool): name for pool, name in file.current.pools.items()},
+        "problems": [str(problem) for problem in file.problems],
+    }
+
+
+def index_row(load: Load) -> dict[str, object]:
+    """How much is remembered of prompts."""
+    index = load.index
+    return {
+        "entries": len(index),
+        "max_entries": index.max_entries,
+        "block_tokens": index.block_tokens,
+    }
+
+
 def application(
     director: Director,
     registry: CollectorRegistry,
     ready: Callable[[], bool],
     clock: Callable[[], float] = time.monotonic,
+    profiles: ProfilesFile | None = None,
 ) -> Starlette:
     """The HTTP application."""
     offset = time.time() - clock()
@@ -122,6 +152,8 @@ def application(
                     model: str(pool) for model, pool in sorted(director.models.models.items())
                 },
                 "decisions": director.decisions.number,
+                "profiles": profiles_row(profiles),
+                "prefix_index": index_row(director.fleet.load),
                 "see": {
                     "/debug/pools": "each pool",
                     "/debug/endpoints": "each endpoint with its signals; ?pool=namespace/name",

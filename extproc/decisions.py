@@ -8,12 +8,13 @@ a large one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from extproc.request import Completed, Outcome, Refused, Routed
 from extproc.scheduling.candidate import Candidate
-from extproc.scheduling.profile import Step
+from extproc.scheduling.prefix import NO_MATCH, PrefixMatch
+from extproc.scheduling.profile import Decision
 from pools.model import ObjectName
 
 SMALL_POOL = 32
@@ -27,10 +28,11 @@ class Details:
     """Who was considered, and how they looked at that moment."""
 
     candidates: Sequence[Candidate]
-    values: Sequence[tuple[int, float, int]]
-    """Queue, KV usage and requests in flight of each candidate."""
-    trace: Sequence[Step]
-    scores: Sequence[float] | None
+    values: Sequence[tuple[int, float, int, int]]
+    """Queue, KV usage, requests in flight and tokens to prefill of each candidate."""
+    decision: Decision
+    cached: Mapping[Candidate, int]
+    """Tokens of the prompt that were taken to be cached, where any were."""
 
 
 @dataclass(slots=True, eq=False)
@@ -56,6 +58,14 @@ class DecisionRecord:
     """What deciding cost."""
     queued: float = 0.0
     """Seconds that the request waited to be decided."""
+    prompt_tokens: int = 0
+    """Estimated."""
+    cached_tokens: int = 0
+    """Of those, what the pick was taken to have in its cache."""
+    output_tokens: int = 0
+    """Expected."""
+    prefill: str = ""
+    """The endpoint that prefills, where that is another than the pick."""
     details: Details | None = None
     completed: Completed | None = None
 
@@ -74,6 +84,11 @@ class DecisionRecord:
         if isinstance(outcome, Routed):
             shown["outcome"] = "routed"
             shown["endpoints"] = list(outcome.endpoints)
+            if self.prefill:
+                shown["prefill_endpoint"] = self.prefill
+            shown["prompt_tokens"] = self.prompt_tokens
+            shown["cached_tokens"] = self.cached_tokens
+            shown["expected_output_tokens"] = self.output_tokens
         else:
             shown["outcome"] = outcome.reason
             shown["status"] = outcome.status
@@ -93,27 +108,58 @@ class DecisionRecord:
         if self.details is None:
             return shown
         details = self.details
+        decision = details.decision
         shown["considered"] = [
-            {"endpoint": c.key, "queue": queue, "kv_usage": round(kv, 4), "in_flight": in_flight}
-            for c, (queue, kv, in_flight) in zip(details.candidates, details.values, strict=True)
-        ]
-        before = [c.key for c in details.candidates]
-        steps: list[dict[str, object]] = []
-        for name, kept in details.trace:
-            keys = {c.key for c in kept}
-            step: dict[str, object] = {"name": name, "kept": [c.key for c in kept]}
-            if kept:
-                step["removed"] = [key for key in before if key not in keys]
-                before = [key for key in before if key in keys]
-            else:
-                step["note"] = "kept nothing"
-            steps.append(step)
-        shown["steps"] = steps
-        if details.scores is not None:
-            shown["scores"] = dict(
-                zip(before, (round(score, 4) for score in details.scores), strict=False)
+            {
+                "endpoint": c.key,
+                "queue": queue,
+                "kv_usage": round(kv, 4),
+                "in_flight": in_flight,
+                "prefill_tokens": prefill,
+                "cached_tokens": details.cached.get(c, 0),
+            }
+            for c, (queue, kv, in_flight, prefill) in zip(
+                details.candidates, details.values, strict=True
             )
+        ]
+        shown["steps"] = _steps(details)
+        keys = [c.key for c in decision.scored]
+        if decision.scores is not None:
+            shown["scores"] = {
+                key: round(score, 4) for key, score in zip(keys, decision.scores, strict=True)
+            }
+            shown["scored_by"] = [
+                {
+                    "scorer": name,
+                    "weight": weight,
+                    "scores": {
+                        key: round(score, 4) for key, score in zip(keys, given, strict=True)
+                    },
+                }
+                for name, weight, given in decision.scored_by
+            ]
         return shown
+
+
+def _steps(details: Details) -> list[dict[str, object]]:
+    """Each step with whom it kept, whom it removed, and why."""
+    everybody = [c.key for c in details.candidates]
+    before: dict[str, list[str]] = {}
+    steps: list[dict[str, object]] = []
+    for name, kept in details.decision.trace:
+        stage = name.rpartition(": ")[0]
+        given = before.get(stage, everybody)
+        keys = {c.key for c in kept}
+        step: dict[str, object] = {"name": name, "kept": [c.key for c in kept]}
+        if kept:
+            step["removed"] = [key for key in given if key not in keys]
+            before[stage] = [key for key in given if key in keys]
+        else:
+            step["note"] = "kept nothing"
+        if len(keys) < len(given) and (why := details.decision.reasons.get(name)):
+            step["because"] = why
+        steps.append(step)
+    return steps
 
 
 def _completed(completed: Completed | None) -> dict[str, object] | None:
@@ -135,14 +181,14 @@ def _completed(completed: Completed | None) -> dict[str, object] | None:
 def details_of(
     number: int,
     candidates: Sequence[Candidate],
-    trace: Sequence[Step],
-    scores: Sequence[float] | None,
+    decision: Decision,
+    prefix: PrefixMatch = NO_MATCH,
 ) -> Details | None:
     """The details to keep for the ``number``-th decision, if any."""
     if len(candidates) > SMALL_POOL and number % SAMPLE:
         return None
-    values = [(c.queue, c.kv_usage, c.in_flight) for c in candidates]
-    return Details(candidates, values, trace, scores)
+    values = [(c.queue, c.kv_usage, c.in_flight, c.prefill_tokens) for c in candidates]
+    return Details(candidates, values, decision, prefix.held() if prefix else {})
 
 
 class DecisionLog:

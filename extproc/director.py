@@ -21,6 +21,7 @@ from extproc.ledger import Ledger
 from extproc.metrics import Metrics
 from extproc.model_index import ModelIndex
 from extproc.request import Completed, InferenceRequest, Outcome, Refused, Routed
+from extproc.scheduling.prefix import NO_MATCH, PrefixMatch
 from extproc.scheduling.profile import Decision, Verdict
 from pools.model import World
 
@@ -128,9 +129,14 @@ class Director:
             else (*decision.headers, (POOL_HEADER, view.label)),
         )
         record = self._record(
-            request, outcome, now, view, target, resolved.priority, decision, pick_id
+            request, outcome, now, view, target, resolved.priority, decision, pick_id, asked.prefix
         )
         record.queued = queued
+        record.prompt_tokens, record.output_tokens = asked.prompt_tokens, asked.output_tokens
+        if asked.prefix:
+            record.cached_tokens = asked.prefix.tokens_of(chosen[0])
+        if decision.prefill is not None:
+            record.prefill = decision.prefill.key
         self.ledger.open(record, *load.charge_all(asked, decision, now))
         record.seconds = self._clock() - now
         self.metrics.decided(view.label, request.model, target, "routed", record.seconds)
@@ -279,6 +285,7 @@ class Director:
         priority: int,
         decision: Decision | None,
         pick_id: str,
+        prefix: PrefixMatch = NO_MATCH,
     ) -> DecisionRecord:
         decisions = self.decisions
         record = DecisionRecord(
@@ -295,9 +302,7 @@ class Director:
         if view is not None and decision is not None:
             record.candidates = len(view.candidates)
             record.steps = [(name, len(kept)) for name, kept in decision.trace]
-            record.details = details_of(
-                decisions.number, view.candidates, decision.trace, decision.scores
-            )
+            record.details = details_of(decisions.number, view.candidates, decision, prefix)
         decisions.add(record)
         return record
 

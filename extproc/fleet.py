@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from extproc.endpoint_health import EndpointHealth, Fault, HealthPolicy, Standing
 from extproc.scheduling.candidate import Candidate, assume_missing
-from extproc.scheduling.load import Load
+from extproc.scheduling.load import Load, LoadSettings
 from extproc.scheduling.profile import Profile, Step
 from extproc.scheduling.resolution import Resolver
 from extproc.scheduling.signals import Signals
@@ -203,7 +203,7 @@ class Fleet:
                 pool,
                 [members[endpoint.key] for endpoint in world.endpoints_of(name)],
                 Resolver.of_pool(world, name),
-                self.pools[name].profile if name in self.pools else self._profile_for(pool),
+                self._profile_of(pool),
                 self._health.floor,
             )
             for name, pool in world.pools.items()
@@ -226,21 +226,27 @@ class Fleet:
         self.load.keep(m.candidate for m in (*members.values(), *self._leaving.values()))
         self._follow_caches()
 
-    def use(self, profile_for: Callable[[InferencePool], Profile]) -> None:
-        """Choose by other profiles from now on. What is known of the endpoints stays."""
+    def _profile_of(self, pool: InferencePool) -> Profile:
+        known = self.pools.get(pool.name)
+        return known.profile if known is not None else self._profile_for(pool)
+
+    def use(
+        self,
+        profile_for: Callable[[InferencePool], Profile],
+        load: LoadSettings | None = None,
+    ) -> None:
+        """Choose by other profiles from now on, all of them or (if this raises) none. What is
+        known of the endpoints stays."""
         profiles = {name: profile_for(view.pool) for name, view in self.pools.items()}
         self._profile_for = profile_for
         for name, profile in profiles.items():
             self.pools[name].use(profile)
+        if load is not None:
+            self.load.use(load)
+            self._follow_caches()
 
     def _follow_caches(self) -> None:
-        """Let the prefix index know how much each endpoint's cache holds."""
-        sizes: dict[Candidate, int | None] = {}
-        for member in self.members.values():
-            cache = member.candidate.signals.cache
-            blocks = cache.blocks if cache is not None else None
-            sizes[member.candidate] = cache.block_size * blocks if cache and blocks else None
-        self.load.index.follow(sizes)
+        self.load.follow(member.candidate for member in self.members.values())
 
     def _member_for(self, key: str, endpoint: Endpoint) -> Member:
         member = self.members.get(key) or self._leaving.get(key)

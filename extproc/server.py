@@ -24,8 +24,9 @@ from extproc.lasting import LastingStreams
 from extproc.metrics import registry_of
 from extproc.model_index import ModelIndex
 from extproc.polling import Poller
+from extproc.profiles import ProfilesFile, builtin
 from extproc.request_log import RequestLog
-from extproc.scheduling.profiles import PROFILES
+from extproc.scheduling.load import Load
 from extproc.served_models import ServedModels
 from extproc.signals.scraper import HttpFetch, Scraper
 from extproc.transport.api import Server, Services
@@ -66,8 +67,11 @@ class EndpointPickerServer:
     ) -> None:
         self.config = config = config or PickerConfig()
         self._source = source
-        make_profile = PROFILES[config.profile]
-        fleet = Fleet(lambda pool: make_profile(), config.health, config.scrape.stale_after)
+        self._profiles = ProfilesFile(config.profiles) if config.profiles is not None else None
+        profiles = self._profiles.current if self._profiles else builtin(config.profile)
+        fleet = Fleet(
+            profiles.for_pool, config.health, config.scrape.stale_after, Load(profiles.load)
+        )
         self._request_log = (
             RequestLog(config.request_log_share) if config.request_log_share else None
         )
@@ -89,7 +93,13 @@ class EndpointPickerServer:
         self._models = Poller("question for models", asking, config.models_interval)
         registry = registry_of(self.director.metrics, fleet, clock)
         self._http = HttpServer(
-            application(self.director, registry, lambda: self.health.ready, clock)
+            application(
+                self.director,
+                registry,
+                lambda: self.health.ready,
+                clock,
+                self._profiles,
+            )
         )
         self._traces: Traces | None = None
         self._stopping = False
@@ -140,6 +150,9 @@ class EndpointPickerServer:
             asyncio.create_task(self._follow(), name="source"),
             asyncio.create_task(self._expire(), name="in-flight expiry"),
         ]
+        if self._profiles is not None:
+            following = self._follow_profiles(self._profiles)
+            self._tasks.append(asyncio.create_task(following, name="profiles file"))
         log.info("endpoint picker listens", address=self.address, profile=config.profile)
 
     async def stop(self, grace: float = 10.0) -> None:
@@ -233,6 +246,13 @@ class EndpointPickerServer:
                 problems=len(world.problems),
             )
         raise SourceEndedError("the source of pools ended; restart the endpoint picker")
+
+    async def _follow_profiles(self, file: ProfilesFile) -> None:
+        async for profiles in file.changes():
+            self.director.fleet.use(profiles.for_pool, profiles.load)
+            log.info(
+                "profiles taken over", file=str(self.config.profiles), default=profiles.default
+            )
 
     def _ask_for_models(self) -> None:
         """Only where somebody may have to be told which pool serves a model."""

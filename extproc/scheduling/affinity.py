@@ -50,7 +50,12 @@ def prefix_affinity(
             return candidates
         return sticky
 
-    return Filter("prefix-cache-affinity-filter", apply, uses_prefix=True)
+    return Filter(
+        "prefix-cache-affinity-filter",
+        apply,
+        uses_prefix=True,
+        because=f"less than {threshold:.0%} of the prompt is cached there",
+    )
 
 
 def adapter_affinity(
@@ -88,7 +93,7 @@ def adapter_affinity(
         room = [c for c in candidates if len(c.adapters) < c.adapter_capacity]
         return [*loaded, *[c for c in room if model not in c.adapters]] if room else candidates
 
-    return Filter("adapter-affinity-filter", apply)
+    return Filter("adapter-affinity-filter", apply, because="the adapter is not loaded there")
 
 
 def _prefill(candidate: Candidate) -> int:

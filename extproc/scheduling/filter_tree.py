@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from extproc.scheduling.candidate import Candidate
@@ -54,4 +54,12 @@ def filter_tree(name: str, root: Node) -> Filter:
                 node = node.on_failure
         return candidates
 
-    return Filter(name, apply, when_empty=Verdict.SHED, traces_itself=True)
+    reasons = {step.name: step.because for step in _filters(root)}
+    return Filter(name, apply, Verdict.SHED, traces_itself=True, reasons=reasons)
+
+
+def _filters(node: Node | Drop | None) -> Iterator[Filter]:
+    if isinstance(node, Node):
+        yield node.filter
+        yield from _filters(node.on_success)
+        yield from _filters(node.on_failure)

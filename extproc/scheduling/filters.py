@@ -14,7 +14,7 @@ def not_sheddable() -> Filter:
     def apply(request: SchedulingRequest, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
         return candidates if request.priority >= 0 else ()
 
-    return Filter("not-sheddable", apply)
+    return Filter("not-sheddable", apply, because="the request is sheddable")
 
 
 def queue_below(limit: int) -> Filter:
@@ -23,7 +23,7 @@ def queue_below(limit: int) -> Filter:
     def apply(request: SchedulingRequest, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
         return [c for c in candidates if c.queue < limit]
 
-    return Filter(f"queue-below-{limit}", apply)
+    return Filter(f"queue-below-{limit}", apply, because=f"queue of {limit} or more")
 
 
 def capacity(max_backlog: int, max_kv_usage: float) -> Filter:
@@ -32,7 +32,11 @@ def capacity(max_backlog: int, max_kv_usage: float) -> Filter:
     def apply(request: SchedulingRequest, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
         return [c for c in candidates if c.backlog <= max_backlog and c.kv_usage <= max_kv_usage]
 
-    return Filter("capacity", apply)
+    return Filter(
+        "capacity",
+        apply,
+        because=f"backlog over {max_backlog} or KV cache over {max_kv_usage:.0%}",
+    )
 
 
 def least_queue() -> Filter:
@@ -51,7 +55,7 @@ def least_queue() -> Filter:
         limit = low + (high - low) // len(queues)
         return [c for c in candidates if c.queue <= limit]
 
-    return Filter("least-queue", apply)
+    return Filter("least-queue", apply, because="others have shorter queues")
 
 
 def least_kv_usage() -> Filter:
@@ -67,7 +71,7 @@ def least_kv_usage() -> Filter:
         limit = low + (high - low) / len(usages)
         return [c for c in candidates if c.kv_usage <= limit]
 
-    return Filter("least-kv-usage", apply)
+    return Filter("least-kv-usage", apply, because="others have emptier KV caches")
 
 
 def adapter_active() -> Filter:
@@ -77,7 +81,7 @@ def adapter_active() -> Filter:
         model = request.model
         return [c for c in candidates if model in c.active_adapters]
 
-    return Filter("adapter-active", apply)
+    return Filter("adapter-active", apply, because="the adapter is not active there")
 
 
 def adapter_room() -> Filter:
@@ -86,7 +90,7 @@ def adapter_room() -> Filter:
     def apply(request: SchedulingRequest, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
         return [c for c in candidates if len(c.active_adapters) < c.adapter_capacity]
 
-    return Filter("adapter-room", apply)
+    return Filter("adapter-room", apply, because="no room for one more adapter")
 
 
 def low_adapter_cost() -> Filter:
@@ -100,4 +104,6 @@ def low_adapter_cost() -> Filter:
             if len(c.active_adapters) < c.adapter_capacity or model in c.active_adapters
         ]
 
-    return Filter("low-adapter-cost", apply)
+    return Filter(
+        "low-adapter-cost", apply, because="the adapter is not active there, and there is no room"
+    )

@@ -30,16 +30,37 @@ from dataclasses import dataclass
 
 from extproc.request import InferenceRequest
 from extproc.scheduling.candidate import Candidate
-from extproc.scheduling.prefix import BYTES_PER_TOKEN, PrefixIndex, chain_of, prompt_of
+from extproc.scheduling.prefix import (
+    BLOCK_TOKENS,
+    BYTES_PER_TOKEN,
+    PrefixIndex,
+    chain_of,
+    prompt_of,
+)
+from extproc.scheduling.prefix.index import DEFAULT_TOKENS, MAX_ENTRIES
 from extproc.scheduling.profile import Decision, SchedulingRequest
 
 PREFILL_RATE = 15_928.0
 """Prompt tokens that a server prefills in a second (llm-d's value, a 32B model on two H100)."""
 EXPECTED_OUTPUT = 200
 """Output tokens of a request, before anything was learned of its model."""
+MAX_AUTO_BLOCK = 1024
 _OUTPUT_WEIGHT = 0.05
 _MODELS = 1000
 """Models whose output lengths are told apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSettings:
+    prefill_rate: float = PREFILL_RATE
+    """Prompt tokens that a server prefills in a second."""
+    block_tokens: int | None = None
+    """Tokens of a block of the prefix index. None: the largest block of any server's cache, and
+    at least 64."""
+    cache_tokens: int = DEFAULT_TOKENS
+    """The size of the cache of a server that does not tell its own."""
+    max_entries: int = MAX_ENTRIES
+    """Blocks that are remembered in all, over all endpoints."""
 
 
 @dataclass(slots=True, eq=False)
@@ -66,9 +87,10 @@ class Charge:
 class Load:
     """The open requests of a fleet. ``now`` must not go backwards."""
 
-    def __init__(self, index: PrefixIndex | None = None) -> None:
-        self.index = index if index is not None else PrefixIndex()
-        self.prefill_rate = PREFILL_RATE
+    def __init__(self, settings: LoadSettings | None = None) -> None:
+        self.settings = settings or LoadSettings()
+        self.prefill_rate = self.settings.prefill_rate
+        self.index = self._new_index(self.settings.block_tokens or BLOCK_TOKENS)
         self._due: list[tuple[float, int, Charge]] = []
         self._order = itertools.count(1)
         self._prefills: dict[Candidate, deque[Charge]] = {}
@@ -77,6 +99,36 @@ class Load:
         """First tokens that were taken for given before the server told of them."""
         self._output: dict[str, float] = {}
         self._expected = float(EXPECTED_OUTPUT)
+
+    def use(self, settings: LoadSettings) -> None:
+        """Go by other settings from now on. To be followed by :meth:`follow`."""
+        if settings.max_entries != self.settings.max_entries:
+            self.index.follow({})
+            self.index = self._new_index(self.index.block_tokens, settings)
+        self.settings = settings
+        self.prefill_rate = settings.prefill_rate
+
+    def follow(self, candidates: Iterable[Candidate]) -> None:
+        """These are the endpoints from now on, or their caches have changed."""
+        caches = {candidate: candidate.signals.cache for candidate in candidates}
+        block = self.settings.block_tokens
+        if block is None:
+            sizes = [cache.block_size for cache in caches.values() if cache is not None]
+            block = min(MAX_AUTO_BLOCK, max([BLOCK_TOKENS, *sizes]))
+        if block != self.index.block_tokens:
+            # Blocks of another size have other hashes: nothing that was remembered is of use.
+            self.index.follow({})
+            self.index = self._new_index(block)
+        unknown = self.settings.cache_tokens
+        self.index.follow(
+            {
+                candidate: cache.block_size * cache.blocks if cache and cache.blocks else unknown
+                for candidate, cache in caches.items()
+            }
+        )
+
+    def _new_index(self, block_tokens: int, settings: LoadSettings | None = None) -> PrefixIndex:
+        return PrefixIndex(block_tokens, (settings or self.settings).max_entries)
 
     def ask(
         self,

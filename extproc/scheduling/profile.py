@@ -9,9 +9,10 @@ Nothing here reads a clock or makes randomness of its own: the caller gives a ``
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from extproc.request import InferenceRequest
@@ -83,6 +84,10 @@ class Filter:
     """It leaves steps of its own in the trace, so that naming it as well would say nothing."""
     uses_prefix: bool = False
     """It looks at the prompt's prefix, so that somebody has to look that up."""
+    because: str = ""
+    """Why what it left out was left out, for people."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """The same for the steps that it leaves in the trace itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +130,26 @@ class Decision:
     """Who prefills the prompt, where that is another endpoint than the pick."""
     headers: tuple[tuple[str, str], ...] = ()
     """Further request headers for the pick."""
+    profile: Profile | None = None
+    """What decided."""
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why steps of the trace left out what they left out, by the step's name."""
+        return self.profile.reasons if self.profile is not None else {}
+
+
+PREFILL_HEADER = "x-prefiller-host-port"
+"""Tells the sidecar of the pick who prefills for it (llm-d's name)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillStage:
+    """Lets another endpoint prefill the prompt, where the pick would have much to do itself."""
+
+    profile: Profile
+    min_uncached_tokens: int
+    """Shorter work is not worth the transfer of the KV cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +160,27 @@ class Profile:
     filters: tuple[Filter, ...]
     picker: Picker
     scorers: tuple[Scorer, ...] = ()
+    prefill: PrefillStage | None = None
 
     @property
     def uses_prefix(self) -> bool:
         """Whether any step looks at the prompt's prefix: else nobody has to look it up."""
-        return any(f.uses_prefix for f in self.filters) or any(s.uses_prefix for s in self.scorers)
+        return (
+            self.prefill is not None
+            or any(f.uses_prefix for f in self.filters)
+            or any(s.uses_prefix for s in self.scorers)
+        )
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """See :attr:`Decision.reasons`."""
+        reasons: dict[str, str] = {}
+        for step in self.filters:
+            reasons.update({step.name: step.because, **step.reasons})
+        if self.prefill is not None:
+            stage = self.prefill.profile
+            reasons.update({f"{stage.name}: {name}": why for name, why in stage.reasons.items()})
+        return reasons
 
     def decide(
         self, request: SchedulingRequest, candidates: Sequence[Candidate], count: int
@@ -147,14 +188,14 @@ class Profile:
         """Choose up to ``count`` of ``candidates``."""
         trace = request.trace
         if not candidates:
-            return Decision(Verdict.NONE_ELIGIBLE, (), trace, candidates)
+            return Decision(Verdict.NONE_ELIGIBLE, (), trace, candidates, profile=self)
         kept = candidates
         for step in self.filters:
             kept = step.apply(request, kept)
             if not step.traces_itself:
                 trace.append((step.name, kept))
             if not kept:
-                return Decision(step.when_empty, (), trace, candidates)
+                return Decision(step.when_empty, (), trace, candidates, profile=self)
         scores: Sequence[float] | None = None
         scored_by: list[ScoredBy] = []
         for scorer in self.scorers:
@@ -167,7 +208,38 @@ class Profile:
         chosen = self.picker.apply(request, kept, scores, count)
         if len(chosen) < count and len(chosen) < len(candidates):
             _add_fallbacks(chosen, trace, candidates, count, request.rng)
-        return Decision(Verdict.PICKED, tuple(chosen), trace, candidates, scores, kept, scored_by)
+        prefill: Candidate | None = None
+        if self.prefill is not None:
+            prefill = _prefiller(self.prefill, request, candidates, chosen[0])
+        return Decision(
+            Verdict.PICKED,
+            tuple(chosen),
+            trace,
+            candidates,
+            scores,
+            kept,
+            scored_by,
+            prefill,
+            ((PREFILL_HEADER, prefill.key),) if prefill is not None else (),
+            self,
+        )
+
+
+def _prefiller(
+    stage: PrefillStage,
+    request: SchedulingRequest,
+    candidates: Sequence[Candidate],
+    pick: Candidate,
+) -> Candidate | None:
+    """Who prefills for the pick; None: the pick itself, as nobody else can or need not."""
+    if request.uncached(pick) < stage.min_uncached_tokens:
+        return None
+    asked = dataclasses.replace(request, trace=[])
+    chosen = stage.profile.decide(asked, candidates, 1).endpoints
+    request.trace.extend((f"{stage.profile.name}: {name}", kept) for name, kept in asked.trace)
+    if not chosen or chosen[0] is pick:
+        return None
+    return chosen[0]
 
 
 def _add_fallbacks(

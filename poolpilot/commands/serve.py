@@ -178,7 +178,18 @@ ProfileName = Annotated[
     typer.Option(
         "--profile",
         envvar="POOLPILOT_PROFILE",
-        help="How endpoints are chosen.",
+        help="How endpoints are chosen, where --profiles does not say it.",
+        rich_help_panel=PICKING,
+    ),
+]
+ProfilesPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--profiles",
+        metavar="FILE",
+        envvar="POOLPILOT_PROFILES",
+        help="YAML file of scheduling profiles, or llm-d's EndpointPickerConfig. An edit takes "
+        "effect at once; with a mistake in it, what was in force stays.",
         rich_help_panel=PICKING,
     ),
 ]
@@ -352,7 +363,8 @@ def serve_extproc(
             rich_help_panel=TLS,
         ),
     ] = None,
-    profile: ProfileName = "filter-tree",
+    profile: ProfileName = "default",
+    profiles: ProfilesPath = None,
     endpoints_per_pick: Candidates = 3,
     scrape_interval: ScrapeInterval = 0.2,
     health_check_interval: CheckInterval = 0,
@@ -391,6 +403,7 @@ def serve_extproc(
             transport=TransportKind(transport),
             tls=_tls(TlsFiles, tls_certificate, tls_key, tls_client_ca),
             profile=profile,
+            profiles=_checked(profiles),
             exchange=ExchangeSettings(body_limit=body_limit),
             scrape=ScrapeSettings(interval=scrape_interval),
             checks=CheckSettings(health_check_interval, path=health_check_path),
@@ -427,7 +440,8 @@ def serve_all(
     picker: Picker = ["127.0.0.1:9002"],  # noqa: B006  # typer reads it, nobody changes it
     reuse_port: ReusePort = True,
     transport: Transport = "native",
-    profile: ProfileName = "filter-tree",
+    profile: ProfileName = "default",
+    profiles: ProfilesPath = None,
     grace: Grace = 10,
     log_level: Level = LogLevel.INFO,
     log_format: Format = LogFormat.AUTO,
@@ -456,6 +470,7 @@ def serve_all(
             health_address=host_port(host, 9003),
             transport=TransportKind(transport),
             profile=profile,
+            profiles=_checked(profiles),
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
@@ -497,6 +512,15 @@ def _translate_settings(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def _checked(profiles: Path | None) -> Path | None:
+    """Raises ValueError (every mistake with its line) if the file cannot be used."""
+    from extproc.profiles import ProfilesFile
+
+    if profiles is not None:
+        ProfilesFile(profiles)
+    return profiles
 
 
 def _tls(

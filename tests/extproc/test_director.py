@@ -429,6 +429,7 @@ def test_a_decision_can_be_read_back_with_its_reasons_and_its_end() -> None:
     assert isinstance(steps, list)
     by_name = {step["name"]: step for step in steps}
     assert by_name["adapter-active"]["removed"] == ["10.0.0.2:8000", "10.0.0.3:8000"]
+    assert by_name["adapter-active"]["because"] == "the adapter is not active there"
     considered = shown["considered"]
     assert isinstance(considered, list)
     assert considered[0] == {
@@ -436,6 +437,8 @@ def test_a_decision_can_be_read_back_with_its_reasons_and_its_end() -> None:
         "queue": 2,
         "kv_usage": 0.1,
         "in_flight": 0,
+        "prefill_tokens": 0,
+        "cached_tokens": 0,
     }
     completed = shown["completed"]
     assert isinstance(completed, dict)

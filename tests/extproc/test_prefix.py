@@ -314,8 +314,8 @@ class IndexMachine(RuleBasedStateMachine):
         self.followed: list[Candidate] = []
         self.rng = random.Random(0)
 
-    @rule(who=st.sets(st.integers(0, 5)), size=st.one_of(st.none(), st.integers(0, 40)))
-    def follow(self, who: set[int], size: int | None) -> None:
+    @rule(who=st.sets(st.integers(0, 5)), size=st.integers(0, 40))
+    def follow(self, who: set[int], size: int) -> None:
         self.followed = [self.candidates[n] for n in sorted(who)]
         self.index.follow(dict.fromkeys(self.followed, size))
 

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from extproc.scheduling import Candidate, SchedulingRequest, Signals
-from extproc.scheduling.load import EXPECTED_OUTPUT, Charge, Load
-from extproc.scheduling.prefix import PrefixIndex
+from extproc.scheduling.load import EXPECTED_OUTPUT, Charge, Load, LoadSettings
 from extproc.scheduling.signals import Latency
 from pools.model import Endpoint
 
@@ -21,12 +20,11 @@ class Router:
     """One router and its endpoints, which prefill 1,000 tokens a second by its reckoning."""
 
     def __init__(self, pods: int = 1) -> None:
-        self.load = Load(PrefixIndex(block_tokens=1))
-        self.load.prefill_rate = RATE
+        self.load = Load(LoadSettings(prefill_rate=RATE, block_tokens=1, cache_tokens=1000))
         self.pods = [
             Candidate(Endpoint(f"10.0.0.{n}", 8000, f"pod-{n}")) for n in range(1, 1 + pods)
         ]
-        self.load.index.follow(dict.fromkeys(self.pods, 1000))
+        self.load.follow(self.pods)
         self.pod = self.pods[0]
         self.first_tokens = 0
 

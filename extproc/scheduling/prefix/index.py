@@ -66,16 +66,15 @@ class PrefixIndex:
 
     # Which endpoints there are.
 
-    def follow(self, tokens: Mapping[Candidate, int | None]) -> None:
-        """These are the endpoints from now on, each with the size of its cache in tokens (None: it
-        does not say). What was known of others is forgotten."""
+    def follow(self, tokens: Mapping[Candidate, int]) -> None:
+        """These are the endpoints from now on, each with the size of its cache in tokens. What was
+        known of others is forgotten."""
         for candidate in [c for c in self._caches if c not in tokens]:
             self._leave(candidate)
         share = self.max_entries // max(1, len(tokens))
         for candidate, size in tokens.items():
             cache = self._caches.get(candidate) or self._join(candidate)
-            blocks = (DEFAULT_TOKENS if size is None else size) // self.block_tokens
-            cache.capacity = min(blocks, share)
+            cache.capacity = min(size // self.block_tokens, share)
             self._make_room(cache, 0)
 
     def forget(self, candidate: Candidate) -> None:
