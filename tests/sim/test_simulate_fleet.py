@@ -1,0 +1,204 @@
+"""A fleet on a virtual clock: requests are served, counted, retried and lost as they would be."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+import pytest
+
+from sim.engine import EngineConfig
+from sim.fleet.fleet import Fleet, FleetConfig
+from sim.fleet.measure import measure, quantile
+from sim.fleet.policies import POLICIES
+from sim.fleet.prompt import Segment
+from sim.fleet.record import Outcome, Trace
+from sim.fleet.traffic import WARM_UP, AbortStorm, Arrival, Call, Death, Drain, Incident
+from sim.workloads.stages import Stage, StagedTraffic
+from tests.sim.virtual_pod import COST
+
+ENGINE = EngineConfig(cost=COST)
+
+
+class Script:
+    """These requests at these times, whatever happens."""
+
+    def __init__(self, arrivals: Sequence[Arrival]) -> None:
+        self._arrivals = arrivals
+
+    def start(self) -> Iterable[Arrival]:
+        return self._arrivals
+
+    def ended(self, call: Call, at: float) -> Iterable[Arrival]:
+        return ()
+
+
+def call(number: int, *, stage: int = 1, own: int = 1000, output: int = 100, **more) -> Call:
+    prompt = (Segment(1, 2000), Segment(100 + number, own))
+    return Call(
+        id=str(number),
+        prompt=prompt,
+        output_tokens=output,
+        output=9000 + number,
+        stage=stage,
+        **more,
+    )
+
+
+def run(
+    arrivals: Sequence[Arrival],
+    policy: str = "round-robin",
+    pods: int = 4,
+    incidents: Sequence[Incident] = (),
+    engine: EngineConfig = ENGINE,
+) -> Trace:
+    fleet = Fleet(
+        [engine] * pods,
+        POLICIES[policy](),
+        Script(arrivals),
+        random.Random(1),
+        FleetConfig(),
+        incidents,
+    )
+    return fleet.run()
+
+
+def poisson(count: int, rate: float, **more) -> list[Arrival]:
+    rng, at, arrivals = random.Random(5), 0.0, []
+    for number in range(count):
+        at += rng.expovariate(rate)
+        arrivals.append((at, call(number, **more)))
+    return arrivals
+
+
+def test_one_request_takes_what_its_pod_takes():
+    (record,) = run([(1.0, call(0))]).records
+    assert record.outcome is Outcome.OK
+    first_token = 3000 / COST.prefill_tokens_per_second
+    assert record.first_token - record.arrived == pytest.approx(first_token)
+    assert record.ended - record.first_token == pytest.approx(99 * COST.step_seconds(0, 1))
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_every_policy_serves_everything_and_its_counters_return_to_zero(policy):
+    trace = run(poisson(400, 30), policy)
+    assert {record.outcome for record in trace.records} == {Outcome.OK}
+    assert trace.left_in_flight == 0
+    assert sum(pod.requests for pod in trace.pods) == 400
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_the_same_seed_gives_the_same_run(policy):
+    first, second = (measure(run(poisson(200, 40), policy)) for _ in range(2))
+    assert first == second
+
+
+def test_a_pod_that_dies_cuts_what_it_served_and_later_requests_go_elsewhere():
+    trace = run(poisson(400, 30), incidents=[Death(5.0, 2, away=4.0)])
+    cut = [record for record in trace.records if record.outcome is Outcome.CUT]
+    assert cut
+    assert {record.pod for record in cut} == {2}
+    assert all(record.arrived <= 5.0 == record.ended for record in cut)
+    others = [record for record in trace.records if record not in cut]
+    assert {record.outcome for record in others} == {Outcome.OK}
+    meanwhile = [r for r in others if 5.0 < r.arrived < 9.0]
+    assert meanwhile
+    assert 2 not in {record.pod for record in meanwhile}
+    assert max(record.tries for record in meanwhile) == 2
+    assert 2 in {record.pod for record in others if record.arrived > 9.5}
+    assert trace.left_in_flight == 0
+
+
+def test_with_every_pod_dead_requests_are_lost_and_nothing_leaks():
+    deaths = [Death(0.5, pod, away=1e6) for pod in range(4)]
+    trace = run([(1.0, call(0)), (2.0, call(1))], incidents=deaths)
+    assert [record.outcome for record in trace.records] == [Outcome.LOST, Outcome.LOST]
+    assert trace.left_in_flight == 0
+
+
+def test_a_pod_that_drains_ends_what_it_has_takes_nothing_new_and_comes_back_empty():
+    trace = run(poisson(600, 30, output=300), incidents=[Drain(5.0, 1)])
+    assert {record.outcome for record in trace.records} == {Outcome.OK}
+    on_it = [record for record in trace.records if record.pod == 1]
+    last_end = max(record.ended for record in on_it if record.arrived < 5.0)
+    away = [record for record in on_it if 5.0 < record.arrived < last_end]
+    assert not away
+    back = [record for record in on_it if record.arrived > last_end]
+    assert min(back, key=lambda record: record.arrived).cached == 0
+
+
+def test_clients_that_hang_up_free_their_pods_at_once():
+    trace = run(poisson(400, 30), incidents=[AbortStorm(6.0)])
+    aborted = [record for record in trace.records if record.outcome is Outcome.ABORTED]
+    assert aborted
+    assert all(record.ended == 6.0 for record in aborted)
+    assert trace.left_in_flight == 0
+
+
+def test_a_burst_on_one_snapshot_spreads_evenly():
+    burst = [(0.5, call(number)) for number in range(200)]
+    for policy in ("default", "least-load", "weighted"):
+        trace = run(burst, policy, pods=8)
+        assert {pod.requests for pod in trace.pods} <= set(range(20, 31)), policy
+
+
+def test_a_request_that_no_cache_could_hold_is_refused_not_waited_for():
+    trace = run([(0.1, call(0, own=400_000))])
+    assert [record.outcome for record in trace.records] == [Outcome.TOO_LONG]
+
+
+def test_requests_of_the_warm_up_are_served_but_not_measured():
+    arrivals = [(0.1, call(0, stage=WARM_UP)), (20.0, call(1))]
+    trace = run(arrivals, pods=1)
+    measures = measure(trace)
+    assert measures.requests == 1
+    assert trace.pods[0].requests == 1
+    assert measures.hit_rate == pytest.approx(2000 / 3000, rel=0.01)
+    assert sum(trace.intervals.values()) == 99
+
+
+def test_least_request_sends_to_the_less_busy_of_two():
+    # One pod is held by long answers; P2C finds it busy whenever it draws another one too.
+    held = [(0.0, call(number, output=5000)) for number in range(4)]
+    trace = run(
+        [*held, *((5.0 + n, call(10 + n, output=2)) for n in range(100))], "least-request", 2
+    )
+    long = {record.pod for record in trace.records[:4]}
+    short = [record.pod for record in trace.records[4:]]
+    if len(long) == 1:
+        assert short.count(*long) < 40
+    else:
+        assert 20 < short.count(0) < 80
+
+
+def test_a_stage_begins_when_the_one_before_is_answered():
+    stages = [Stage(1, 10.0, 30), Stage(2, 10.0, 30)]
+    traffic = StagedTraffic(
+        stages,
+        lambda stage, n: call(stage.number * 100 + n, stage=stage.number),
+        random.Random(1),
+        pause=2.0,
+    )
+    fleet = Fleet([ENGINE], POLICIES["random"](), traffic, random.Random(1))
+    records = fleet.run().records
+    first = [record for record in records if record.call.stage == 1]
+    second = [record for record in records if record.call.stage == 2]
+    assert (len(first), len(second)) == (30, 30)
+    assert min(r.arrived for r in second) >= max(r.ended for r in first) + 2.0
+
+
+def test_arrivals_of_a_stage_are_poisson():
+    traffic = StagedTraffic([Stage(1, 50.0, 20_000)], lambda s, n: call(n), random.Random(3))
+    times = [at for at, _ in traffic.start()]
+    gaps = [b - a for a, b in pairwise(times)]
+    mean = sum(gaps) / len(gaps)
+    deviation = (sum((gap - mean) ** 2 for gap in gaps) / len(gaps)) ** 0.5
+    assert mean == pytest.approx(1 / 50, rel=0.03)
+    assert deviation == pytest.approx(mean, rel=0.05)
+
+
+def test_quantiles_lie_between_the_nearest_values():
+    assert quantile([0.0, 10.0], 0.5) == 5.0
+    assert quantile([1.0], 0.99) == 1.0
+    assert quantile(list(range(101)), 0.9) == 90
