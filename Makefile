@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 WORKERS ?= 2
+BENCHES := $(filter-out bench/__init__.py,$(wildcard bench/*.py))
 
 .PHONY: help setup demo test lint types contracts check bench fuzz proto clean
 
@@ -42,6 +43,20 @@ check: lint types contracts test  ## What CI runs
 proto: $(STAMP)  ## Generate the message classes from the .proto files
 	$(BIN)/python -m grpc_tools.protoc -I. --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
 	  --python_out=. --mypy_out=quiet:. $$(find xds extproc -name '*.proto')
+
+bench: $(STAMP)  ## List the benchmarks, or run one: make bench NAME=xds_envoy (ARGS=... go to it; NAME=xds runs all of xds)
+	@if [ -z "$(NAME)" ]; then \
+	  echo "make bench NAME=... (results and what they mean: docs/benchmarks.md)"; \
+	  for file in $(BENCHES); do \
+	    name=$$(basename $$file .py); \
+	    printf '  %-18s %s\n' "$$name" "$$(sed -n '1s/"""//gp' $$file)"; \
+	  done; \
+	else \
+	  found=$$(ls bench/$(NAME).py 2>/dev/null || ls bench/$(NAME)_*.py) || exit 1; \
+	  for file in $$found; do \
+	    echo "== $$file"; $(BIN)/python -m bench.$$(basename $$file .py) $(ARGS) || exit 1; \
+	  done; \
+	fi
 
 fuzz: $(STAMP)  ## Fuzz TARGET (h2_connection or messages) for SECONDS (guided by coverage if atheris is there)
 	$(BIN)/python -m tests.fuzz.$(or $(TARGET),h2_connection) --seconds $(or $(SECONDS),3600)
