@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from extproc.active_checks import CheckSettings
+from extproc.admission.settings import AdmissionSettings
 from extproc.director import ENDPOINTS_PER_PICK
 from extproc.endpoint_health import HealthPolicy
 from extproc.exchange.settings import ExchangeSettings
@@ -42,6 +43,9 @@ class PickerConfig:
     """How endpoints are chosen, in every pool, unless ``profiles`` says it."""
     profiles: Path | None = None
     """A file of profiles (docs/profiles.md), which is followed."""
+    admission: AdmissionSettings | None = None
+    """Lets requests wait while their pool is full, unless ``profiles`` says how; None: all are sent
+    on at once."""
     exchange: ExchangeSettings = field(default_factory=ExchangeSettings)
     scrape: ScrapeSettings = field(default_factory=ScrapeSettings)
     health: HealthPolicy = field(default_factory=HealthPolicy)

@@ -17,6 +17,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from extproc.admission.admitting_picker import AdmittingPicker
+from extproc.admission.views import queue_rows
 from extproc.director import Director
 from extproc.fleet import Member, PoolView
 from extproc.profiles import ProfilesFile
@@ -129,6 +131,7 @@ def application(
     ready: Callable[[], bool],
     clock: Callable[[], float] = time.monotonic,
     profiles: ProfilesFile | None = None,
+    admission: AdmittingPicker | None = None,
 ) -> Starlette:
     """The HTTP application."""
     offset = time.time() - clock()
@@ -157,8 +160,9 @@ def application(
                 "see": {
                     "/debug/pools": "each pool",
                     "/debug/endpoints": "each endpoint with its signals; ?pool=namespace/name",
-                    "/debug/decisions": "the last decisions; ?limit=&pool=&model=&outcome=",
+                    "/debug/decisions": "the last decisions; ?limit=&pool=&model=&outcome=&after=",
                     "/debug/decisions/{id}": "one decision, step by step",
+                    "/debug/queues": "who waits, where admission is on",
                     "/metrics": "for Prometheus",
                     "/healthz": "whether the process answers",
                     "/readyz": "whether it can pick",
@@ -184,6 +188,11 @@ def application(
         rows = [endpoint_row(member, now) for member in members]
         return _Json({"endpoints": sorted(rows, key=lambda row: str(row["endpoint"]))})
 
+    async def queues(request: Request) -> Response:
+        if admission is None:
+            return _Json({"admission": "off", "queues": []})
+        return _Json({"admission": "on", "queues": queue_rows(admission, clock())})
+
     def shown(at: float) -> str:
         moment = offset + at
         return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment)) + f".{moment % 1:.3f}"[2:]
@@ -194,9 +203,11 @@ def application(
             limit = int(wanted.get("limit", DEFAULT_LIMIT))
         except ValueError:
             return _Json({"error": "limit must be a whole number"}, status_code=400)
+        after = wanted.get("after")
+        newer = itertools.takewhile(lambda record: record.id != after, director.decisions.latest())
         found = (
             record
-            for record in director.decisions.latest()
+            for record in newer
             if wanted.get("pool") in (None, str(record.pool))
             and wanted.get("model") in (None, record.model, record.target_model)
         )
@@ -235,6 +246,7 @@ def application(
             Route("/debug", index),
             Route("/debug/pools", pools),
             Route("/debug/endpoints", endpoints),
+            Route("/debug/queues", queues),
             Route("/debug/decisions", decisions),
             Route("/debug/decisions/{id:path}", decision),
             Route("/metrics", metrics),

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
 
 from extproc.access_log import AccessLog
 from extproc.active_checks import ActiveChecks
+from extproc.admission.admitting_picker import AdmittingPicker
+from extproc.admission.scrapes import AdmittingSink
+from extproc.admission.settings import AdmissionSettings
+from extproc.admission.views import AdmissionCollector
 from extproc.config import PickerConfig, TransportKind
 from extproc.debug import application
+from extproc.decisions import DecisionRecord
 from extproc.director import Director
+from extproc.exchange.settings import ExchangeSettings
 from extproc.ext_proc import ExternalProcessor
 from extproc.fleet import Fleet
 from extproc.grpc_health import Health
@@ -28,7 +35,7 @@ from extproc.profiles import ProfilesFile, builtin
 from extproc.request_log import RequestLog
 from extproc.scheduling.load import Load
 from extproc.served_models import ServedModels
-from extproc.signals.scraper import HttpFetch, Scraper
+from extproc.signals.scraper import HttpFetch, Scraper, SignalSink
 from extproc.transport.api import Server, Services
 from extproc.transport.grpcio import serve_grpcio
 from extproc.transport.listen import TcpAddress, parse_address
@@ -42,6 +49,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 EXPIRY_INTERVAL = 1.0
+QUEUE_INTERVAL = 0.05
+"""Seconds between two looks at who has waited for too long."""
+PICK_SLACK = 5.0
+"""Seconds that a pick may take beyond the longest wait in a queue."""
 
 
 class SourceEndedError(Exception):
@@ -75,23 +86,36 @@ class EndpointPickerServer:
         self._request_log = (
             RequestLog(config.request_log_share) if config.request_log_share else None
         )
+        on_end: list[Callable[[DecisionRecord], None]] = []
+        if self._request_log is not None:
+            on_end.append(self._request_log.ended)
+        self._admission_settings = profiles.admission or config.admission
         self.director = Director(
             fleet,
             in_flight_expiry=config.in_flight_expiry,
             endpoints_per_pick=config.endpoints_per_pick,
             remembered=config.remembered_decisions,
             clock=clock,
-            on_end=self._request_log.ended if self._request_log is not None else None,
+            on_end=_tell_all(on_end) if on_end or self._admission_settings else None,
             models=ModelIndex(expects_reports=config.models_interval > 0),
         )
+        self.admission: AdmittingPicker | None = None
+        """Who waits; None: nobody ever does."""
+        scrapes: SignalSink = fleet
+        if self._admission_settings is not None:
+            self.admission = AdmittingPicker(self.director, self._admission_settings, clock)
+            on_end.append(self.admission.ended)
+            scrapes = AdmittingSink(fleet, self.admission)
         self.health = Health()
         self._fetch = HttpFetch()
-        self._scraper = Scraper(fleet, self._fetch, config.scrape, clock=clock)
+        self._scraper = Scraper(scrapes, self._fetch, config.scrape, clock=clock)
         self._check = ActiveChecks(fleet, self._fetch, config.checks, clock)
         self._checks = Poller("health check", self._check, config.checks.interval)
         asking = ServedModels(self.director.models, self._fetch)
         self._models = Poller("question for models", asking, config.models_interval)
         registry = registry_of(self.director.metrics, fleet, clock)
+        if self.admission is not None:
+            registry.register(AdmissionCollector(self.admission))
         self._http = HttpServer(
             application(
                 self.director,
@@ -99,6 +123,7 @@ class EndpointPickerServer:
                 lambda: self.health.ready,
                 clock,
                 self._profiles,
+                self.admission,
             )
         )
         self._traces: Traces | None = None
@@ -130,7 +155,9 @@ class EndpointPickerServer:
             if self._request_log is not None:
                 self._request_log.start()
             exchanges = ExternalProcessor(
-                self._traced(self.director), config.exchange, self.director.metrics.refused
+                self._traced(self.admission or self.director),
+                _with_time_to_wait(config.exchange, self._admission_settings),
+                self.director.metrics.refused,
             )
             services = {
                 **exchanges.services(),
@@ -150,6 +177,9 @@ class EndpointPickerServer:
             asyncio.create_task(self._follow(), name="source"),
             asyncio.create_task(self._expire(), name="in-flight expiry"),
         ]
+        if self.admission is not None:
+            waiting = self._follow_queues(self.admission)
+            self._tasks.append(asyncio.create_task(waiting, name="queues"))
         if self._profiles is not None:
             following = self._follow_profiles(self._profiles)
             self._tasks.append(asyncio.create_task(following, name="profiles file"))
@@ -163,6 +193,8 @@ class EndpointPickerServer:
         if self._serving:
             delay = min(self.config.drain_delay, grace)
             await asyncio.sleep(delay)
+            if self.admission is not None:
+                self.admission.close()
             self._lasting.finish()
             # Probes come last: they are answered for as long as there is something to finish.
             for server in self._serving:
@@ -234,6 +266,8 @@ class EndpointPickerServer:
                 self.director.world_error += f": {type(error).__name__}: {error}"
                 log.exception("configuration was not taken over", revision=world.revision)
                 continue
+            if self.admission is not None:
+                self.admission.updated()
             self._scraper.follow(self.director.fleet.targets())
             self._ask_for_models()
             self._check_health()
@@ -250,9 +284,25 @@ class EndpointPickerServer:
     async def _follow_profiles(self, file: ProfilesFile) -> None:
         async for profiles in file.changes():
             self.director.fleet.use(profiles.for_pool, profiles.load)
+            if (profiles.admission or self.config.admission) != self._admission_settings:
+                log.warning(
+                    "admission has changed in the file; it takes effect when the picker is started "
+                    "again",
+                    file=str(self.config.profiles),
+                )
             log.info(
                 "profiles taken over", file=str(self.config.profiles), default=profiles.default
             )
+
+    async def _follow_queues(self, admission: AdmittingPicker) -> None:
+        while True:
+            await asyncio.sleep(QUEUE_INTERVAL)
+            if admission.usage.requests:
+                try:
+                    admission.tick()
+                except Exception:
+                    # Whoever waits would wait for ever.
+                    log.exception("the queues could not be looked at")
 
     def _ask_for_models(self) -> None:
         """Only where somebody may have to be told which pool serves a model."""
@@ -276,3 +326,25 @@ class EndpointPickerServer:
                     requests=expired,
                     after_s=self.config.in_flight_expiry,
                 )
+
+
+def _tell_all(
+    listeners: Sequence[Callable[[DecisionRecord], None]],
+) -> Callable[[DecisionRecord], None]:
+    """``listeners`` may still get longer."""
+
+    def tell(record: DecisionRecord) -> None:
+        for listener in listeners:
+            listener(record)
+
+    return tell
+
+
+def _with_time_to_wait(
+    exchange: ExchangeSettings, admission: AdmissionSettings | None
+) -> ExchangeSettings:
+    """A pick may take as long as a request may wait for it."""
+    if admission is None:
+        return exchange
+    longest = max(exchange.pick_timeout, admission.max_ttl + PICK_SLACK)
+    return dataclasses.replace(exchange, pick_timeout=longest)

@@ -12,9 +12,9 @@ give no capacity; if there are no others, all count, as they do in picks):
 **Signals that are old or missing** (utilisation). Old is what the scraper says is old, so it
 follows the scrape interval: five scrapes missed, and the timeout of one (2 s as shipped). Such an
 endpoint, and one that was never scraped, counts as full, and what is sent there on top. A signal
-that the server does not have is assumed from its peers, as in picks. If *no* endpoint has fresh signals, what is broken is the
-scraping, and holding all traffic back would make an outage of it: the pool is then measured by
-concurrency, at :data:`BLIND_CONCURRENCY` per endpoint.
+that the server does not have is assumed from its peers, as in picks. If *no* endpoint has fresh
+signals, what is broken is the scraping, and holding all traffic back would make an outage of it:
+the pool is then measured by concurrency, at :data:`BLIND_CONCURRENCY` per endpoint.
 """
 
 from __future__ import annotations

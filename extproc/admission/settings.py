@@ -95,8 +95,8 @@ class AdmissionSettings:
     """Requests that may wait, in all bands and pools."""
     max_bytes: int = 1024 * MIB
     """Bytes of their bodies."""
-    max_ttl: float = 25.0
-    """Seconds that any request may wait, whatever it asks for. The pick timeout must be longer."""
+    max_ttl: float = 60.0
+    """Seconds that any request may wait, whatever it asks for."""
     no_endpoints_ttl: float = 5.0
     """Seconds that a request waits for a pool without endpoints to get one."""
     output_weight: float = 2.0

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from extproc.profiles.admission import read_admission
 from extproc.profiles.plugins import INSTEAD, PLUGINS, RENAMED, Disaggregation, Plugin
 from extproc.profiles.profile_set import ProfileSet
 from extproc.profiles.reading import KnownFields, mapping_of, number, strict
@@ -157,7 +158,8 @@ def _own_form(root: KnownFields) -> ProfileSet:
     rate = root.optional("peakPrefillThroughput", number(1, 1e9), None)
     if rate is not None:
         settings["prefill_rate"] = rate
-    return ProfileSet(profiles, default, pools, _load_settings(settings))
+    admission = root.optional("admission", strict(read_admission), None)
+    return ProfileSet(profiles, default, pools, _load_settings(settings), admission)
 
 
 def _child(place: Place, name: str) -> Node:
@@ -247,7 +249,7 @@ def _endpoint_picker_config(root: KnownFields) -> ProfileSet:
     root.known("apiVersion", "kind", "metadata")
     root.without_effect("featureGates", "what they open is configured by options here")
     for name in ("flowControl", "saturationDetector"):
-        root.without_effect(name, "admission is configured by options of poolpilot serve")
+        root.without_effect(name, "admission is configured in kind SchedulingProfiles")
     for name in ("dataLayer", "requestHandler", "parser"):
         root.without_effect(name, "metrics and APIs are found out without it")
     plugins_at = root.get("plugins")

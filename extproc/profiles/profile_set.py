@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from extproc.admission.settings import AdmissionSettings
 from extproc.scheduling.load import LoadSettings
 from extproc.scheduling.profile import Profile
 from extproc.scheduling.profiles import PROFILES
@@ -20,6 +21,8 @@ class ProfileSet:
     default: str
     pools: Mapping[ObjectName, str] = field(default_factory=dict)
     load: LoadSettings = field(default_factory=LoadSettings)
+    admission: AdmissionSettings | None = None
+    """None: the file does not say."""
 
     def for_pool(self, pool: InferencePool) -> Profile:
         return self.profiles[self.pools.get(pool.name, self.default)]()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ class Sent:
 
     request: InferenceRequest
     answers: list[Outcome] = field(default_factory=list)
+    sent_at: float = 0.0
     at: list[float] = field(default_factory=list)
     """When it was answered."""
     withdraw: Callable[[], None] = lambda: None
@@ -68,6 +70,8 @@ class AdmissionPool:
         self, pods: int = 1, capacity: int = 1, settings: AdmissionSettings | None = None
     ) -> None:
         self.now = 1000.0
+        self.overshoots: list[Sent] = []
+        """Those that were let in though the pool was full (where concurrency tells)."""
         self.settings = settings or AdmissionSettings(ConcurrencySettings(capacity))
         self.director = Director(
             Fleet(lambda pool: PROFILES["least-load"]()),
@@ -125,12 +129,28 @@ class AdmissionPool:
             )
         )
 
+        sent.sent_at = self.now
+
         def answer(outcome: Outcome) -> None:
+            if isinstance(outcome, Routed) and self.in_flight > self.capacity:
+                self.overshoots.append(sent)
             sent.answers.append(outcome)
             sent.at.append(self.now)
 
         sent.withdraw = self.picker.pick(sent.request, answer)
         return sent
+
+    @property
+    def capacity(self) -> float:
+        saturation = self.settings.saturation
+        if not isinstance(saturation, ConcurrencySettings):
+            return math.inf
+        limit = saturation.max_concurrency * (1 + self.settings.headroom)
+        return limit * len(self.director.fleet.members)
+
+    def abort(self, sent: Sent) -> None:
+        """The client of a routed request hung up before any endpoint answered."""
+        self.picker.settle(Completed(sent.routed.pick_id))
 
     def end(self, sent: Sent, **told: int) -> None:
         """A routed request was served."""

@@ -1,0 +1,155 @@
+"""Admission as it is configured and seen from outside."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from extproc.admission.settings import (
+    AdmissionSettings,
+    BandSettings,
+    ConcurrencySettings,
+    Fairness,
+    Order,
+    UtilizationSettings,
+)
+from extproc.admission.views import AdmissionCollector
+from extproc.debug import application
+from extproc.profiles import read_profiles
+from tests.extproc.admission_pool import AdmissionPool
+
+HEAD = "apiVersion: poolpilot.dev/v1alpha1\nkind: SchedulingProfiles\n"
+
+
+def test_all_of_admission_can_be_written_in_the_profiles_file() -> None:
+    text = """\
+admission:
+  saturation: {concurrency: {maxConcurrency: 32}}
+  headroom: 0.1
+  maxRequests: 1000
+  maxBytes: 5000000
+  maxTtlSeconds: 30
+  noEndpointsTtlSeconds: 2
+  outputWeight: 3
+  defaultBand: {fairness: tokens}
+  bands:
+  - priority: 10
+    ttlSeconds: 30
+    order: earliest-deadline
+  - {priority: 0, ceiling: 0.9, maxRequests: 10, maxBytes: 1000}
+"""
+    read, problems = read_profiles(HEAD + text, "profiles.yaml")
+    assert problems == ()
+    assert read is not None
+    assert read.admission == AdmissionSettings(
+        ConcurrencySettings(32),
+        headroom=0.1,
+        default_band=BandSettings(fairness=Fairness.TOKENS),
+        bands={
+            10: BandSettings(ttl=30, order=Order.EARLIEST_DEADLINE),
+            0: BandSettings(ceiling=0.9, max_requests=10, max_bytes=1000),
+        },
+        max_requests=1000,
+        max_bytes=5_000_000,
+        max_ttl=30,
+        no_endpoints_ttl=2,
+        output_weight=3,
+    )
+
+
+def test_an_empty_section_turns_admission_on_as_it_is_shipped() -> None:
+    read, problems = read_profiles(HEAD + "admission: {}\n", "profiles.yaml")
+    assert problems == ()
+    assert read is not None
+    assert read.admission == AdmissionSettings(UtilizationSettings())
+
+
+def test_without_the_section_nobody_waits() -> None:
+    read, _ = read_profiles(HEAD, "profiles.yaml")
+    assert read is not None
+    assert read.admission is None
+
+
+@pytest.mark.parametrize(
+    ("section", "line", "says"),
+    [
+        ("  headrom: 1\n", 4, "headroom"),
+        ("  saturation: {}\n", 4, "either utilization or concurrency"),
+        ("  maxTtlSeconds: 1\n", 3, "less than the ttl of a band"),
+        ("  defaultBand: {fairness: tokens, order: latest}\n", 4, "earliest-deadline"),
+        ("  bands: [{priority: 0}, {priority: 0}]\n", 4, "priority 0 is given twice"),
+        ("  bands: [{ceiling: 0.5}]\n", 4, "priority"),
+        (
+            "  bands: [{priority: 1, ceiling: 0.5}, {priority: 0, ceiling: 0.6}]\n",
+            3,
+            "must not rise as priorities fall",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(section: str, line: int, says: str) -> None:
+    read, problems = read_profiles(f"{HEAD}admission:\n{section}", "profiles.yaml")
+    assert read is None
+    assert any(says in str(problem) for problem in problems), problems
+    assert problems[0].line == line
+
+
+def pool_with_a_queue() -> AdmissionPool:
+    pool = AdmissionPool()
+    first = pool.send()
+    pool.send(flow="a", body=100), pool.send(flow="a"), pool.send("urgent", flow="b")
+    pool.send("batch")
+    pool.wait(1)
+    pool.end(first)
+    return pool
+
+
+async def test_the_queues_can_be_looked_at() -> None:
+    pool = pool_with_a_queue()
+    app = application(
+        pool.director, CollectorRegistry(), lambda: True, lambda: pool.now, admission=pool.picker
+    )
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://picker") as client:
+        shown = (await client.get("/debug/queues")).json()
+    [row] = shown["queues"]
+    assert (row["pool"], row["waiting"], row["bytes"]) == ("default/llm", 2, 100)
+    assert row["saturation"] == 1.0
+    urgent, normal = [band for band in row["bands"] if band["priority"] >= 0]
+    assert urgent["longest_flows"][0]["dispatched_and_open"] == 1
+    assert normal["longest_flows"] == [
+        {
+            "flow": "a",
+            "waiting": 2,
+            "oldest_s": 1.0,
+            "dispatched_and_open": 0,
+            "virtual_tokens": 0,
+        }
+    ]
+
+
+async def test_where_admission_is_off_the_page_says_so() -> None:
+    pool = AdmissionPool()
+    app = application(pool.director, CollectorRegistry(), lambda: True)
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://picker") as client:
+        assert (await client.get("/debug/queues")).json() == {"admission": "off", "queues": []}
+
+
+def test_the_queues_are_counted() -> None:
+    pool = pool_with_a_queue()
+    registry = CollectorRegistry()
+    registry.register(AdmissionCollector(pool.picker))
+    page = generate_latest(registry).decode()
+    of = 'pool="default/llm",priority='
+    for line in (
+        f'poolpilot_queue_requests{{{of}"0"}} 2.0',
+        f'poolpilot_queue_requests{{{of}"10"}} 0.0',
+        f'poolpilot_queue_bytes{{{of}"0"}} 100.0',
+        f'poolpilot_admission_total{{outcome="shed",{of}"-1"}} 1.0',
+        f'poolpilot_queue_duration_seconds_bucket{{le="1.0",{of}"10"}} 1.0',
+        'poolpilot_pool_saturation{pool="default/llm"} 1.0',
+    ):
+        assert line in page, page
+    pool.update(pools=())
+    assert "default/llm" not in generate_latest(registry).decode()
