@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from poolpilot.commands import bootstrap, check, demo, fake_vllm, inspect, serve, simulate
+from poolpilot.commands import bootstrap, check, demo, explain, fake_vllm, inspect, serve, simulate
 from poolpilot.errors import PoolPilotError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command()(inspect.snapshot)
 app.command()(inspect.diff)
 app.command()(inspect.why)
 app.command()(inspect.picks)
+app.command()(explain.explain)
 app.command("fake-vllm")(fake_vllm.fake_vllm)
 app.command()(simulate.simulate)
 

@@ -181,6 +181,9 @@ def picks(
         str | None, typer.Option(metavar="NAMESPACE/NAME", help="Only this pool's.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Only for this model.")] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on, one line for each new pick.")
+    ] = False,
     extproc: Extproc = EXTPROC_URL,
     as_json: AsJson = False,
 ) -> None:
@@ -190,7 +193,9 @@ def picks(
 
       poolpilot picks --model tweet-summary
 
-      poolpilot picks 1f3a9c20-7
+      poolpilot picks --follow
+
+      poolpilot explain 1f3a9c20-7
     """
     import asyncio
     from urllib.parse import quote, urlencode
@@ -204,7 +209,13 @@ def picks(
         _print_json(document)
         return
     wanted = {"limit": limit, "pool": pool, "model": model}
-    query = urlencode({key: value for key, value in wanted.items() if value is not None})
+    given = {key: value for key, value in wanted.items() if value is not None}
+    if follow:
+        from poolpilot.commands import explain
+
+        explain.follow(extproc, given, as_json)
+        return
+    query = urlencode(given)
     (document,) = asyncio.run(debug.fetch_all(f"{extproc}/debug/decisions?{query}"))
     if as_json:
         _print_json(document)

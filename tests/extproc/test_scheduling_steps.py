@@ -1,0 +1,421 @@
+"""Each filter, scorer and picker by its rule."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from extproc.request import InferenceRequest
+from extproc.scheduling import (
+    PROFILES,
+    Adapters,
+    Candidate,
+    Filter,
+    Picker,
+    SchedulingRequest,
+    Scorer,
+    Signals,
+    affinity,
+    labels,
+    limits,
+    pickers,
+    scorers,
+    session,
+)
+from extproc.scheduling.labels import Operator, Requirement
+from extproc.scheduling.limits import Concurrency, Measure
+from extproc.scheduling.prefix import PrefixIndex
+from extproc.scheduling.signals import Latency
+from pools.model import Endpoint
+
+
+def pod(
+    number: int = 1,
+    signals: Signals | None = None,
+    labelled: Mapping[str, str] | None = None,
+    in_flight: int = 0,
+) -> Candidate:
+    one = Candidate(Endpoint(f"10.0.0.{number}", 8000, f"pod-{number}", labelled or {}))
+    if signals is not None:
+        scrape(one, signals)
+    for _ in range(in_flight):
+        one.in_flight += 1
+    return one
+
+
+def scrape(one: Candidate, signals: Signals) -> None:
+    one.scrape_started()
+    one.observe(signals, 0.0, 1.0)
+
+
+def request(
+    model: str = "m",
+    tokens: int = 100,
+    headers: Mapping[str, str] | None = None,
+    cached: Mapping[Candidate, int] | None = None,
+) -> SchedulingRequest:
+    """``cached``: tokens of the prompt by endpoint."""
+    http = InferenceRequest("r", None, "/", "POST", headers or {})
+    asked = SchedulingRequest(model, 0, random.Random(1), http, prompt_tokens=tokens)
+    if cached:
+        index = PrefixIndex(block_tokens=1)
+        index.follow(dict.fromkeys(cached, 100_000))
+        prompt = list(range(1, tokens + 1))
+        for candidate, count in cached.items():
+            index.add(candidate, prompt[:count])
+        asked.prefix = index.match(prompt)
+    return asked
+
+
+def score(
+    scorer: Scorer, pods: Sequence[Candidate], asked: SchedulingRequest | None = None
+) -> list[float]:
+    scores = scorer.apply(asked or request(), pods)
+    assert all(0.0 <= one <= 1.0 for one in scores)
+    return [round(one, 4) for one in scores]
+
+
+def kept(
+    step: Filter, pods: Sequence[Candidate], asked: SchedulingRequest | None = None
+) -> list[int]:
+    """The places of those that a filter keeps."""
+    result = step.apply(asked or request(), pods)
+    return [place for place, one in enumerate(pods) if one in result]
+
+
+# Scorers.
+
+
+def test_queue_and_running_are_relative_to_the_least_and_the_most() -> None:
+    pods = [
+        pod(n, Signals(waiting=w, running=r)) for n, (w, r) in enumerate([(0, 8), (2, 4), (8, 0)])
+    ]
+    assert score(scorers.queue(), pods) == [1.0, 0.75, 0.0]
+    assert score(scorers.running(), pods) == [0.0, 0.5, 1.0]
+    assert score(scorers.queue(), pods[:1]) == [1.0]
+
+
+def test_kv_cache_is_what_is_free() -> None:
+    pods = [pod(n, Signals(kv_usage=usage)) for n, usage in enumerate([0.0, 0.25, 1.0])]
+    assert score(scorers.kv_cache(), pods) == [1.0, 0.75, 0.0]
+
+
+def test_lora_affinity_prefers_active_then_room_then_waiting() -> None:
+    def with_adapters(number: int, active: set[str], waiting: set[str]) -> Candidate:
+        adapters = Adapters(frozenset(active), frozenset(waiting), capacity=2)
+        return pod(number, Signals(adapters=adapters))
+
+    pods = [
+        with_adapters(1, {"m", "a"}, set()),
+        with_adapters(2, {"a"}, set()),
+        with_adapters(3, {"a", "b"}, {"m"}),
+        with_adapters(4, {"a", "b"}, set()),
+    ]
+    assert score(scorers.lora_affinity(), pods) == [1.0, 0.8, 0.6, 0.0]
+
+
+def test_prefix_is_the_cached_share_and_may_count_length() -> None:
+    pods = [pod(n) for n in range(3)]
+    asked = request(tokens=100, cached={pods[0]: 100, pods[1]: 25, pods[2]: 0})
+    assert score(scorers.prefix_cache(), pods, asked) == [1.0, 0.25, 0.0]
+    by_length = scorers.prefix_cache(length_weight=0.5, scale_tokens=50)
+    assert score(by_length, pods, asked) == [1.0, 0.25, 0.0]  # .5 * .5 ** 2 + .5 * .25
+    assert score(scorers.prefix_cache(), pods) == [0.0, 0.0, 0.0]
+
+
+def test_load_aware_is_at_most_a_half() -> None:
+    pods = [pod(n, Signals(waiting=w)) for n, w in enumerate([0, 64, 128, 500])]
+    assert score(scorers.load_aware(), pods) == [0.5, 0.25, 0.0, 0.0]
+
+
+def test_token_load_counts_what_waits_and_what_this_request_adds() -> None:
+    pods = [pod(n) for n in range(3)]
+    pods[0].prefill_tokens, pods[1].prefill_tokens = 400, 900
+    asked = request(tokens=100, cached={pods[0]: 0, pods[1]: 100, pods[2]: 50})
+    assert score(scorers.token_load(limit=1000), pods, asked) == [0.5, 0.099, 0.95]
+    assert score(scorers.token_load(limit=300), pods, asked)[:2] == [0.0, 0.0]
+
+
+def test_active_requests_favour_the_idle_by_a_step() -> None:
+    pods = [pod(n, in_flight=count) for n, count in enumerate([0, 2, 5, 10])]
+    assert score(scorers.active_requests(), pods) == [1.0, 0.8, 0.5, 0.0]
+    assert score(scorers.active_requests(1, 2, 0.5), pods) == [1.0, 1.0, 0.25, 0.0]
+    assert score(scorers.active_requests(), pods[:1]) == [1.0]
+
+
+def test_cold_prompts_go_to_who_had_none_then_to_who_had_one_longest_ago() -> None:
+    pods = [pod(n) for n in range(4)]
+    pods[0].cold_turn, pods[1].cold_turn = 7, 3
+    assert score(scorers.no_hit_lru(), pods) == [0.0, 0.3333, 1.0, 1.0]
+    warm = request(cached={pods[0]: 1, pods[1]: 0})
+    assert score(scorers.no_hit_lru(), pods, warm) == [0.5] * 4
+    pods[2].cold_turn, pods[3].cold_turn = 8, 9
+    assert score(scorers.no_hit_lru(), pods) == [0.6667, 1.0, 0.3333, 0.0]
+
+
+def test_least_work_is_waiting_prompts_this_prompt_and_the_batch() -> None:
+    pods = [pod(n) for n in range(3)]
+    pods[0].prefill_tokens = 300
+    pods[1].in_flight = 2
+    asked = request(tokens=100, cached={pods[0]: 99, pods[1]: 0, pods[2]: 0})
+    # 300 + 1, 2 * 100 + 100, 0 + 100
+    assert score(scorers.least_work(decode_tokens=100), pods, asked) == [0.0, 0.005, 1.0]
+    idle = [pod(n) for n in range(3)]
+    assert score(scorers.least_work(), idle) == [1.0, 1.0, 1.0]
+
+
+def test_a_queue_of_others_requests_is_work_too() -> None:
+    pods = [pod(1, Signals(waiting=20)), pod(2, in_flight=3)]
+    assert score(scorers.least_work(), pods) == [0.0, 1.0]
+
+
+def test_observed_latency_is_relative_and_who_says_nothing_is_in_the_middle() -> None:
+    pods = [pod(n) for n in range(4)]
+    for one, seconds in zip(pods, (0.1, 0.2, 0.5), strict=False):
+        scrape(one, Signals(latency=Latency(10, 5.0)))
+        scrape(one, Signals(latency=Latency(20, 5.0 + 10 * seconds)))
+    assert score(scorers.observed_latency(), pods) == [1.0, 0.75, 0.0, 0.75]
+    assert score(scorers.observed_latency(), [pod(1), pod(2)]) == [1.0, 1.0]
+
+
+def test_the_error_rate_rises_with_failures_and_falls_with_answers() -> None:
+    good, bad = pod(1), pod(2)
+    for _ in range(10):
+        good.answered(well=True)
+        bad.answered(well=False)
+    assert score(scorers.error_rate(), [good, bad]) == [1.0, round(0.9**10, 4)]
+    for _ in range(50):
+        bad.answered(well=True)
+    assert score(scorers.error_rate(), [bad])[0] > 0.99
+
+
+def test_context_length_prefers_the_narrow_range_that_the_prompt_is_in() -> None:
+    key = labels.CONTEXT_LENGTH_RANGE
+    ranges = ["0-2000", "0-100000", "5000-9000", None, "nonsense"]
+    pods = [pod(n, labelled={key: text} if text else {}) for n, text in enumerate(ranges)]
+    asked = request(tokens=1000)
+    scores = score(labels.context_length(), pods, asked)
+    assert scores[0] == round(0.3 + 0.7 * (0.7 / 1.2 + 0.3 * 0.5), 4)
+    assert scores[2] == round(0.3 / (1 + 4000 / 1000), 4)
+    assert scores[3:] == [0.5, 0.5]
+    assert scores[0] > scores[1] > scores[2]
+    assert kept(labels.context_length_filter(), pods, asked) == [0, 1, 3, 4]
+    assert kept(labels.context_length_filter(), pods[2:3], asked) == [0]
+
+
+# Filters.
+
+
+def test_a_label_selector_means_what_it_means_in_kubernetes() -> None:
+    pods = [pod(1, labelled={"gpu": "h100"}), pod(2, labelled={"gpu": "a10"}), pod(3)]
+
+    def chosen(operator: Operator, *values: str) -> list[int]:
+        wanted = Requirement("gpu", operator, frozenset(values))
+        return kept(labels.label_selector([wanted]), pods)
+
+    assert chosen(Operator.IN, "h100", "h200") == [0]
+    assert chosen(Operator.NOT_IN, "h100") == [1, 2]
+    assert chosen(Operator.EXISTS) == [0, 1]
+    assert chosen(Operator.DOES_NOT_EXIST) == [2]
+
+
+def test_roles() -> None:
+    roles = ["prefill", "decode", "prefill-decode", "both", "encode", None]
+    pods = [pod(n, labelled={labels.ROLE: r} if r else {}) for n, r in enumerate(roles)]
+    assert kept(labels.prefill_role(), pods) == [0, 2, 3]
+    assert kept(labels.decode_role(), pods) == [1, 2, 3, 5]
+    assert kept(labels.encode_role(), pods) == [4]
+
+
+def test_utilization_limits_leave_nobody_or_everybody_when_all_are_full() -> None:
+    pods = [pod(1, Signals(1, 1, 0.5)), pod(2, Signals(9, 1, 0.5)), pod(3, Signals(1, 1, 0.95))]
+    full = [(Measure.WAITING_QUEUE, 5.0), (Measure.KV_CACHE_UTILIZATION, 0.9)]
+    assert kept(limits.utilization(full), pods) == [0]
+    assert kept(limits.utilization(full), pods[1:]) == []
+    assert kept(limits.utilization(full, fallback_on_empty=True), pods[1:]) == [0, 1]
+    busy = [pod(1, in_flight=3), pod(2, in_flight=4)]
+    assert kept(limits.utilization([(Measure.ACTIVE_REQUESTS, 3)]), busy) == [0]
+
+
+def test_detectors_as_filters_let_all_through_when_all_are_over() -> None:
+    pods = [pod(1, Signals(5, 1, 0.1)), pod(2, Signals(4, 1, 0.79)), pod(3)]
+    assert kept(limits.utilization_detector(), pods) == [1]
+    assert kept(limits.utilization_detector(headroom=0.5), pods) == [0, 1]
+    assert kept(limits.utilization_detector(), pods[:1]) == [0]
+    loaded = [pod(1, in_flight=2), pod(2, in_flight=1)]
+    loaded[1].tokens = 50
+    assert kept(limits.concurrency_detector(2), loaded) == [1]
+    assert kept(limits.concurrency_detector(2, 50, Concurrency.TOKENS), loaded) == [0]
+    assert kept(limits.concurrency_detector(2, 50, Concurrency.HYBRID), loaded) == [0, 1]
+
+
+def test_a_session_stays_and_only_those_of_an_endpoint_that_left_move() -> None:
+    pods = [pod(n) for n in range(8)]
+    step = session.session_affinity_filter()
+
+    def home(number: int, among: Sequence[Candidate]) -> Candidate:
+        [one] = step.apply(request(headers={"x-session-id": f"s-{number}"}), among)
+        return one
+
+    before = [home(number, pods) for number in range(200)]
+    assert len(set(before)) == 8
+    after = [home(number, pods[1:]) for number in range(200)]
+    assert all(new is old for new, old in zip(after, before, strict=True) if old is not pods[0])
+    assert kept(step, pods) == list(range(8))
+    with_session = request(headers={"x-session-id": "s-0"})
+    assert sum(score(session.session_affinity(), pods, with_session)) == 1.0
+    assert score(session.session_affinity(), pods) == [0.0] * 8
+
+
+def test_a_prompt_stays_where_it_is_cached_until_that_is_saturated() -> None:
+    pods = [pod(n) for n in range(3)]
+    step = affinity.prefix_affinity(threshold=0.8, max_penalty=2.0, prefill_rate=1000)
+    asked = request(tokens=100, cached={pods[0]: 80, pods[1]: 79, pods[2]: 0})
+    assert kept(step, pods, asked) == [0]
+    pods[0].prefill_tokens = 2000
+    assert kept(step, pods, asked) == [0]
+    pods[0].prefill_tokens = 2001
+    assert kept(step, pods, asked) == [0, 1, 2]
+    pods[1].prefill_tokens = pods[2].prefill_tokens = 1
+    assert kept(step, pods, asked) == [0]
+    asked.multimodal = True
+    assert kept(step, pods, asked) == [0, 1]
+    assert kept(step, pods) == [0, 1, 2]
+
+
+def test_with_exploration_one_in_so_many_may_go_anywhere() -> None:
+    pods = [pod(n) for n in range(2)]
+    asked = request(tokens=10, cached={pods[0]: 10, pods[1]: 0})
+    step = affinity.prefix_affinity(exploration=0.25)
+    explored = sum(len(kept(step, pods, asked)) == 2 for _ in range(2000))
+    assert 400 < explored < 600
+
+
+def test_an_adapter_stays_where_it_is_loaded_until_that_is_saturated() -> None:
+    known = {"m"}
+    pods = [Candidate(Endpoint(f"10.0.0.{n}", 8000, ""), known) for n in range(3)]
+    for one, active in zip(pods, ({"m"}, {"a"}, {"a", "b"}), strict=True):
+        scrape(one, Signals(adapters=Adapters(frozenset(active), capacity=2)))
+    step = affinity.adapter_affinity(max_penalty=1.0, max_gap=4, prefill_rate=1000)
+    assert kept(step, pods) == [0]
+    pods[0].in_flight = 4
+    assert kept(step, pods) == [0]
+    pods[0].in_flight = 5
+    assert kept(step, pods) == [0, 1]  # there and where there is room
+    pods[1].in_flight = pods[2].in_flight = 1
+    pods[0].prefill_tokens = 1001
+    assert kept(step, pods) == [0, 1]
+    assert kept(step, pods, request("base")) == [0, 1, 2]
+    assert kept(step, pods[1:]) == [0]
+    assert kept(step, pods[2:]) == [0]
+
+
+def test_an_adapter_counts_as_loaded_as_soon_as_it_was_sent_there() -> None:
+    known = {"m", "n", "o"}
+    one = Candidate(Endpoint("10.0.0.1", 8000, ""), known)
+    scrape(one, Signals(adapters=Adapters(capacity=2)))
+    for model in ("m", "base", "n", "m", "o"):
+        one.charge(1, model)
+    assert one.adapters == {"m", "o"}  # two fit; "n" was used longest ago
+    scrape(one, Signals(adapters=Adapters(frozenset({"x"}), capacity=2)))
+    assert one.adapters == {"x", "m", "o"}
+    assert "x" in known
+
+
+# Pickers.
+
+
+def picked(picker: Picker, scores: Sequence[float] | None, pods: Sequence[Candidate]) -> list[int]:
+    counts: Counter[Candidate] = Counter()
+    asked = request()
+    for _ in range(4000):
+        chosen = picker.apply(asked, pods, scores, 3)
+        assert 1 <= len(chosen) == len(set(chosen)) <= 3
+        counts[chosen[0]] += 1
+    return [counts[one] for one in pods]
+
+
+def test_max_score_takes_the_best_and_equal_ones_evenly() -> None:
+    pods = [pod(n) for n in range(5)]
+    counts = picked(pickers.max_score(), [0.1, 0.9, 0.9, 0.2, 0.9], pods)
+    assert counts[0] == counts[3] == 0
+    assert all(1200 < counts[n] < 1470 for n in (1, 2, 4))
+
+
+def test_max_score_falls_back_on_the_next_best() -> None:
+    pods = [pod(n) for n in range(5)]
+    chosen = pickers.max_score().apply(request(), pods, [0.1, 0.9, 0.3, 0.2, 0.0], 3)
+    assert chosen == [pods[1], pods[2], pods[3]]
+    many = [pod(n) for n in range(200)]
+    chosen = pickers.max_score().apply(request(), many, [n / 200 for n in range(200)], 3)
+    assert chosen[0] is many[-1]
+    assert len(set(chosen)) == 3
+
+
+def test_weighted_random_goes_by_the_scores() -> None:
+    pods = [pod(n) for n in range(3)]
+    counts = picked(pickers.weighted_random(), [0.75, 0.25, 0.0], pods)
+    assert 2850 < counts[0] < 3150
+    assert counts[2] == 0
+    assert min(picked(pickers.weighted_random(), [0.0, 0.0, 0.0], pods)) > 1200
+
+
+def test_power_of_two_takes_the_better_of_two() -> None:
+    pods = [pod(n, in_flight=n) for n in range(4)]
+    counts = picked(pickers.power_of_two(), None, pods)
+    # The best wins whenever it is drawn (1/2), the next in 1/3, then 1/6, the worst never.
+    assert [round(count / 4000, 1) for count in counts] == [0.5, 0.3, 0.2, 0.0]
+    assert picked(pickers.power_of_two(), [0.0, 0.1, 0.2, 1.0], pods)[3] > 1850
+    assert picked(pickers.power_of_two(), None, pods[:1]) == [4000]
+
+
+# Profiles.
+
+
+@pytest.mark.parametrize("name", sorted(PROFILES))
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_a_pick_is_always_one_of_the_candidates(name: str, data: st.DataObject) -> None:
+    profile = PROFILES[name]()
+    pods = []
+    for number in range(data.draw(st.integers(1, 70))):
+        one = pod(number, in_flight=data.draw(st.integers(0, 3)))
+        one.prefill_tokens = data.draw(st.sampled_from((0, 10, 10**6)))
+        if data.draw(st.booleans()):
+            scrape(one, Signals(data.draw(st.integers(0, 9)), 1, data.draw(st.floats(0, 1))))
+        pods.append(one)
+    holders = data.draw(st.lists(st.sampled_from(pods), max_size=5))
+    asked = request(tokens=20, cached=dict.fromkeys(holders, data.draw(st.integers(1, 20))))
+    decision = profile.decide(asked, pods, 3)
+    assert len(decision.endpoints) == min(3, len(pods))
+    assert len(set(decision.endpoints)) == len(decision.endpoints)
+    assert set(decision.endpoints) <= set(pods)
+
+
+@pytest.mark.parametrize("name", sorted(set(PROFILES) - {"filter-tree"}))
+def test_equal_endpoints_share_evenly(name: str) -> None:
+    profile = PROFILES[name]()
+    pods = [pod(n, Signals(0, 0, 0.1)) for n in range(10)]
+    counts: Counter[Candidate] = Counter()
+    rng = random.Random(1)
+    for _ in range(3000):
+        [chosen, *_] = profile.decide(SchedulingRequest("m", 0, rng), pods, 1).endpoints
+        counts[chosen] += 1
+    assert all(240 < counts[one] < 360 for one in pods)
+
+
+def test_the_default_spreads_a_burst_and_keeps_what_is_cached_together() -> None:
+    profile = PROFILES["default"]()
+    pods = [pod(n, Signals(0, 0, 0.1)) for n in range(10)]
+    for _ in range(200):
+        chosen = profile.decide(request(tokens=500), pods, 1).endpoints[0]
+        chosen.charge(500)
+        chosen.prefill_tokens += 500
+    assert {one.in_flight for one in pods} == {20}
+    asked = request(tokens=500, cached={pods[3]: 450, pods[4]: 0})
+    assert profile.decide(asked, pods, 1).endpoints == (pods[3],)
