@@ -42,8 +42,6 @@ class Sent:
     request: InferenceRequest
     answers: list[Outcome] = field(default_factory=list)
     sent_at: float = 0.0
-    at: list[float] = field(default_factory=list)
-    """When it was answered."""
     withdraw: Callable[[], None] = lambda: None
 
     @property
@@ -108,6 +106,7 @@ class AdmissionPool:
         max_tokens: int | None = None,
         headers: Mapping[str, str] | None = None,
         pool: ObjectName = POOL,
+        on_answer: Callable[[Sent], None] = lambda sent: None,
     ) -> Sent:
         all_headers = dict(headers or {})
         if timeout is not None:
@@ -135,7 +134,7 @@ class AdmissionPool:
             if isinstance(outcome, Routed) and self.in_flight > self.capacity:
                 self.overshoots.append(sent)
             sent.answers.append(outcome)
-            sent.at.append(self.now)
+            on_answer(sent)
 
         sent.withdraw = self.picker.pick(sent.request, answer)
         return sent
