@@ -7,7 +7,7 @@ from collections import OrderedDict
 from xds.protocol.message import Response
 from xds.wire.codec import encode_delta, encode_sotw, with_nonce
 
-_Key = tuple[bool, str, str, tuple[str, ...], tuple[str, ...]]
+_Key = tuple[bool, str, str, tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 
 
 class Encoder:
@@ -20,9 +20,10 @@ class Encoder:
         self._bodies: OrderedDict[_Key, bytes] = OrderedDict()
 
     def encode(self, response: Response, *, delta: bool) -> bytes:
-        # A set's version and the names taken from it determine the content.
+        # The version of the set does not say it all: something may stand in for what was rejected.
         names = tuple([resource.name for resource in response.resources])
-        key = (delta, response.type_url, response.version, names, response.removed)
+        versions = tuple([resource.version for resource in response.resources])
+        key = (delta, response.type_url, response.version, names, versions, response.removed)
         body = self._bodies.get(key)
         if body is None:
             encode = encode_delta if delta else encode_sotw

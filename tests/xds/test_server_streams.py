@@ -396,6 +396,108 @@ async def test_csds_tells_the_state_of_each_resource_and_never_a_secret():
         assert not (await fetch(status_pb2.ClientStatusRequest(node_matchers=[other]))).config
 
 
+async def test_a_request_of_nearly_four_megabytes_is_read_and_a_larger_one_is_refused():
+    async with running(limits=Limits(names=100_000)) as at:
+        at.publish(content(CLUSTER, "a"))
+        good = at.client(node="good")
+        await good.send(CLUSTER)
+        await good.ack(await good.receive())
+        known = {f"{i:032}": "0" * 16 for i in range(70_000)}
+        large = at.client(DELTA)
+        await large.send(CLUSTER, initial_resource_versions=known)
+        answer = await large.receive()
+        assert len(answer.removed_resources) == 70_000, "what it has and should not is told"
+        larger = at.client(DELTA)
+        await larger.send(CLUSTER, initial_resource_versions={**known, "x": "y" * 1_000_000})
+        code, details = await larger.ending()
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "4194304" in details, "the limit is named"
+        at.publish(content(CLUSTER, "a", 2))
+        await good.receive()
+
+
+@pytest.mark.parametrize("method", [SOTW, DELTA])
+async def test_what_is_kept_of_a_client_that_never_answers_or_always_rejects_is_bounded(method):
+    async with running(log_entries=10, history_entries=5) as at:
+        silent, angry = at.client(method, "silent"), at.client(method, "angry")
+        at.publish(content(CLUSTER, "a"), content(CLUSTER, "b"))
+        for client in (silent, angry):
+            await client.send(CLUSTER)
+        await silent.receive()
+
+        async def reject() -> None:
+            while True:
+                response = await angry.receive()
+                await angry.nack(response, f"never {response.nonce}")
+
+        rejecting = asyncio.ensure_future(reject())
+        for number in range(2, 60):
+            at.publish(content(CLUSTER, "a", number), content(CLUSTER, "b", number))
+            await asyncio.sleep(0)
+        wanted = at.server.status().groups[0]
+        await until(lambda: at.metric("nacks_total", type="Cluster") >= 3, "rejections")
+        rejecting.cancel()
+        nodes = {n.node.id: n.streams[0] for n in at.server.status().nodes}
+        assert nodes["silent"].types[0].responses == 1, "nothing piles up for it"
+        assert len(nodes["angry"].log) <= 10
+        assert len(nodes["angry"].types[0].rejected) <= 2
+        assert len(wanted.history) <= 5
+
+
+@pytest.mark.parametrize("method", [SOTW, DELTA])
+async def test_a_client_that_moves_to_a_replica_is_sent_nothing_again(method):
+    """Versions are hashes of content: a server that never saw the client knows what it has."""
+    async with running() as first, running() as second:
+        resources = [content(CLUSTER, name) for name in "abc"]
+        first.publish(*resources)
+        second.publish(*reversed(resources))
+        before = first.client(method)
+        await before.send(CLUSTER)
+        had = await before.receive()
+        await before.ack(had)
+        after = second.client(method)
+        if method == SOTW:
+            await after.send(CLUSTER, version_info=had.version_info)
+        else:
+            versions = {r.name: r.version for r in had.resources}
+            await after.send(CLUSTER, initial_resource_versions=versions)
+            empty = await after.receive()
+            assert not empty.resources
+            assert not empty.removed_resources
+            await after.ack(empty)
+        await until(
+            lambda: any(s.converged for n in second.server.status().nodes for s in n.streams),
+            "it has everything",
+        )
+        sent = second.server.status().nodes[0].streams[0].types[0].responses
+        assert sent == (0 if method == SOTW else 1)
+        second.publish(content(CLUSTER, "a", 2), *resources[1:])
+        news = await after.receive()
+        assert len(news.resources) == (3 if method == SOTW else 1)
+
+
+async def test_a_new_node_gets_what_its_peers_have_in_place_of_a_form_that_is_bad():
+    async with running() as at:
+        at.publish(content(CLUSTER, "a", 1))
+        old = at.client(DELTA, "old")
+        await old.send(CLUSTER)
+        await old.ack(await old.receive())
+        await until(lambda: at.metric("acks_total", type="Cluster") == 1, "the ACK")
+        at.publish(Resource(CLUSTER, "a", b"bad"))
+        new = at.client(DELTA, "new")
+        await new.send(CLUSTER)
+        first = await new.receive()
+        assert first.resources[0].resource.value == b"bad"
+        await new.nack(first, "no")
+        second = await new.receive()
+        assert second.resources[0].resource.value == b"a 1"
+        await new.ack(second)
+        await until(lambda: at.metric("acks_total", type="Cluster") == 2, "the ACK")
+        node = next(n for n in at.server.status().nodes if n.node.id == "new")
+        assert node.state is State.ERROR
+        assert node.streams[0].types[0].has["a"].body == b"a 1"
+
+
 async def test_a_thousand_streams_of_one_client_leave_the_others_unharmed():
     async with running(limits=Limits(streams_per_peer=1_010)) as at:
         at.publish(content(CLUSTER, "a"))
