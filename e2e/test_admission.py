@@ -1,0 +1,220 @@
+"""Requests that wait for room: a real Envoy, simulated pods of small capacity, and the picker."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from e2e.static_envoy import POOL, Envoy, configuration, eventually, running_envoy
+from extproc.admission.admitting_picker import AdmittingPicker
+from extproc.admission.settings import AdmissionSettings, BandSettings, ConcurrencySettings
+from extproc.config import PickerConfig
+from extproc.server import EndpointPickerServer
+from extproc.signals.scraper import ScrapeSettings
+from pools.model import Endpoint, InferenceObjective, InferencePool, ObjectName, World
+from sim.config import PodConfig
+from sim.pod import Pod
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+CAPACITY = 2
+"""Of each of the two pods."""
+ROOM = 2 * CAPACITY
+TOKENS = 24
+"""Of an answer, which takes about 0.3 s."""
+OBJECTIVES = {"urgent": 10, "batch": -1}
+
+
+class OneWorld:
+    """A source that has all it will ever have."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def worlds(self) -> AsyncIterator[World]:
+        yield self._world
+        await asyncio.Event().wait()
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: dict[str, Any]
+    at: float
+
+
+@dataclass
+class Gateway:
+    envoy: Envoy
+    server: EndpointPickerServer
+    http: aiohttp.ClientSession
+
+    @property
+    def admission(self) -> AdmittingPicker:
+        assert self.server.admission is not None
+        return self.server.admission
+
+    @property
+    def waiting(self) -> int:
+        return self.admission.usage.requests
+
+    @property
+    def in_flight(self) -> int:
+        members = self.server.director.fleet.members.values()
+        return sum(member.candidate.in_flight for member in members)
+
+    async def ask(self, objective: str = "", tokens: int = TOKENS, **headers: str) -> Answer:
+        url = f"{self.envoy.listeners['plain']}/full_duplex_streamed/v1/completions"
+        body = {"model": "small", "prompt": "Hi", "max_tokens": tokens}
+        if objective:
+            headers["x-gateway-inference-objective"] = objective
+        async with self.http.post(url, json=body, headers=headers) as response:
+            told = await response.json()
+            return Answer(response.status, response.headers, told, time.monotonic())
+
+    def send(self, *args: Any, **more: Any) -> asyncio.Task[Answer]:
+        return asyncio.create_task(self.ask(*args, **more))
+
+    async def fill(self, tokens: int = TOKENS) -> list[asyncio.Task[Answer]]:
+        """As many requests as there is room for, all under way."""
+        sent = [self.send(tokens=tokens) for _ in range(ROOM)]
+        await eventually(lambda: self.in_flight == ROOM)
+        return sent
+
+    async def debug(self, path: str) -> Any:
+        async with self.http.get(f"http://{self.server.http_address}{path}") as response:
+            return await response.json()
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gateway]:
+    async with AsyncExitStack() as stack:
+        pods = [Pod(PodConfig(port=0, name=f"pod-{n}", model="small")) for n in range(2)]
+        for pod in pods:
+            await stack.enter_async_context(pod)
+        endpoints = tuple(Endpoint("127.0.0.1", pod.port, pod.config.name) for pod in pods)
+        world = World(
+            pools={POOL: InferencePool(POOL, (8000,))},
+            endpoints={POOL: endpoints},
+            objectives=tuple(
+                InferenceObjective(ObjectName(POOL.namespace, name), POOL, priority)
+                for name, priority in OBJECTIVES.items()
+            ),
+        )
+        config = PickerConfig(
+            address="127.0.0.1:0",
+            health_address=None,
+            http_address="127.0.0.1:0",
+            profile="least-load",
+            scrape=ScrapeSettings(interval=0.05),
+            admission=AdmissionSettings(
+                ConcurrencySettings(CAPACITY),
+                default_band=BandSettings(max_requests=20, ttl=10),
+            ),
+        )
+        server = EndpointPickerServer(OneWorld(world), config)
+        await server.start()
+        stack.push_async_callback(server.stop, 0)
+        folder: Path = tmp_path_factory.mktemp("envoy")
+        addresses = [endpoint.key for endpoint in endpoints]
+        envoy = await stack.enter_async_context(
+            running_envoy(configuration(addresses, server.address), folder)
+        )
+        http = await stack.enter_async_context(
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=20)
+            )
+        )
+        await eventually(lambda: len(server.director.fleet.members) == 2)
+        yield Gateway(envoy, server, http)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def gateway(running: Gateway) -> AsyncIterator[Gateway]:
+    yield running
+    await eventually(lambda: running.in_flight == running.waiting == 0)
+    assert running.admission.dispatched == 0
+    assert running.admission.usage.size == 0
+
+
+async def test_a_burst_waits_its_turn_and_the_pods_never_get_more_than_they_take(
+    gateway: Gateway,
+) -> None:
+    sent = [
+        gateway.send(**{"x-gateway-inference-fairness-id": "tenant-a"}) for _ in range(3 * ROOM)
+    ]
+    await eventually(lambda: gateway.waiting == 2 * ROOM)
+    [queue] = (await gateway.debug("/debug/queues"))["queues"]
+    assert queue["waiting"] == 2 * ROOM
+    assert queue["saturation"] == 1.0
+    assert queue["bands"][0]["longest_flows"][0]["flow"] == "tenant-a"
+    most = 0
+    while gateway.waiting:
+        most = max(most, gateway.in_flight)
+        await asyncio.sleep(0.01)
+    assert most == ROOM
+    assert {answer.status for answer in await asyncio.gather(*sent)} == {200}
+    decisions = (await gateway.debug(f"/debug/decisions?limit={3 * ROOM}"))["decisions"]
+    waited = [decision["queued_ms"] for decision in decisions]
+    assert sum(ms > 0 for ms in waited) == 2 * ROOM
+    assert max(waited) > 300
+
+
+async def test_a_client_that_hangs_up_leaves_the_queue(gateway: Gateway) -> None:
+    sent = await gateway.fill()
+    gone = [gateway.send() for _ in range(3)]
+    await eventually(lambda: gateway.waiting == 3)
+    for request in gone:
+        request.cancel()
+    await eventually(lambda: gateway.waiting == 0)
+    assert gateway.in_flight == ROOM
+    assert {answer.status for answer in await asyncio.gather(*sent)} == {200}
+
+
+async def test_sheddable_requests_get_429_and_when_to_come_back(gateway: Gateway) -> None:
+    sent = await gateway.fill()
+    answer = await gateway.ask("batch")
+    assert answer.status == 429
+    assert answer.headers["x-poolpilot-reason"] == answer.body["error"]["code"] == "shed"
+    assert answer.body["error"]["type"] == "rate_limit_error"
+    assert 1 <= int(answer.headers["retry-after"]) <= 60
+    await asyncio.gather(*sent)
+    assert (await gateway.ask("batch")).status == 200
+
+
+async def test_the_urgent_request_overtakes_those_that_wait(gateway: Gateway) -> None:
+    sent = await gateway.fill()
+    normal = [gateway.send() for _ in range(ROOM + 2)]
+    await eventually(lambda: gateway.waiting == ROOM + 2)
+    urgent = gateway.send("urgent")
+    first = await urgent
+    assert first.status == 200
+    answers = await asyncio.gather(*normal)
+    assert sum(answer.at < first.at for answer in answers) < ROOM
+    await asyncio.gather(*sent)
+
+
+async def test_who_waits_too_long_and_who_finds_no_place_is_told_so(gateway: Gateway) -> None:
+    sent = await gateway.fill(tokens=80)
+    late = gateway.send(**{"x-poolpilot-queue-timeout": "0.2"})
+    await eventually(lambda: gateway.waiting == 1)
+    waiting = [gateway.send() for _ in range(19)]
+    await eventually(lambda: gateway.waiting == 20)
+    full = await gateway.ask()
+    assert (full.status, full.headers["x-poolpilot-reason"]) == (429, "queue-full")
+    timed_out = await late
+    assert (timed_out.status, timed_out.headers["x-poolpilot-reason"]) == (429, "queue-timeout")
+    assert int(timed_out.headers["retry-after"]) >= 1
+    for request in waiting:
+        request.cancel()
+    assert {answer.status for answer in await asyncio.gather(*sent)} == {200}
