@@ -19,10 +19,12 @@ from multiprocessing.connection import Connection
 
 import grpc
 import structlog
+from prometheus_client import CollectorRegistry, generate_latest
 
 from tests.xds.wire_client import SOTW
 from xds.config import Limits, XdsServerConfig
 from xds.grouped import GroupedSnapshots
+from xds.metrics import XdsMetrics
 from xds.protocol.message import DeltaRequest
 from xds.protocol.stream import Stream
 from xds.protocol.view import Target
@@ -109,9 +111,10 @@ class Fleet:
         self._process.kill()
 
 
-async def serve() -> tuple[XdsServer, GroupedSnapshots]:
+async def serve(registry: CollectorRegistry) -> tuple[XdsServer, GroupedSnapshots]:
     snapshots = GroupedSnapshots(lambda _node: "all")
-    server = XdsServer(snapshots, XdsServerConfig(port=0, limits=LIMITS, log_entries=20))
+    config = XdsServerConfig(port=0, limits=LIMITS, log_entries=20)
+    server = XdsServer(snapshots, config, metrics=XdsMetrics(registry))
     snapshots.listen(server.refresh)
     await server.start()
     return server, snapshots
@@ -119,8 +122,8 @@ async def serve() -> tuple[XdsServer, GroupedSnapshots]:
 
 async def all_acked(server: XdsServer, wanted: Snapshot, clients: int) -> list[float]:
     """Wait for it; seconds that it took each client. Looks seldom, so as not to disturb."""
-    for _ in range(600):
-        await asyncio.sleep(0.1)
+    for _ in range(100):
+        await asyncio.sleep(0.6)  # To ask costs the server's time.
         for group in server.status().groups:
             newest = group.history[0]
             if newest.snapshot is wanted and len(newest.acked) == clients:
@@ -129,7 +132,8 @@ async def all_acked(server: XdsServer, wanted: Snapshot, clients: int) -> list[f
 
 
 async def fanout(streams: int, endpoints: int, turns: int) -> None:
-    server, snapshots = await serve()
+    registry = CollectorRegistry()
+    server, snapshots = await serve(registry)
     before = resident_megabytes()
     wanted = snapshots.publish("all", [small_cluster("a"), assignment("a", endpoints)])
     fleet = Fleet(server.port, streams)
@@ -146,12 +150,21 @@ async def fanout(streams: int, endpoints: int, turns: int) -> None:
     print(
         f"{streams} streams held: {held:.0f} MB resident in all ({held - before:.0f} MB for them)"
     )
+    began = time.process_time()
+    server.status()
+    told = (time.process_time() - began) * 1000
+    began = time.process_time()
+    size = len(generate_latest(registry))
+    print(
+        f"with {streams} streams: status() {told:.0f} ms, /metrics "
+        f"{(time.process_time() - began) * 1000:.0f} ms of CPU for {size / 1000:.0f} KB"
+    )
     fleet.stop()
     await server.stop(0)
 
 
 async def reconnect(clients: int) -> None:
-    server, snapshots = await serve()
+    server, snapshots = await serve(CollectorRegistry())
     clusters = [small_cluster(name) for name in ("a", *(f"c{i}" for i in range(99)))]
     ends = [assignment(cluster.name, 1) for cluster in clusters]
     snapshot = snapshots.publish("all", [*clusters, *ends])
