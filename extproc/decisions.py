@@ -23,7 +23,7 @@ SAMPLE = 16
 """In larger pools, one decision in so many does."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Details:
     """Who was considered, and how they looked at that moment."""
 

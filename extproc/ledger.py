@@ -13,7 +13,7 @@ from extproc.decisions import DecisionRecord
 from extproc.scheduling.load import Charge, Load
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class OpenRequest:
     """A request that was sent and has not ended."""
 

@@ -33,6 +33,7 @@ from extproc.scheduling.candidate import Candidate
 from extproc.scheduling.prefix import (
     BLOCK_TOKENS,
     BYTES_PER_TOKEN,
+    NO_MATCH,
     PrefixIndex,
     chain_of,
     prompt_of,
@@ -141,19 +142,25 @@ class Load:
         prefix: bool = True,
     ) -> SchedulingRequest:
         """The request as a profile is asked. ``prefix``: look its prompt up in the index."""
-        asked = SchedulingRequest(model, priority, rng, request)
-        asked.now = now
-        asked.prompt_tokens = max(1, request.prompt_bytes // BYTES_PER_TOKEN)
-        asked.output_tokens = self.expected_output(model, request.max_tokens)
+        size, multimodal, match = request.prompt_bytes, False, NO_MATCH
         if prefix:
-            prompt = prompt_of(request, model)
-            asked.multimodal = prompt.multimodal
-            if prompt.data:
-                asked.prompt_tokens = max(1, len(prompt.data) // BYTES_PER_TOKEN)
+            data, seed, multimodal = prompt_of(request, model)
+            if data:
+                size = len(data)
                 index = self.index
-                chain = chain_of(prompt.data, prompt.seed, index.block_tokens)
-                asked.prefix = index.match(chain)
-        return asked
+                match = index.match(chain_of(data, seed, index.block_tokens))
+        return SchedulingRequest(
+            model,
+            priority,
+            rng,
+            request,
+            [],
+            now,
+            size // BYTES_PER_TOKEN or 1,
+            self.expected_output(model, request.max_tokens),
+            match,
+            multimodal,
+        )
 
     def expected_output(self, model: str, limit: int | None) -> int:
         expected = int(self._output.get(model, self._expected))

@@ -37,16 +37,20 @@ def least_work(weight: float = 1.0, decode_tokens: float = DECODE_TOKENS) -> Sco
     """
 
     def apply(request: SchedulingRequest, candidates: Sequence[Candidate]) -> Sequence[float]:
-        costs = [
-            c.prefill_tokens + decode_tokens * (c.in_flight if c.in_flight > c.queue else c.queue)
-            for c in candidates
-        ]
+        # The prompt is the same for all, so only what of it is cached makes a difference.
         if request.prefix:
-            prompt = request.prompt_tokens
             cached = request.prefix.held().get
             costs = [
-                cost + max(1, prompt - cached(c, 0))
-                for cost, c in zip(costs, candidates, strict=True)
+                c.prefill_tokens
+                + decode_tokens * (c.in_flight if c.in_flight > c.queue else c.queue)
+                - cached(c, 0)
+                for c in candidates
+            ]
+        else:
+            costs = [
+                c.prefill_tokens
+                + decode_tokens * (c.in_flight if c.in_flight > c.queue else c.queue)
+                for c in candidates
             ]
         return _lower_is_better(costs)
 

@@ -141,9 +141,12 @@ class PrefixIndex:
                 kept = known
                 break
         new = len(chain) - kept
-        self._record(cache, chain[kept:])
-        for block in reversed(chain[:kept]):
-            blocks[block] = blocks.pop(block)
+        if new:
+            self._record(cache, chain[kept:] if kept else chain)
+        for place in range(kept - 1, -1, -1):
+            block = chain[place]
+            del blocks[block]
+            blocks[block] = None
         if len(blocks) > cache.capacity:
             self._make_room(cache, cache.capacity // _EVICTED_AT_ONCE)
         return new

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from extproc.scheduling.candidate import Candidate
 
+_BIT_COST = 6
+"""Finding one bit costs as much as looking at so many places one after another."""
+
 Level = tuple[int, int]
 """A number of tokens, and the bits of the endpoints that have exactly so many cached."""
 
@@ -63,7 +66,7 @@ class PrefixMatch:
     def _endpoints(self, bits: int) -> list[Candidate]:
         by_bit = self._by_bit
         found: list[Candidate] = []
-        if bits.bit_count() <= 16:
+        if bits.bit_count() * _BIT_COST <= len(by_bit):
             while bits:
                 lowest = bits & -bits
                 bits ^= lowest

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 from xxhash import xxh3_128_hexdigest
@@ -44,8 +44,7 @@ _MEDIA_PARTS = frozenset(
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(NamedTuple):
     """A prompt, ready to be cut into blocks."""
 
     data: bytes = b""
@@ -87,6 +86,11 @@ def prompt_of(request: InferenceRequest, model: str) -> Prompt:
         pieces += ("user", _ROLE, messages, _END)
     elif isinstance(messages, list):
         for message in messages:
+            if type(message) is dict and len(message) == 2:
+                role, content = message.get("role"), message.get("content")
+                if type(role) is str and type(content) is str:
+                    pieces += (role, _ROLE, content, _END)
+                    continue
             media |= _add_message(message, pieces)
     return Prompt("".join(pieces).encode("utf-8", "surrogatepass"), seed, media)
 
