@@ -41,8 +41,8 @@ class Limits:
 
     streams: int = 5_000
     streams_per_peer: int = 500
-    """A peer is an IP address. An Envoy has one stream with ADS, otherwise one for each subscription:
-    among them one for each cluster's endpoints."""
+    """A peer is an IP address. An Envoy has one stream with ADS, otherwise one for each
+    subscription, and each cluster's endpoints are one."""
     names: int = 20_000
     """Names subscribed to, of one type on one stream."""
     message_bytes: int = 4 * 1024 * 1024
