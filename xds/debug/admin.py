@@ -13,13 +13,12 @@ import json
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
-import aiohttp
-
 from pools.model import host_port, is_ip
 from xds.debug.answers import PageError
 
 PATH = "/config_dump?include_eds"
-_LIMIT = aiohttp.ClientTimeout(total=5)
+_LIMIT = 5.0
+"""Seconds for the whole answer."""
 _MOST_BYTES = 256 * 1024 * 1024
 
 
@@ -50,10 +49,13 @@ def admin_address(url: str, allowed: Collection[str] = ()) -> str:
 
 async def fetch_dump(address: str) -> dict[str, object]:
     """The config dump of the Envoy whose admin listens at ``host:port``. Raises PageError."""
+    # A server that is never asked this starts without it.
+    import aiohttp
+
     url = f"http://{address}{PATH}"
     try:
         async with (
-            aiohttp.ClientSession(timeout=_LIMIT) as session,
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_LIMIT)) as session,
             session.get(url, allow_redirects=False) as response,
         ):
             # Nothing of an answer that is not a dump is passed on, its status included.

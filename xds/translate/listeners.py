@@ -18,7 +18,6 @@ from xds.translate.features import Features
 from xds.translate.names import DESTINATION, EXT_PROC_CLUSTER, EXT_PROC_FILTER, POOL_HEADER, SERVED
 from xds.translate.pack import any_of, resource, seconds
 from xds.translate.settings import MEBIBYTE, TranslateSettings
-from xds.translate.tracing import tracing
 from xds.translate.usage import usage_filters
 
 _CLIENTS_MAY_NOT_SEND = (DESTINATION, SERVED, POOL_HEADER)
@@ -103,6 +102,9 @@ def _manager(
         ),
     )
     if settings.trace_collector is not None and features.traces:
+        # Its messages take long to import, and few need them.
+        from xds.translate.tracing import tracing
+
         message.tracing = tracing(settings.trace_collector, settings.trace_share)
     if features.early_header_mutation:
         message.early_header_mutation_extensions = [

@@ -25,9 +25,8 @@ from xds.translate.features import ALL, Features, missing
 from xds.translate.listeners import http_listener
 from xds.translate.pack import Memo
 from xds.translate.routes import route_configuration
-from xds.translate.settings import TranslateSettings
+from xds.translate.settings import SocketAddress, TranslateSettings
 from xds.translate.table import PoolTarget, ServiceTarget, Table, table_for, table_of_pools
-from xds.translate.tracing import collector_cluster
 
 DEFAULT_GATEWAY = "default"
 """Name of the listener set that exists when no Gateway is described."""
@@ -84,10 +83,7 @@ class Translator:
             resources.append(self._routes(name, table, features, origin))
         resources.append(self._picker())
         if self.settings.trace_collector is not None and features.traces:
-            collector = self.settings.trace_collector
-            resources.append(
-                self._resources.get("traces", (), lambda: collector_cluster(collector))
-            )
+            resources.append(self._collector(self.settings.trace_collector))
         for pool in sorted(pools):
             resources.append(self._cluster(world.pools[pool], features))
             resources.append(self._assignment(world.pools[pool], world.endpoints_of(pool)))
@@ -145,6 +141,11 @@ class Translator:
 
     def _picker(self) -> Resource:
         return self._resources.get("picker", (), lambda: ext_proc_cluster(self.settings.ext_proc))
+
+    def _collector(self, address: SocketAddress) -> Resource:
+        from xds.translate.tracing import collector_cluster
+
+        return self._resources.get("traces", (), lambda: collector_cluster(address))
 
     def _cluster(self, pool: InferencePool, features: Features) -> Resource:
         return self._resources.get(
