@@ -18,6 +18,7 @@ from extproc.scheduling.profiles import (
     KV_USAGE_THRESHOLD,
     QUEUE_THRESHOLD,
     classic_filter_tree,
+    shed_when_full,
 )
 from pools.manifests.fields import (
     boolean,
@@ -127,6 +128,12 @@ def _filter_tree(p: KnownFields) -> Plugin:
     kv_usage = p.optional("kvUsageThreshold", _share, KV_USAGE_THRESHOLD)
     adapter_queue = p.optional("adapterQueueThreshold", _count, ADAPTER_QUEUE_THRESHOLD)
     return Plugin(filter=lambda: classic_filter_tree(queue, kv_usage, adapter_queue).filters[0])
+
+
+def _sheddable_capacity(p: KnownFields) -> Plugin:
+    queue = p.optional("queueThreshold", _count, QUEUE_THRESHOLD)
+    kv_usage = p.optional("kvUsageThreshold", _share, KV_USAGE_THRESHOLD)
+    return Plugin(filter=lambda: shed_when_full(queue, kv_usage))
 
 
 def _label_selector(p: KnownFields) -> Plugin:
@@ -303,6 +310,7 @@ PLUGINS: Mapping[str, Build] = {
     "label-selector-filter": _label_selector,
     "least-kv-usage-filter": _filter(filters.least_kv_usage),
     "least-queue-filter": _filter(filters.least_queue),
+    "sheddable-capacity-filter": _sheddable_capacity,
     "prefill-filter": _filter(labels.prefill_role),
     "prefix-cache-affinity-filter": _prefix_affinity,
     "session-affinity-filter": _session_filter,

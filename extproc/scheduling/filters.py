@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from extproc.scheduling.candidate import Candidate
-from extproc.scheduling.profile import Filter, SchedulingRequest
+from extproc.scheduling.profile import Filter, SchedulingRequest, Verdict
 
 
 def not_sheddable() -> Filter:
@@ -37,6 +37,17 @@ def capacity(max_backlog: int, max_kv_usage: float) -> Filter:
         apply,
         because=f"backlog over {max_backlog} or KV cache over {max_kv_usage:.0%}",
     )
+
+
+def sheddable_capacity(max_backlog: int, max_kv_usage: float) -> Filter:
+    """For sheddable requests only: endpoints with room (see :func:`capacity`), or else the request
+    is shed."""
+    room = capacity(max_backlog, max_kv_usage)
+
+    def apply(request: SchedulingRequest, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+        return candidates if request.priority >= 0 else room.apply(request, candidates)
+
+    return Filter("sheddable-capacity-filter", apply, Verdict.SHED, because=room.because)
 
 
 def least_queue() -> Filter:

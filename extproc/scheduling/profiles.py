@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from extproc.scheduling import affinity, filters, pickers, scorers
 from extproc.scheduling.filter_tree import Drop, Node, filter_tree, then
-from extproc.scheduling.profile import Profile
+from extproc.scheduling.profile import Filter, Profile
 
 QUEUE_THRESHOLD = 5
 """A sheddable request needs an endpoint with a backlog of at most this."""
@@ -62,12 +62,19 @@ def classic_filter_tree(
     return Profile("filter-tree", (filter_tree("filter-tree", root),), pickers.uniform())
 
 
+def shed_when_full(
+    queue_threshold: int = QUEUE_THRESHOLD, kv_usage_threshold: float = KV_USAGE_THRESHOLD
+) -> Filter:
+    """A sheddable request needs an endpoint with room."""
+    return filters.sheddable_capacity(queue_threshold, kv_usage_threshold)
+
+
 def sticky_until_saturated() -> Profile:
     """Where the adapter and the prefix are, until that costs more than it saves; then the least
     work. Everything that it goes by is counted here."""
     return Profile(
         "default",
-        (affinity.adapter_affinity(), affinity.prefix_affinity()),
+        (shed_when_full(), affinity.adapter_affinity(), affinity.prefix_affinity()),
         pickers.max_score(),
         (scorers.least_work(),),
     )
@@ -78,7 +85,7 @@ def weighted() -> Profile:
     prompts in turn 2."""
     return Profile(
         "weighted",
-        (),
+        (shed_when_full(),),
         pickers.max_score(),
         (
             scorers.prefix_cache(3),

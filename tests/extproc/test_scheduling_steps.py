@@ -20,6 +20,7 @@ from extproc.scheduling import (
     SchedulingRequest,
     Scorer,
     Signals,
+    Verdict,
     affinity,
     labels,
     limits,
@@ -325,6 +326,17 @@ def test_an_adapter_counts_as_loaded_as_soon_as_it_was_sent_there() -> None:
     scrape(one, Signals(adapters=Adapters(frozenset({"x"}), capacity=2)))
     assert one.adapters == {"x", "m", "o"}
     assert "x" in known
+
+
+@pytest.mark.parametrize("name", ["default", "weighted", "filter-tree"])
+def test_only_sheddable_requests_are_dropped_and_only_when_all_are_full(name: str) -> None:
+    profile = PROFILES[name]()
+    full, free = pod(1, Signals(6, 1, 0.5)), pod(2, Signals(5, 1, 0.8))
+    asked = request()
+    asked.priority = -1
+    assert profile.decide(asked, [full], 1).verdict is Verdict.SHED
+    assert profile.decide(asked, [full, free], 1).endpoints == (free,)
+    assert profile.decide(request(), [full], 1).endpoints == (full,)
 
 
 # Pickers.
