@@ -163,7 +163,7 @@ class AdmittingPicker:
             return
         for view in member.views:
             if (gate := self._gates.get(view.name)) is not None:
-                gate.saturation.scraped()
+                gate.saturation.scraped(member.candidate)
                 self._drain(gate)
 
     def updated(self) -> None:
@@ -334,7 +334,7 @@ class AdmittingPicker:
             if (gate := self._gates.get(view.name)) is not None:
                 if routed.headers:
                     # Another endpoint may do the prefill, and was charged too.
-                    gate.saturation.scraped()
+                    gate.saturation.recount()
                 else:
                     gate.saturation.changed(member.candidate)
                 yield gate

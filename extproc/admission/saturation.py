@@ -38,10 +38,19 @@ Measure = Callable[[Candidate], float]
 
 
 class Saturation:
-    """Of one pool. Counting all endpoints costs O(n), so between scrapes only the endpoints that
-    were charged or released are looked at."""
+    """Of one pool. Counting all endpoints costs O(n), so mostly only those are looked at that were
+    charged, released or scraped."""
 
-    __slots__ = ("_counted_at", "_loads", "_measure", "_settings", "_total", "_view", "measured_by")
+    __slots__ = (
+        "_assuming",
+        "_counted_at",
+        "_loads",
+        "_measure",
+        "_settings",
+        "_total",
+        "_view",
+        "measured_by",
+    )
 
     def __init__(self, settings: UtilizationSettings | ConcurrencySettings, view: PoolView) -> None:
         self._settings = settings
@@ -50,6 +59,8 @@ class Saturation:
         self._measure: Measure = _in_flight
         self._total = 0.0
         self._counted_at: float | None = None
+        self._assuming = True
+        """Whether signals had to be assumed when all was counted."""
         self.measured_by = ""
         """For people."""
 
@@ -62,9 +73,17 @@ class Saturation:
         self._view = view
         self._counted_at = None
 
-    def scraped(self) -> None:
-        """Some endpoint's signals have changed, and what is assumed of others with them."""
+    def recount(self) -> None:
+        """Several endpoints may have changed."""
         self._counted_at = None
+
+    def scraped(self, candidate: Candidate) -> None:
+        """An endpoint's signals have changed, or have become too old."""
+        if self._assuming or self._view.assuming:
+            # What is assumed of others changes with it.
+            self.recount()
+        else:
+            self.changed(candidate)
 
     def changed(self, candidate: Candidate) -> None:
         """A request was sent there, or has ended there."""
@@ -84,6 +103,7 @@ class Saturation:
 
     def _count(self, now: float) -> None:
         self._counted_at = now
+        self._assuming = self._view.assuming
         members = self._view.members
         counted = [
             member.candidate

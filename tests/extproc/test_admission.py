@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
 
+from extproc.admission.saturation import Saturation
 from extproc.admission.settings import (
     AdmissionSettings,
     BandSettings,
@@ -158,6 +160,30 @@ def test_an_endpoint_of_two_pools_is_full_for_both() -> None:
     assert waits.waits
     pool.end(first)
     assert waits.routed
+
+
+@pytest.mark.parametrize("saturation", [UtilizationSettings(), ConcurrencySettings(3)])
+def test_what_is_counted_step_by_step_is_what_counting_all_gives(
+    saturation: UtilizationSettings | ConcurrencySettings,
+) -> None:
+    pool = AdmissionPool(5, settings=AdmissionSettings(saturation))
+    rng = random.Random(1)
+    under_way: list[Sent] = []
+    keys = list(pool.director.fleet.members)
+    for _ in range(500):
+        choice = rng.random()
+        if choice < 0.5:
+            under_way.append(pool.send())
+        elif choice < 0.8:
+            ended = [one for one in under_way if not one.waits]
+            if ended:
+                under_way.remove(ended[0])
+                pool.end(ended[0])
+        else:
+            pool.scrape(rng.randrange(8), rng.random(), only=rng.choice(keys))
+        [state] = pool.picker.states()
+        [view] = pool.director.fleet.pools.values()
+        assert state.saturation == pytest.approx(Saturation(saturation, view).level(pool.now))
 
 
 # Priority
