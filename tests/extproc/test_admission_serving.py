@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -15,9 +19,13 @@ from extproc.admission.settings import (
     UtilizationSettings,
 )
 from extproc.admission.views import AdmissionCollector
+from extproc.config import PickerConfig
 from extproc.debug import application
 from extproc.profiles import read_profiles
-from tests.extproc.admission_pool import AdmissionPool
+from extproc.request import Completed, InferenceRequest, Outcome, Refused, Routed
+from extproc.server import EndpointPickerServer
+from pools.model import World
+from tests.extproc.admission_pool import POOL, AdmissionPool, endpoints, world
 
 HEAD = "apiVersion: poolpilot.dev/v1alpha1\nkind: SchedulingProfiles\n"
 
@@ -153,3 +161,51 @@ def test_the_queues_are_counted() -> None:
         assert line in page, page
     pool.update(pools=())
     assert "default/llm" not in generate_latest(registry).decode()
+
+
+class OneWorld:
+    async def worlds(self) -> AsyncIterator[World]:
+        yield world(*endpoints(1))
+        await asyncio.Event().wait()
+
+
+def server_with(folder: Path, text: str) -> EndpointPickerServer:
+    file = folder / "profiles.yaml"
+    file.write_text(HEAD + text)
+    config = PickerConfig("127.0.0.1:0", None, None, profiles=file)
+    return EndpointPickerServer(OneWorld(), config)
+
+
+async def test_a_server_whose_file_has_the_section_lets_requests_wait_until_it_stops(
+    tmp_path: Path,
+) -> None:
+    section = "admission:\n  saturation: {concurrency: {maxConcurrency: 1}}\n"
+    server = server_with(tmp_path, section)
+    await server.start()
+    try:
+        async with asyncio.timeout(10):
+            while not server.health.ready:  # noqa: ASYNC110 # nobody sets an event
+                await asyncio.sleep(0.01)
+        admission = server.admission
+        assert admission is not None
+        answers: list[Outcome] = []
+        for number in range(3):
+            request = InferenceRequest(str(number), POOL, "/v1/completions", "POST", {}, model="m")
+            admission.pick(request, answers.append)
+        [first] = answers
+        assert isinstance(first, Routed)
+        # The end is reported to the director, as the access log does.
+        server.director.settle(Completed(first.pick_id, code=200, served=first.endpoints[0]))
+        assert len(answers) == 2
+    finally:
+        await server.stop(0)
+    last = answers[-1]
+    assert isinstance(last, Refused)
+    assert (len(answers), last.reason) == (3, "shutting-down")
+
+
+def test_a_server_without_it_has_nothing_on_the_way(tmp_path: Path) -> None:
+    async def made() -> EndpointPickerServer:
+        return server_with(tmp_path, "")
+
+    assert asyncio.run(made()).admission is None
