@@ -288,3 +288,11 @@ def test_header_blocks_may_span_frames_with_nothing_between() -> None:
         frame(CONTINUATION, END_HEADERS, 1, parts[2]),
     )
     assert [type(event).__name__ for event in events] == ["StreamOpened", "HalfClosed"]
+
+
+def test_a_fault_on_a_stream_that_was_never_opened_ends_the_connection() -> None:
+    """There is no stream to reset, and a later one of that number would be reset twice."""
+    peer = Peer()
+    peer.say(settings(), frame(PRIORITY, 0, 3, b"six by"))
+    assert [heard.kind for heard in peer.heard() if heard.kind == RST_STREAM] == []
+    assert peer.connection.closed

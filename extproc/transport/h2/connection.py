@@ -512,9 +512,11 @@ class Connection:
         self._count(self._resets, now, "stream errors")
         stream = self._streams.get(fault.stream_id)
         if stream is None:
+            if self._is_idle(fault.stream_id):
+                # RST_STREAM may not be sent for a stream that was never opened (RFC 9113 6.4).
+                raise ConnectionBrokenError(fault.code, fault.reason)
             self._sender.put(frames.rst_stream(fault.stream_id, fault.code))
-            if not self._is_idle(fault.stream_id):
-                self._gone.add(fault.stream_id, by_us=True)
+            self._gone.add(fault.stream_id, by_us=True)
             return
         self._reset(stream, fault.code)
         if stream.reading:
