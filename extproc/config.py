@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,6 +48,8 @@ class PickerConfig:
     """Lets requests wait while their pool is full, unless ``profiles`` says how; None: all are sent
     on at once."""
     exchange: ExchangeSettings = field(default_factory=ExchangeSettings)
+    kv_events_port: int | None = None
+    """Where each pod publishes the events of its KV cache (vLLM over ZeroMQ); None: not used."""
     scrape: ScrapeSettings = field(default_factory=ScrapeSettings)
     health: HealthPolicy = field(default_factory=HealthPolicy)
     checks: CheckSettings = field(default_factory=CheckSettings)
@@ -81,6 +84,10 @@ class PickerConfig:
         if self.profile not in PROFILES:
             known = ", ".join(sorted(PROFILES))
             raise ValueError(f"profile: there is no {self.profile!r}; choose one of {known}")
+        if self.kv_events_port is not None and not 1 <= self.kv_events_port <= 65535:
+            raise ValueError("kv_events_port: must be from 1 to 65535")
+        if self.kv_events_port is not None and importlib.util.find_spec("zmq") is None:
+            raise ValueError("kv_events_port: needs pyzmq: pip install 'poolpilot[kv-events]'")
         if self.endpoints_per_pick < 1:
             raise ValueError("endpoints_per_pick: must be at least 1")
         if self.models_interval < 0:

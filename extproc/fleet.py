@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from extproc.endpoint_health import EndpointHealth, Fault, HealthPolicy, Standing
 from extproc.scheduling.candidate import Candidate, assume_missing
 from extproc.scheduling.load import Load, LoadSettings
+from extproc.scheduling.prefix.exact import CacheEvent
 from extproc.scheduling.profile import Profile, Step
 from extproc.scheduling.resolution import Resolver
 from extproc.scheduling.signals import Signals
@@ -259,6 +260,20 @@ class Fleet:
         return {
             key: member.candidate.endpoint.metrics_address for key, member in self.members.items()
         }
+
+    def addresses(self) -> Mapping[str, str]:
+        """IP address by endpoint key."""
+        return {key: member.candidate.endpoint.address for key, member in self.members.items()}
+
+    def heard(self, key: str, sequence: int, events: Sequence[CacheEvent]) -> None:
+        """An endpoint told what changed in its KV cache."""
+        if (candidate := self.candidate(key)) is not None:
+            self.load.exact.heard(candidate, sequence, events)
+
+    def events_lost(self, key: str) -> None:
+        """An endpoint's events do not arrive any more."""
+        if (candidate := self.candidate(key)) is not None:
+            self.load.exact.lost(candidate)
 
     def scrape_started(self, key: str) -> None:
         if (member := self.members.get(key)) is not None:

@@ -44,6 +44,7 @@ from pools.source import Source
 
 if TYPE_CHECKING:
     from extproc.request import Picker
+    from extproc.signals.kv_events import KVEvents
     from extproc.tracing import Traces
 
 log = structlog.get_logger(__name__)
@@ -127,6 +128,7 @@ class EndpointPickerServer:
             )
         )
         self._traces: Traces | None = None
+        self._kv_events: KVEvents | None = None
         self._stopping = False
         self._lasting = LastingStreams()
         self._serving: list[Server] = []
@@ -152,6 +154,11 @@ class EndpointPickerServer:
         config = self.config
         try:
             await self._fetch.open()
+            if config.kv_events_port is not None:
+                from extproc.signals.kv_events import KVEvents  # needs a further package
+
+                fleet = self.director.fleet
+                self._kv_events = KVEvents(config.kv_events_port, fleet.heard, fleet.events_lost)
             if self._request_log is not None:
                 self._request_log.start()
             exchanges = ExternalProcessor(
@@ -205,6 +212,9 @@ class EndpointPickerServer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
         await self._scraper.stop()
+        if self._kv_events is not None:
+            await self._kv_events.stop()
+            self._kv_events = None
         await self._models.stop()
         await self._checks.stop()
         await self._fetch.close()
@@ -269,6 +279,8 @@ class EndpointPickerServer:
             if self.admission is not None:
                 self.admission.updated()
             self._scraper.follow(self.director.fleet.targets())
+            if self._kv_events is not None:
+                self._kv_events.follow(self.director.fleet.addresses())
             self._ask_for_models()
             self._check_health()
             self.health.ready = not self._stopping

@@ -381,8 +381,9 @@ INSTEAD: Mapping[str, str] = {
     "header-profile-handler": "choose profiles by pool: one pool for each, told apart by routes",
     "latency-scorer": "use observed-latency-scorer",
     "mm-embeddings-cache-scorer": "use prefix-cache-scorer: images and files count by content",
-    "precise-prefix-cache-producer": "use approx-prefix-cache-producer",
-    "precise-prefix-cache-scorer": "use prefix-cache-scorer",
+    "precise-prefix-cache-producer": "use approx-prefix-cache-producer, and the option "
+    "--kv-events-port",
+    "precise-prefix-cache-scorer": "use prefix-cache-scorer, and the option --kv-events-port",
     "predicted-latency-producer": "use observed-latency-scorer",
     "slo-headroom-tier-filter": "use observed-latency-scorer",
     "topology-affinity-filter": "use label-selector-filter",

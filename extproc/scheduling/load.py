@@ -38,7 +38,8 @@ from extproc.scheduling.prefix import (
     chain_of,
     prompt_of,
 )
-from extproc.scheduling.prefix.index import DEFAULT_TOKENS, MAX_ENTRIES
+from extproc.scheduling.prefix.exact import ExactIndex
+from extproc.scheduling.prefix.index import DEFAULT_TOKENS, MAX_ENTRIES, Places
 from extproc.scheduling.profile import Decision, SchedulingRequest
 
 PREFILL_RATE = 15_928.0
@@ -91,7 +92,10 @@ class Load:
     def __init__(self, settings: LoadSettings | None = None) -> None:
         self.settings = settings or LoadSettings()
         self.prefill_rate = self.settings.prefill_rate
+        self._places = Places()
         self.index = self._new_index(self.settings.block_tokens or BLOCK_TOKENS)
+        self.exact = ExactIndex(self._places, self.settings.max_entries)
+        """What servers say themselves of their caches."""
         self._due: list[tuple[float, int, Charge]] = []
         self._order = itertools.count(1)
         self._prefills: dict[Candidate, deque[Charge]] = {}
@@ -112,6 +116,7 @@ class Load:
     def follow(self, candidates: Iterable[Candidate]) -> None:
         """These are the endpoints from now on, or their caches have changed."""
         caches = {candidate: candidate.signals.cache for candidate in candidates}
+        self.exact.keep(caches)
         block = self.settings.block_tokens
         if block is None:
             sizes = [cache.block_size for cache in caches.values() if cache is not None]
@@ -129,7 +134,8 @@ class Load:
         )
 
     def _new_index(self, block_tokens: int, settings: LoadSettings | None = None) -> PrefixIndex:
-        return PrefixIndex(block_tokens, (settings or self.settings).max_entries)
+        max_entries = (settings or self.settings).max_entries
+        return PrefixIndex(block_tokens, max_entries, self._places)
 
     def ask(
         self,
@@ -144,11 +150,13 @@ class Load:
         """The request as a profile is asked. ``prefix``: look its prompt up in the index."""
         size, multimodal, match = request.prompt_bytes, False, NO_MATCH
         if prefix:
-            data, seed, multimodal = prompt_of(request, model)
+            data, seed, multimodal, exact = prompt_of(request, model)
             if data:
                 size = len(data)
                 index = self.index
                 match = index.match(chain_of(data, seed, index.block_tokens))
+                if exact and self.exact.live:
+                    match = self.exact.corrected(match, data, model)
         return SchedulingRequest(
             model,
             priority,

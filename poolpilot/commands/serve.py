@@ -203,6 +203,17 @@ Candidates = Annotated[
         rich_help_panel=PICKING,
     ),
 ]
+KVEventsPort = Annotated[
+    int | None,
+    typer.Option(
+        envvar="POOLPILOT_KV_EVENTS_PORT",
+        min=1,
+        max=65535,
+        help="Port on which each pod publishes its KV cache events (vLLM over ZeroMQ): exact "
+        "prefix matches for prompts that are token ids.",
+        rich_help_panel=PICKING,
+    ),
+]
 ScrapeInterval = Annotated[
     float,
     typer.Option(
@@ -366,6 +377,7 @@ def serve_extproc(
     profile: ProfileName = "default",
     profiles: ProfilesPath = None,
     endpoints_per_pick: Candidates = 3,
+    kv_events_port: KVEventsPort = None,
     scrape_interval: ScrapeInterval = 0.2,
     health_check_interval: CheckInterval = 0,
     health_check_path: CheckPath = "/health",
@@ -405,6 +417,7 @@ def serve_extproc(
             profile=profile,
             profiles=_checked(profiles),
             exchange=ExchangeSettings(body_limit=body_limit),
+            kv_events_port=kv_events_port,
             scrape=ScrapeSettings(interval=scrape_interval),
             checks=CheckSettings(health_check_interval, path=health_check_path),
             endpoints_per_pick=endpoints_per_pick,

@@ -31,6 +31,34 @@ _EVICTED_AT_ONCE = 32
 """A full cache makes room for a 32nd more than it needs: finding the oldest costs less for many."""
 
 
+class Places:
+    """The bits of the endpoints, the same in every index that shares them."""
+
+    def __init__(self) -> None:
+        self.by_bit: list[Candidate | None] = []
+        self._users: dict[Candidate, int] = {}
+
+    def take(self, candidate: Candidate) -> int:
+        """The endpoint's bit, until it is given back as often as it was taken."""
+        users = self._users[candidate] = self._users.get(candidate, 0) + 1
+        if users == 1:
+            by_bit = self.by_bit
+            place = next((n for n, taken in enumerate(by_bit) if taken is None), len(by_bit))
+            if place == len(by_bit):
+                by_bit.append(candidate)
+            else:
+                by_bit[place] = candidate
+            candidate.bit = 1 << place
+        return candidate.bit
+
+    def give_back(self, candidate: Candidate) -> None:
+        self._users[candidate] -= 1
+        if not self._users[candidate]:
+            del self._users[candidate]
+            self.by_bit[candidate.bit.bit_length() - 1] = None
+            candidate.bit = 0
+
+
 class _Cache:
     """What one endpoint has, as far as we know."""
 
@@ -47,14 +75,19 @@ class _Cache:
 class PrefixIndex:
     """Look up with :meth:`match`, record a pick with :meth:`add`."""
 
-    def __init__(self, block_tokens: int = BLOCK_TOKENS, max_entries: int = MAX_ENTRIES) -> None:
+    def __init__(
+        self,
+        block_tokens: int = BLOCK_TOKENS,
+        max_entries: int = MAX_ENTRIES,
+        places: Places | None = None,
+    ) -> None:
         if block_tokens < 1 or max_entries < 1:
             raise ValueError("block_tokens and max_entries must be at least 1")
         self.block_tokens = block_tokens
         self.max_entries = max_entries
         self._holders: dict[int, int] = {}
         self._caches: dict[Candidate, _Cache] = {}
-        self._by_bit: list[Candidate | None] = []
+        self._places = places if places is not None else Places()
 
     def __len__(self) -> int:
         """Entries: blocks, each counted once for every endpoint that has it."""
@@ -63,6 +96,11 @@ class PrefixIndex:
     def entries_of(self, candidate: Candidate) -> int:
         cache = self._caches.get(candidate)
         return len(cache.blocks) if cache is not None else 0
+
+    def capacity_of(self, candidate: Candidate) -> int:
+        """Blocks; 0 for an endpoint that is not followed."""
+        cache = self._caches.get(candidate)
+        return cache.capacity if cache is not None else 0
 
     # Which endpoints there are.
 
@@ -85,21 +123,13 @@ class PrefixIndex:
             cache.blocks = {}
 
     def _join(self, candidate: Candidate) -> _Cache:
-        by_bit = self._by_bit
-        place = next((n for n, taken in enumerate(by_bit) if taken is None), len(by_bit))
-        if place == len(by_bit):
-            by_bit.append(candidate)
-        else:
-            by_bit[place] = candidate
-        candidate.bit = 1 << place
-        cache = self._caches[candidate] = _Cache(candidate, candidate.bit, 0)
+        cache = self._caches[candidate] = _Cache(candidate, self._places.take(candidate), 0)
         return cache
 
     def _leave(self, candidate: Candidate) -> None:
         self.forget(candidate)
         del self._caches[candidate]
-        self._by_bit[candidate.bit.bit_length() - 1] = None
-        candidate.bit = 0
+        self._places.give_back(candidate)
 
     # What they have.
 
@@ -121,7 +151,7 @@ class PrefixIndex:
         if have > 0:
             levels.append((depth * self.block_tokens, have))
         levels.reverse()
-        return PrefixMatch(chain, levels, self._by_bit)
+        return PrefixMatch(chain, levels, self._places.by_bit)
 
     def add(self, candidate: Candidate, chain: Sequence[int]) -> int:
         """A prompt was sent there. Returns how many of its blocks were not known to be there.
@@ -150,6 +180,13 @@ class PrefixIndex:
         if len(blocks) > cache.capacity:
             self._make_room(cache, cache.capacity // _EVICTED_AT_ONCE)
         return new
+
+    def put(self, candidate: Candidate, blocks: Sequence[int]) -> None:
+        """It has these blocks, which follow one another, and said so itself."""
+        cache = self._caches.get(candidate)
+        if cache is not None:
+            self._record(cache, blocks)
+            self._make_room(cache, cache.capacity // _EVICTED_AT_ONCE)
 
     def remove(self, candidate: Candidate, blocks: Iterable[int]) -> None:
         """These did not get there after all."""

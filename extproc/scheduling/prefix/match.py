@@ -32,6 +32,13 @@ class PrefixMatch:
         self.longest = levels[0][0] if levels else 0
         """The most tokens that any endpoint has."""
 
+    def corrected(self, exact: PrefixMatch, live: int) -> PrefixMatch:
+        """For the endpoints whose bits are ``live``, what ``exact`` says; for the others, this."""
+        levels = [(tokens, bits & ~live) for tokens, bits in self._levels if bits & ~live]
+        levels += [(tokens, bits & live) for tokens, bits in exact._levels if bits & live]
+        levels.sort(reverse=True)
+        return PrefixMatch(self.chain, levels, self._by_bit)
+
     def __bool__(self) -> bool:
         """Whether any endpoint has anything."""
         return self.longest > 0

@@ -51,6 +51,8 @@ class Prompt(NamedTuple):
     """Empty: nothing that a prefix cache could know."""
     seed: int = 0
     multimodal: bool = False
+    exact: bool = False
+    """It is one prompt of token ids without a salt: what a server says of its cache applies."""
 
 
 NO_PROMPT = Prompt()
@@ -67,9 +69,9 @@ def prompt_of(request: InferenceRequest, model: str) -> Prompt:
     salt = document.get("cache_salt")
     seed = seed_of(model, salt if isinstance(salt, str) else "")
     if api is Api.COMPLETIONS:
-        return Prompt(_completion(document.get("prompt")), seed)
+        return _one_or_more(document.get("prompt"), seed, salted=bool(salt))
     if api is Api.GENERATE:
-        return Prompt(_completion(document.get("token_ids")), seed)
+        return _one_or_more(document.get("token_ids"), seed, salted=bool(salt))
     pieces: list[str] = []
     media = False
     if tools := document.get("tools"):
@@ -114,7 +116,7 @@ def _raw_ids(text: bytes) -> bytes:
     if len(text) > _MAX_RAW_IDS:
         text = text[: text.rindex(b",", 0, _MAX_RAW_IDS)] + b"]"
     try:
-        return _ids(_decode_ids(text))
+        return token_bytes(_decode_ids(text))
     except (msgspec.DecodeError, ValueError):
         return b""
 
@@ -123,18 +125,24 @@ _MAX_RAW_IDS = 8 * MAX_TOKENS
 _decode_ids = msgspec.json.Decoder(list[int]).decode
 
 
+def _one_or_more(prompt: object, seed: int, *, salted: bool) -> Prompt:
+    exact = not salted and isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], int)
+    return Prompt(_completion(prompt), seed, exact=exact)
+
+
 def _completion(prompt: object) -> bytes:
     """Text, token ids, or several of either."""
     if isinstance(prompt, str):
         return prompt.encode("utf-8", "surrogatepass")
     if isinstance(prompt, list) and prompt:
         if isinstance(prompt[0], int):
-            return _ids(prompt)
+            return token_bytes(prompt)
         return b"\x1e".join(_completion(one) for one in prompt)
     return b""
 
 
-def _ids(tokens: Sequence[object]) -> bytes:
+def token_bytes(tokens: Sequence[object]) -> bytes:
+    """Four bytes each; empty where one of them is no token id."""
     try:
         return array("I", tokens).tobytes()  # type: ignore[type-var]  # anything else raises
     except (TypeError, OverflowError):
