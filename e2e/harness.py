@@ -139,7 +139,7 @@ class Gateway:
             find_envoy(),
             delta=mode == "delta",
             pod_options=POD_OPTIONS,
-            extproc_options=[f"--transport={TRANSPORTS[mode]}"],
+            extproc_options=[f"--transport={TRANSPORTS[mode]}", "--explain-header"],
         )
 
     @property

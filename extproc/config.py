@@ -61,6 +61,9 @@ class PickerConfig:
     """The pick and its fallbacks, which Envoy's retries walk down."""
     in_flight_expiry: float = 900.0
     """Seconds after which a request whose end nobody reported is counted as over."""
+    explain_header: bool = False
+    """Whether a request with the header ``x-poolpilot-explain: true`` is told, in
+    ``x-poolpilot-explanation``, why it went where it went. Shows addresses of pods to clients."""
     remembered_decisions: int = 1000
     """How many decisions can be read back."""
     trace_collector: str | None = None

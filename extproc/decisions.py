@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from extproc.request import Completed, Outcome, Refused, Routed
 from extproc.scheduling.candidate import Candidate
 from extproc.scheduling.prefix import NO_MATCH, PrefixMatch
-from extproc.scheduling.profile import Decision
+from extproc.scheduling.profile import Decision, SchedulingRequest
 from pools.model import ObjectName
 
 SMALL_POOL = 32
@@ -176,6 +176,34 @@ def _completed(completed: Completed | None) -> dict[str, object] | None:
         "cached_tokens": completed.cached_tokens,
         "completion_tokens": completed.completion_tokens,
     }
+
+
+def brief(
+    pick_id: str,
+    profile: str,
+    candidates: int,
+    decision: Decision,
+    asked: SchedulingRequest,
+) -> str:
+    """A decision in one header: what narrowed the choice, and what the pick scored."""
+    pick = decision.endpoints[0]
+    parts = [f"pick={pick_id}", f"endpoint={pick.key}", f"profile={profile}"]
+    left = candidates
+    narrowed = [f"candidates:{candidates}"]
+    for name, kept in decision.trace:
+        if 0 < len(kept) < left:
+            left = len(kept)
+            narrowed.append(f"{name.replace(': ', '/')}:{left}")
+    parts.append(f"narrowed={','.join(narrowed)}")
+    parts.append(f"cached={asked.prefix.tokens_of(pick)}/{asked.prompt_tokens}")
+    if pick in decision.scored:
+        place = decision.scored.index(pick)
+        scores = [f"{name}:{given[place]:.3f}" for name, _, given in decision.scored_by]
+        if scores:
+            parts.append(f"scores={','.join(scores)}")
+    if decision.prefill is not None:
+        parts.append(f"prefill={decision.prefill.key}")
+    return "; ".join(parts)
 
 
 def details_of(

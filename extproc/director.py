@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import structlog
 
-from extproc.decisions import DecisionLog, DecisionRecord, details_of
+from extproc.decisions import DecisionLog, DecisionRecord, brief, details_of
 from extproc.endpoint_health import Fault, judge
 from extproc.fleet import Fleet, PoolView
 from extproc.ledger import Ledger
@@ -36,6 +36,11 @@ POOL_HEADER = "x-poolpilot-pool"
 """Request header that leads to the pool's route, where the route named no pool: ``namespace/name``.
 Envoy takes it from nobody else."""
 
+EXPLAIN_HEADER = "x-poolpilot-explain"
+"""With the value ``true``, a request asks to be told why it went where it went."""
+EXPLANATION_HEADER = "x-poolpilot-explanation"
+"""Carries that to the pod; our Envoy configuration copies it into the response."""
+
 
 def nothing_to_withdraw() -> None:
     """What a pick that was answered at once returns."""
@@ -56,8 +61,10 @@ class Director:
         metrics: Metrics | None = None,
         on_end: Callable[[DecisionRecord], None] | None = None,
         models: ModelIndex | None = None,
+        explains: bool = False,
     ) -> None:
-        """``on_end`` is called once for each request that ended, was refused or expired."""
+        """``on_end`` is called once for each request that ended, was refused or expired.
+        ``explains``: requests that ask for it are told why they go where they go."""
         if endpoints_per_pick < 1:
             raise ValueError("endpoints_per_pick must be at least 1")
         self.fleet = fleet
@@ -66,6 +73,7 @@ class Director:
         self.decisions = DecisionLog(remembered, secrets.token_hex(4))
         self.metrics = metrics or Metrics()
         self._count = endpoints_per_pick
+        self._explains = explains
         self._clock = clock
         self._rng = rng or random.Random()
         self._on_end = on_end
@@ -119,14 +127,18 @@ class Director:
             )
         target = resolved.model
         pick_id = self.decisions.next_id()
+        headers = decision.headers
+        if request.pool is None:
+            headers = (*headers, (POOL_HEADER, view.label))
+        if self._explains and request.headers.get(EXPLAIN_HEADER, "").lower() == "true":
+            why = brief(pick_id, view.profile.name, len(view.candidates), decision, asked)
+            headers = (*headers, (EXPLANATION_HEADER, why))
         outcome = Routed(
             endpoints=tuple([candidate.key for candidate in chosen]),
             pool=view.pool.name,
             pick_id=pick_id,
             model=target if target != request.model else None,
-            headers=decision.headers
-            if request.pool is not None
-            else (*decision.headers, (POOL_HEADER, view.label)),
+            headers=headers,
         )
         record = self._record(
             request, outcome, now, view, target, resolved.priority, decision, pick_id, asked.prefix

@@ -99,6 +99,7 @@ class EndpointPickerServer:
             clock=clock,
             on_end=_tell_all(on_end) if on_end or self._admission_settings else None,
             models=ModelIndex(expects_reports=config.models_interval > 0),
+            explains=config.explain_header,
         )
         self.admission: AdmittingPicker | None = None
         """Who waits; None: nobody ever does."""

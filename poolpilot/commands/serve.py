@@ -203,6 +203,16 @@ Candidates = Annotated[
         rich_help_panel=PICKING,
     ),
 ]
+ExplainHeader = Annotated[
+    bool,
+    typer.Option(
+        "--explain-header",
+        envvar="POOLPILOT_EXPLAIN_HEADER",
+        help="Answer requests that say 'x-poolpilot-explain: true' with x-poolpilot-explanation: "
+        "why they went where they went. It shows pods' addresses to clients.",
+        rich_help_panel=PICKING,
+    ),
+]
 KVEventsPort = Annotated[
     int | None,
     typer.Option(
@@ -378,6 +388,7 @@ def serve_extproc(
     profiles: ProfilesPath = None,
     endpoints_per_pick: Candidates = 3,
     kv_events_port: KVEventsPort = None,
+    explain_header: ExplainHeader = False,
     scrape_interval: ScrapeInterval = 0.2,
     health_check_interval: CheckInterval = 0,
     health_check_path: CheckPath = "/health",
@@ -418,6 +429,7 @@ def serve_extproc(
             profiles=_checked(profiles),
             exchange=ExchangeSettings(body_limit=body_limit),
             kv_events_port=kv_events_port,
+            explain_header=explain_header,
             scrape=ScrapeSettings(interval=scrape_interval),
             checks=CheckSettings(health_check_interval, path=health_check_path),
             endpoints_per_pick=endpoints_per_pick,

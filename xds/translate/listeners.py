@@ -15,12 +15,19 @@ from xds.resource import CLUSTER, LISTENER, ROUTE, Resource
 from xds.translate.accesslogs import access_logs, error_bodies
 from xds.translate.extproc import ext_proc_filter
 from xds.translate.features import Features
-from xds.translate.names import DESTINATION, EXT_PROC_CLUSTER, EXT_PROC_FILTER, POOL_HEADER, SERVED
+from xds.translate.names import (
+    DESTINATION,
+    EXPLANATION_HEADER,
+    EXT_PROC_CLUSTER,
+    EXT_PROC_FILTER,
+    POOL_HEADER,
+    SERVED,
+)
 from xds.translate.pack import any_of, resource, seconds
 from xds.translate.settings import MEBIBYTE, TranslateSettings
 from xds.translate.usage import usage_filters
 
-_CLIENTS_MAY_NOT_SEND = (DESTINATION, SERVED, POOL_HEADER)
+_CLIENTS_MAY_NOT_SEND = (DESTINATION, SERVED, POOL_HEADER, EXPLANATION_HEADER)
 
 
 def http_listener(

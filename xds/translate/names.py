@@ -23,6 +23,8 @@ USAGE_NAMESPACE = "poolpilot.usage"
 ``cached_tokens``."""
 POOL_METADATA = "x-inference-pool"
 """gRPC initial metadata that tells the picker which pool Envoy's route chose."""
+EXPLANATION_HEADER = "x-poolpilot-explanation"
+"""Request header in which the picker explains its pick; copied into the response."""
 POOL_HEADER = "x-poolpilot-pool"
 """Request header with which a picker names the pool of a request whose route named none. Never
 taken from clients."""

@@ -18,7 +18,13 @@ from pools.model import PathMatchType, RouteMatch, ValueMatch, ValueMatchType
 from xds.resource import CLUSTER, ROUTE, Resource
 from xds.translate import extproc
 from xds.translate.features import Features
-from xds.translate.names import EXT_PROC_FILTER, POOL_HEADER, pool_cluster, service_cluster
+from xds.translate.names import (
+    EXPLANATION_HEADER,
+    EXT_PROC_FILTER,
+    POOL_HEADER,
+    pool_cluster,
+    service_cluster,
+)
 from xds.translate.pack import Memo, any_of, embedded, resource, seconds
 from xds.translate.settings import TranslateSettings
 from xds.translate.table import Answer, ByModel, Entry, Forward, Host, PoolTarget, Table, Target
@@ -104,7 +110,7 @@ _WEBSOCKET = route.HeaderMatcher(
 
 
 _EXPLANATION = core.HeaderValueOption(
-    header=core.HeaderValue(key="x-poolpilot-explanation", value="%REQ(x-poolpilot-explanation)%"),
+    header=core.HeaderValue(key=EXPLANATION_HEADER, value=f"%REQ({EXPLANATION_HEADER})%"),
     append_action=core.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
 )
 """Where the picker explained its pick in a request header, the client gets to see it. Without one,
