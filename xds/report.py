@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from xds.group import Group
 from xds.protocol.rollout import Rollout
@@ -79,7 +78,7 @@ def _stream(session: Session, epoch: float) -> StreamStatus | None:
         kept_clusters=tuple(sorted(stream.rollout.kept)),
         state=worst(described.state for described in types),
         types=types,
-        log=tuple(replace(entry, at=entry.at + epoch) for entry in session.log),
+        log=tuple(session.log),
     )
 
 

@@ -238,7 +238,9 @@ class XdsServer:
             encoder=self._encoder,
             metrics=self._metrics,
             clock=self._clock,
+            epoch=self._epoch,
             admit=self._admit,
+            renew=self._renew,
             changed=self._count_change,
         )
         self._sessions[session.id] = session
@@ -326,6 +328,19 @@ class XdsServer:
         group.leave(node.id, session.stream)
         if not group.nodes and len(self._groups) > _EMPTY_GROUPS:
             del self._groups[group.name]
+
+    def _renew(self, session: Session) -> Ending | None:
+        """Give a stream the newest there is at once: its client asks for what it was not to get so
+        far, and must not be told that this does not exist while it waits out the debounce time."""
+        node = session.node
+        if node is None:
+            return None
+        try:
+            group = self._join(session, node)
+        except PermissionError as error:
+            return _forbidden(node, error)
+        _version, ending = self._offer(session, node, group)
+        return ending
 
     def _offer(self, session: Session, node: Node, group: Group) -> tuple[str, Ending | None]:
         """Give a stream what its node is to get now. Returns the version in use."""

@@ -46,7 +46,11 @@ class Ending:
 
 
 class Session:
-    """One open stream. The owner gives it a group and a target once the node is known."""
+    """One open stream. The owner gives it a group and a target once the node is known (``admit``),
+    and the newest target when the client asks for what the present one lacks (``renew``).
+
+    ``epoch`` turns the clock's time into seconds since the epoch, for the log.
+    """
 
     def __init__(
         self,
@@ -59,7 +63,9 @@ class Session:
         encoder: Encoder,
         metrics: XdsMetrics | None,
         clock: Callable[[], float],
+        epoch: float,
         admit: Callable[[Session, Node], Ending | None],
+        renew: Callable[[Session], Ending | None],
         changed: Callable[[], None],
     ) -> None:
         self.id = next(_ids)
@@ -75,7 +81,9 @@ class Session:
         self._encoder = encoder
         self._metrics = metrics
         self._clock = clock
+        self._epoch = epoch
         self._admit = admit
+        self._renew = renew
         self._changed = changed
         self._decode: Callable[[bytes], Request] = decode_delta if stream.delta else decode_sotw
         self._wake = asyncio.Event()
@@ -171,6 +179,10 @@ class Session:
             self.end(Ending(grpc.StatusCode.INVALID_ARGUMENT, str(error), "garbage"))
             return
         self._note(received, len(data), now)
+        if self.stream.lacks(received):
+            ending = self._renew(self)
+            if ending is not None:
+                self.end(ending)
         self._wake.set()
 
     def _meet(self, node: Node | None) -> None:
@@ -211,7 +223,7 @@ class Session:
         names = [name for name, version in response.changes.items() if version is not None]
         self.log.append(
             Exchange(
-                now,
+                now + self._epoch,
                 "sent",
                 response.type_url,
                 "response",
@@ -232,7 +244,7 @@ class Session:
         self._changed()
         self.log.append(
             Exchange(
-                now,
+                now + self._epoch,
                 "received",
                 received.type_url,
                 received.kind,

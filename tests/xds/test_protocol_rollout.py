@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.xds.model import bad_content, content
 from tests.xds.test_protocol_rules import Delta, Sotw, names, one
 from xds.protocol.message import ErrorDetail, Response
-from xds.resource import CLUSTER, ENDPOINT, LISTENER, ROUTE, Resource
+from xds.resource import CLUSTER, ENDPOINT, LISTENER, ROUTE, VIRTUAL_HOST, Resource
 
 
 def config(*clusters: str, route: str | None = None, bad: str = "") -> list[Resource]:
@@ -166,3 +166,36 @@ def test_no_route_moves_to_a_cluster_that_a_returning_client_may_not_have():
     assert client.stream.rollout.held == {(ROUTE, "r"): "b"}
     sent = client.ask(ENDPOINT, "a", "b")
     assert types(client.ack(one(sent), "a", "b")) == [ROUTE]
+
+
+def awaiting_clusters(client: Delta) -> Response:
+    """A snapshot with a new cluster and a virtual host that leads to it is on its way."""
+    client.ack(one(client.ask(VIRTUAL_HOST)))
+    made = one(client.publish(*config("a", "b"), content(VIRTUAL_HOST, "r/b", 1, (CLUSTER, "b"))))
+    assert made.type_url == CLUSTER
+    return made
+
+
+def test_a_name_whose_turn_comes_later_in_the_rollout_is_not_said_not_to_exist():
+    client = started(*config("a"))
+    made = awaiting_clusters(client)
+    assert client.ask(VIRTUAL_HOST, "r/b") == []
+    endpoints = one(client.ask(ENDPOINT, "b"))
+    assert client.ack(made) == []
+    (host,) = one(client.ack(endpoints)).resources
+    assert (host.name, host.body != b"") == ("r/b", True)
+
+
+def test_a_name_that_no_snapshot_has_is_answered_while_a_rollout_waits():
+    client = started(*config("a"))
+    awaiting_clusters(client)
+    (host,) = one(client.ask(VIRTUAL_HOST, "r/none")).resources
+    assert (host.name, host.body) == ("r/none", b"")
+
+
+def test_a_name_that_the_next_snapshot_takes_back_is_said_not_to_exist():
+    client = started(*config("a"))
+    awaiting_clusters(client)
+    assert client.ask(VIRTUAL_HOST, "r/b") == []
+    (host,) = one(client.publish(*config("a"))).resources
+    assert (host.name, host.body) == ("r/b", b"")

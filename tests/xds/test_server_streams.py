@@ -19,7 +19,7 @@ from tests.xds.wire_client import DELTA, SOTW, WireClient
 from xds.config import Limits, XdsServerConfig
 from xds.grouped import GroupedSnapshots
 from xds.metrics import XdsMetrics
-from xds.resource import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, Resource
+from xds.resource import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, VIRTUAL_HOST, Resource
 from xds.server import XdsServer
 from xds.services import SERVICES
 from xds.snapshot import Node
@@ -31,13 +31,14 @@ class Running:
     """A server with one group of nodes, a metrics registry, and a channel to it."""
 
     def __init__(self, config: XdsServerConfig) -> None:
+        self.forbidden = {"stranger"}
         self.snapshots = GroupedSnapshots(self.assign)
         self.registry = CollectorRegistry()
         self.server = XdsServer(self.snapshots, config, metrics=XdsMetrics(self.registry))
         self.snapshots.listen(self.server.refresh)
 
     def assign(self, node: Node) -> str:
-        if node.id == "stranger":
+        if node.id in self.forbidden:
             raise PermissionError("strangers get nothing")
         return node.cluster
 
@@ -128,6 +129,36 @@ async def test_a_burst_of_changes_reaches_a_client_as_few_responses_and_the_newe
             if response.resources[0].value == b"a 101":
                 break
         assert seen <= 3
+
+
+@pytest.mark.parametrize("with_ack", [False, True], ids=["alone", "with an ACK"])
+async def test_who_asks_for_a_name_that_was_just_published_is_not_told_that_it_does_not_exist(
+    with_ack,
+):
+    async with running(debounce_seconds=60.0) as at:
+        at.publish(content(VIRTUAL_HOST, "r/old"))
+        client = at.client(DELTA)
+        await client.send(VIRTUAL_HOST, resource_names_subscribe=["r/old"])
+        nonce = (await client.receive()).nonce if with_ack else ""
+        at.publish(content(VIRTUAL_HOST, "r/old"), content(VIRTUAL_HOST, "r/new"))
+        if not with_ack:
+            await client.ack(await client.receive())
+        await client.send(VIRTUAL_HOST, resource_names_subscribe=["r/new"], response_nonce=nonce)
+        (host,) = (await client.receive()).resources
+        assert host.name == "r/new"
+        assert host.HasField("resource"), "a bare name says that there is no such host"
+
+
+async def test_who_asks_while_changes_are_gathered_may_by_then_be_forbidden():
+    async with running(debounce_seconds=60.0) as at:
+        at.publish(content(ENDPOINT, "a"))
+        client = at.client(DELTA)
+        await client.send(ENDPOINT, resource_names_subscribe=["a"])
+        await client.ack(await client.receive())
+        at.forbidden.add("n")
+        await client.send(ENDPOINT, resource_names_subscribe=["b"])
+        code, _words = await client.ending()
+        assert code is grpc.StatusCode.PERMISSION_DENIED
 
 
 async def test_a_node_that_may_have_nothing_is_told_so():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from xds.protocol.message import DeltaRequest, Response
 from xds.protocol.view import EMPTY
@@ -31,10 +32,7 @@ class DeltaWatch(Watch):
                     self.have[name] = Resource(self.type_url, name, b"", version)
         self._subscribed(change)
         self._ask(change.uncovered)
-        if received.kind is Kind.SUBSCRIBE:
-            names = tuple(sorted(change.added))
-            return Received(Kind.SUBSCRIBE, self.type_url, request.nonce, names=names)
-        return received
+        return replace(received, names=tuple(sorted(change.added))) if change.added else received
 
     def _fall_due(self, now: float) -> None:
         """Nothing is ever put off."""

@@ -77,6 +77,8 @@ class Rollout:
                     watch.show(target.of(type_url).over(watch.view or EMPTY))
                 elif type_url == RUNTIME:
                     watch.show(target.of(type_url))
+                else:
+                    watch.coming = target.of(type_url)
             if not self._over(self._made(watches, now), now, timeout):
                 return
             self.phase = Phase.SWITCH
@@ -133,6 +135,7 @@ class Rollout:
         for type_url, watch in watches.items():
             if type_url in SUPPORT:
                 continue
+            watch.coming = EMPTY
             view = target.of(type_url)
             if refused:
                 view = self._holding(view, watch, refused, held, untold=untold)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from xds.protocol.message import Response, SotwRequest
 from xds.protocol.view import EMPTY, set_version
@@ -40,8 +41,7 @@ class SotwWatch(Watch):
                 received = self._reject(request.error, now)
             else:
                 received = self._acknowledge(now)
-            self._subscribe(request)
-            return received
+            return replace(received, names=self._subscribe(request).names)
         before = (set(self.subscription.names), self.subscription.wildcard)
         received = self._subscribe(request)
         if before == (self.subscription.names, self.subscription.wildcard):

@@ -85,6 +85,13 @@ class Stream:
         self.target = target
         self.rollout.retarget(now, self.settings.phase_timeout)
 
+    def lacks(self, received: Received) -> bool:
+        """Whether a request asked for a name that the target does not have."""
+        if self.target is None:
+            return False
+        watch, has = self.watches[received.type_url], self.target.of(received.type_url).resources
+        return any(n not in has and not watch.subscription.is_namespace(n) for n in received.names)
+
     def poll(self, now: float) -> Iterator[Response]:
         """What to send now, in order. Each response counts as sent when it is taken."""
         if self.target is None:

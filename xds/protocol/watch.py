@@ -120,6 +120,9 @@ class Watch(ABC):
         self.subscription = Subscription(type_url)
         self.view: View | None = None
         """What the client is meant to have; None: nothing may be said yet."""
+        self.coming = EMPTY
+        """What it will be meant to have once the rollout gets there: of a name that is in here the
+        client is not told that it does not exist."""
         self.have: dict[str, Resource] = {}
         """What the client has acknowledged (in Delta also what it claimed at the start: then
         without a body)."""
@@ -321,6 +324,8 @@ class Watch(ABC):
             if wanted is None:
                 if (known is None and not asked) or self.isolation.refuses(name, None):
                     done.append(name)
+                elif known is None and name in self.coming.resources:
+                    continue  # Soon: it stays to be told.
                 elif self._tells_absence(known is not None or name in self._uncertain):
                     removals.add(name)
                 else:
