@@ -11,14 +11,18 @@ from __future__ import annotations
 import argparse
 import itertools
 import random
+import resource
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from extproc.decisions import DecisionRecord
 from extproc.director import Director
 from extproc.fleet import Fleet
 from extproc.request import Api, Completed, InferenceRequest, Routed
+from extproc.scheduling import Candidate
+from extproc.scheduling.prefix import PrefixIndex, chain_of
 from extproc.scheduling.profiles import PROFILES
 from extproc.scheduling.signals import Adapters, Signals
 from pools.model import (
@@ -134,12 +138,63 @@ def measure(picker: Director, model: str, rng: random.Random) -> tuple[float, fl
     return statistics.median(deciding) * 1e6, statistics.median(settling) * 1e6
 
 
+def prefix() -> None:
+    """What remembering prompts costs: time by size of the prompt, memory by entry."""
+    pods = [Candidate(Endpoint(f"10.0.1.{n}", 8000, f"pod-{n}")) for n in range(10)]
+    heads = "".join(
+        f"{head:>10}" for head in ("blocks", "hash us", "match us", "new us", "known us")
+    )
+    print(f"{'prompt':<10}{heads}")
+    for size in (2_048, 102_400):
+        index = PrefixIndex()
+        index.follow(dict.fromkeys(pods, 1 << 40))
+        times: list[tuple[float, ...]] = []
+        for number in range(200):
+            data = number.to_bytes(4, "little") * (size // 4)
+            marks = [time.thread_time()]
+            chain = chain_of(data, 1)
+            marks.append(time.thread_time())
+            index.add(pods[number % 10], chain)
+            marks.append(time.thread_time())
+            index.match(chain)
+            marks.append(time.thread_time())
+            index.add(pods[number % 10], chain)
+            marks.append(time.thread_time())
+            times.append(tuple(b - a for a, b in itertools.pairwise(marks)))
+        hashing, new, match, known = (
+            statistics.median(one) * 1e6 for one in zip(*times, strict=True)
+        )
+        print(f"{size:<10}{len(chain):>10}{hashing:>10.1f}{match:>10.1f}{new:>10.1f}{known:>10.1f}")
+    index = PrefixIndex()
+    index.follow(dict.fromkeys(pods, 1 << 40))
+    before = _resident()
+    for number in range(index.max_entries):
+        index.add(pods[number % 10], chain_of(number.to_bytes(4, "little") * 64, 1))
+    used = _resident() - before
+    print(
+        f"{len(index)} distinct prefixes: {used / 1e6:.0f} MB, {used / len(index):.0f} bytes each"
+    )
+    for number in range(index.max_entries, 2 * index.max_entries):
+        index.add(pods[number % 10], chain_of(number.to_bytes(4, "little") * 64, 1))
+    print(f"as many again: {len(index)} entries, {(_resident() - before) / 1e6:.0f} MB")
+
+
+def _resident() -> int:
+    """Bytes of memory that this process has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--endpoints", type=int, nargs="+", default=[3, 10, 100, 1000])
     parser.add_argument("--profiles", nargs="+", default=sorted(PROFILES))
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--prefix", action="store_true", help="only the prefix index")
     options = parser.parse_args()
+    if options.prefix:
+        prefix()
+        return
     print(f"{'profile':<14}{'model':<10}{'endpoints':>10}{'decide us':>12}{'settle us':>12}")
     for profile in options.profiles:
         for model in MODELS.get(profile, ("chat",)):

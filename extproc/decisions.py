@@ -216,7 +216,7 @@ def details_of(
     if len(candidates) > SMALL_POOL and number % SAMPLE:
         return None
     values = [(c.queue, c.kv_usage, c.in_flight, c.prefill_tokens) for c in candidates]
-    return Details(candidates, values, decision, prefix.held() if prefix else {})
+    return Details(candidates, values, decision, prefix.held() if prefix.longest else {})
 
 
 class DecisionLog:

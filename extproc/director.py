@@ -145,7 +145,7 @@ class Director:
         )
         record.queued = queued
         record.prompt_tokens, record.output_tokens = asked.prompt_tokens, asked.output_tokens
-        if asked.prefix:
+        if asked.prefix.longest:
             record.cached_tokens = asked.prefix.tokens_of(chosen[0])
         if decision.prefill is not None:
             record.prefill = decision.prefill.key

@@ -38,7 +38,7 @@ def prefix_affinity(
     def apply(request: SchedulingRequest, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
         prefix = request.prefix
         needed = request.prompt_tokens * (multimodal_threshold if request.multimodal else threshold)
-        if not prefix or prefix.longest < needed:
+        if not prefix.longest or prefix.longest < needed:
             return candidates
         sticky = prefix.with_at_least(needed, candidates)
         if not sticky or len(sticky) == len(candidates):
@@ -74,7 +74,7 @@ def adapter_affinity(
 
     def apply(request: SchedulingRequest, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
         model = request.model
-        if model not in candidates[0].known_adapters:
+        if not candidates or model not in candidates[0].known_adapters:
             return candidates
         loaded = [c for c in candidates if model in c.adapters]
         if len(loaded) == len(candidates):

@@ -217,7 +217,7 @@ class Load:
         )
         candidate.prefill_tokens += uncached
         candidate.output_tokens += output
-        if not prefix:
+        if not prefix.longest:
             candidate.cold_turn = order
         heapq.heappush(self._due, (due, order, charge))
         waiting = self._prefills.get(candidate)

@@ -60,9 +60,10 @@ class SchedulingRequest:
     def uncached(self, candidate: Candidate) -> int:
         """Prompt tokens that this endpoint would have to prefill; at least one."""
         prefix = self.prefix
-        if not prefix:
+        if not prefix.longest:
             return self.prompt_tokens
-        return max(1, self.prompt_tokens - prefix.tokens_of(candidate))
+        uncached = self.prompt_tokens - prefix.tokens_of(candidate)
+        return uncached if uncached > 0 else 1
 
 
 Narrow = Callable[[SchedulingRequest, Sequence[Candidate]], Sequence[Candidate]]

@@ -38,7 +38,7 @@ def least_work(weight: float = 1.0, decode_tokens: float = DECODE_TOKENS) -> Sco
 
     def apply(request: SchedulingRequest, candidates: Sequence[Candidate]) -> Sequence[float]:
         # The prompt is the same for all, so only what of it is cached makes a difference.
-        if request.prefix:
+        if request.prefix.longest:
             cached = request.prefix.held().get
             costs = [
                 c.prefill_tokens
@@ -112,7 +112,7 @@ def prefix_cache(
     """
 
     def apply(request: SchedulingRequest, candidates: Sequence[Candidate]) -> Sequence[float]:
-        if not request.prefix:
+        if not request.prefix.longest:
             return [0.0] * len(candidates)
         cached = request.prefix.held().get
         prompt = request.prompt_tokens
@@ -173,7 +173,7 @@ def no_hit_lru(weight: float = 1.0) -> Scorer:
     """
 
     def apply(request: SchedulingRequest, candidates: Sequence[Candidate]) -> Sequence[float]:
-        if request.prefix:
+        if request.prefix.longest:
             return [0.5] * len(candidates)
         turns = sorted([c.cold_turn for c in candidates if c.cold_turn])
         if len(candidates) == 1 or not turns:

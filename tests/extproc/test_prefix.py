@@ -345,7 +345,7 @@ class IndexMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.index.follow({})
         assert len(self.index) == 0
-        assert not self.index.match([0, 1, 2])
+        assert not self.index.match([0, 1, 2]).longest
 
 
 TestIndex = IndexMachine.TestCase

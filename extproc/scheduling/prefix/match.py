@@ -30,7 +30,7 @@ class PrefixMatch:
         self._by_bit = by_bit
         self._held: dict[Candidate, int] | None = None
         self.longest = levels[0][0] if levels else 0
-        """The most tokens that any endpoint has."""
+        """The most tokens that any endpoint has; 0: nobody has anything."""
 
     def corrected(self, exact: PrefixMatch, live: int) -> PrefixMatch:
         """For the endpoints whose bits are ``live``, what ``exact`` says; for the others, this."""
@@ -39,13 +39,13 @@ class PrefixMatch:
         levels.sort(reverse=True)
         return PrefixMatch(self.chain, levels, self._by_bit)
 
-    def __bool__(self) -> bool:
-        """Whether any endpoint has anything."""
-        return self.longest > 0
-
     def tokens_of(self, candidate: Candidate) -> int:
         """Tokens of the prompt that this endpoint has, from its beginning on."""
-        return self.held().get(candidate, 0) if self._levels else 0
+        bit = candidate.bit
+        for tokens, bits in self._levels:
+            if bits & bit:
+                return tokens
+        return 0
 
     def held(self) -> dict[Candidate, int]:
         """Tokens by endpoint, for those that have any."""
