@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -287,8 +288,14 @@ async def test_pages_fit_phones_and_wide_screens_in_both_schemes(site: Site):
 
 
 async def test_a_real_envoy_is_compared_with_what_it_acknowledged(site: Site, tmp_path: Path):
-    # Its bootstrap lacks what our listener needs: Envoy's own words are what one has to see.
-    async with envoy(tmp_path / "envoy", site.control.port, delta=True, node="real") as running:
+    def narrow(bootstrap: dict[str, Any]) -> None:
+        """Too narrow for our listener: Envoy's own words are what one has to see."""
+        limit = {"re2.max_program_size.error_level": 10}
+        bootstrap["layered_runtime"] = {"layers": [{"name": "narrow", "static_layer": limit}]}
+
+    async with envoy(
+        tmp_path / "envoy", site.control.port, delta=True, node="real", amend=narrow
+    ) as running:
         await until(
             lambda: any(n.state is State.ERROR for n in site.control.status().nodes),
             "Envoy rejects the listener",
