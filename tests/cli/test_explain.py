@@ -116,7 +116,7 @@ async def served() -> AsyncIterator[tuple[Director, str]]:
     made = director()
     server = uvicorn.Server(
         uvicorn.Config(
-            application(made, CollectorRegistry(), lambda: True), port=0, log_level="error"
+            application(made, CollectorRegistry(), lambda: True), port=0, log_config=None
         )
     )
     running = asyncio.create_task(server.serve())
