@@ -4,7 +4,11 @@ One small fleet of simulated vLLM servers, the same requests at the same times, 
 
 - offline: ``sim.fleet``, on its virtual clock;
 - live: the servers as processes behind the real Envoy with both PoolPilot servers;
-- vllm-router (``--vllm-router PATH``, of the package vllm-router): the same processes behind it.
+- with ``--router PATH``: the same processes behind another router that takes vllm-router's options
+  (vllm-router 0.1.12 or sglang-router 0.3.2 from PyPI).
+
+vllm-router 0.1.17 asks the servers to tokenize for it (vLLM's ``/render``, off by default there and
+not simulated here); without that its cache_aware goes by load alone.
 
 Time runs ``--time-scale`` times faster than real. All times shown are those of the pods' clock.
 """
@@ -201,8 +205,8 @@ async def with_envoy(policy: str, rate: float, seed: int, scale: float) -> Row:
     return summary(policy, "live", answers, failures)
 
 
-async def with_vllm_router(binary: str, policy: str, rate: float, seed: int, scale: float) -> Row:
-    """The same pods behind vllm-router."""
+async def with_router(binary: str, policy: str, rate: float, seed: int, scale: float) -> Row:
+    """The same pods behind another router."""
     ports = [_free_port() for _ in range(PODS + 2)]
     pods = [
         [sys.executable, "-m", "poolpilot", "fake-vllm", f"--address={LOOPBACK}:{port}",
@@ -221,7 +225,7 @@ async def with_vllm_router(binary: str, policy: str, rate: float, seed: int, sca
         for address in (*(f"http://{LOOPBACK}:{port}" for port in ports[:PODS]), url):
             await _ready(f"{address}/health")
         answers, failures = await drive(url, rate, seed, scale)
-    return summary(f"vllm-router {policy}", "live", answers, failures)
+    return summary(f"{Path(binary).name} {policy}", "live", answers, failures)
 
 
 def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -284,7 +288,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="of measured traffic")
     parser.add_argument("--time-scale", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--vllm-router", metavar="PATH", help="its launcher")
+    parser.add_argument("--router", metavar="PATH", help="launcher of another router")
     options = parser.parse_args()
     global WORKLOAD
     WORKLOAD = replace(WORKLOAD, default_seconds=options.seconds)
@@ -294,9 +298,9 @@ def main() -> None:
     for policy in policies:
         show([offline(policy, rate, seed, scale)], header=policy == policies[0])
         show([asyncio.run(with_envoy(policy, rate, seed, scale))], header=False)
-    if options.vllm_router:
+    if options.router:
         for policy in ("cache_aware", "round_robin"):
-            row = asyncio.run(with_vllm_router(options.vllm_router, policy, rate, seed, scale))
+            row = asyncio.run(with_router(options.router, policy, rate, seed, scale))
             show([row], header=False)
 
 
