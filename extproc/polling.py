@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
+from extproc.endpoint_loops import EndpointLoops
+
 log = structlog.get_logger(__name__)
 
 MAX_PER_SECOND = 100.0
@@ -31,25 +33,14 @@ class Poller:
         self._ask = ask
         self._interval = interval
         self._rng = rng or random.Random()
-        self._loops: dict[str, tuple[str, asyncio.Task[None]]] = {}
+        self._loops = EndpointLoops(name, self._loop)
 
     def follow(self, targets: Mapping[str, str]) -> None:
         """Ask exactly these from now on: address by endpoint key."""
-        for key, (address, task) in list(self._loops.items()):
-            if targets.get(key) != address:
-                task.cancel()
-                del self._loops[key]
-        for key, address in targets.items():
-            if key not in self._loops:
-                task = asyncio.create_task(self._loop(key, address), name=f"{self._name} {key}")
-                self._loops[key] = (address, task)
+        self._loops.follow(targets)
 
     async def stop(self) -> None:
-        tasks = [task for _, task in self._loops.values()]
-        self._loops.clear()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._loops.stop()
 
     async def _loop(self, key: str, address: str) -> None:
         await asyncio.sleep(self._rng.uniform(0, min(SPREAD, self._interval)))

@@ -17,6 +17,7 @@ from typing import Protocol
 import aiohttp
 import structlog
 
+from extproc.endpoint_loops import EndpointLoops
 from extproc.scheduling.signals import Signals
 from extproc.signals.engines import Engine, engine_of
 
@@ -110,25 +111,14 @@ class Scraper:
         self._clock = clock
         self._slots = asyncio.Semaphore(self._settings.max_concurrent)
         self._slots_for_failing = asyncio.Semaphore(max(1, self._settings.max_concurrent // 4))
-        self._loops: dict[str, tuple[str, asyncio.Task[None]]] = {}
+        self._loops = EndpointLoops("scrape", self._loop)
 
     def follow(self, targets: Mapping[str, str]) -> None:
         """Scrape exactly these from now on: metrics address (``ip:port``) by endpoint key."""
-        for key, (address, task) in list(self._loops.items()):
-            if targets.get(key) != address:
-                task.cancel()
-                del self._loops[key]
-        for key, address in targets.items():
-            if key not in self._loops:
-                task = asyncio.create_task(self._loop(key, address), name=f"scrape {key}")
-                self._loops[key] = (address, task)
+        self._loops.follow(targets)
 
     async def stop(self) -> None:
-        tasks = [task for _, task in self._loops.values()]
-        self._loops.clear()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._loops.stop()
 
     async def _loop(self, key: str, address: str) -> None:
         settings, clock = self._settings, self._clock
