@@ -49,6 +49,12 @@ class Origin:
     """A file's path relative to the watched directory, or ``kubernetes``."""
     line: int | None = None
     """1-based line of the object in its file."""
+    api_version: str = ""
+    uid: str = ""
+    """Of an object of an API server, for its events."""
+    generation: int = 0
+    """Counts the changes of an object's spec; 0 outside an API server. What is reported of the
+    object is reported of this generation."""
 
     def __str__(self) -> str:
         place = f" ({self.source}{f':{self.line}' if self.line is not None else ''})"
@@ -281,6 +287,73 @@ class RouteMatch:
     method: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class HeaderChanges:
+    """What happens to the headers of a request or response. Names are lower-case."""
+
+    set: tuple[tuple[str, str], ...] = ()
+    """Name and value; replaces what is there."""
+    add: tuple[tuple[str, str], ...] = ()
+    """Appended to what is there."""
+    remove: tuple[str, ...] = ()
+
+
+class PathChangeType(enum.StrEnum):
+    FULL = "ReplaceFullPath"
+    PREFIX = "ReplacePrefixMatch"
+    """Replaces what the rule's PathPrefix matched."""
+
+
+@dataclass(frozen=True, slots=True)
+class PathChange:
+    type: PathChangeType
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class UrlRewrite:
+    """What the backend is asked for instead."""
+
+    hostname: str | None = None
+    path: PathChange | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """The client is sent elsewhere. What is None stays as it was in the request."""
+
+    scheme: str | None = None
+    hostname: str | None = None
+    port: int | None = None
+    path: PathChange | None = None
+    status: int = 302
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What a rule (or one of its backends) does to requests and responses."""
+
+    request_headers: HeaderChanges = HeaderChanges()
+    response_headers: HeaderChanges = HeaderChanges()
+    rewrite: UrlRewrite | None = None
+    redirect: Redirect | None = None
+    unsupported: tuple[str, ...] = ()
+    """Types of filters that are valid and that we have not: the rule must not be served as if they
+    were not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often, and after which answers, a request is tried again."""
+
+    attempts: int | None = None
+    """Further tries; None: as many as the operator set."""
+    codes: tuple[int, ...] = ()
+    """Statuses of a backend after which to try again, besides those that always are."""
+    backoff: float | None = None
+    """Seconds before the next try, at least."""
+
+
 class BackendKind(enum.StrEnum):
     INFERENCE_POOL = "InferencePool"
     SERVICE = "Service"
@@ -294,6 +367,11 @@ class RouteBackend:
     kind: BackendKind = BackendKind.INFERENCE_POOL
     weight: int = 1
     port: int | None = None
+    filters: Filters = Filters()
+    """For its share of the requests alone. Only header changes."""
+    unknown_kind: str = ""
+    """``group/kind`` of a reference to something that is no backend here; then ``kind`` says
+    nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +384,8 @@ class RouteRule:
     backend_timeout: float | None = None
     """Seconds for each try; 0 or None is no limit."""
     line: int | None = None
+    filters: Filters = Filters()
+    retry: Retry | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +407,9 @@ class HTTPRoute:
     rules: tuple[RouteRule, ...] = ()
     created: str = ""
     origin: Origin | None = None
+    by_model: bool = False
+    """Annotation ``poolpilot.dev/route-by-model: "true"``: of a rule's pools, that which serves the
+    request's model gets it; weights then only count for what names no pool."""
 
 
 class ListenerProtocol(enum.StrEnum):
@@ -335,11 +418,87 @@ class ListenerProtocol(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class LabelRequirement:
+    """One of a label selector's ``matchExpressions``."""
+
+    key: str
+    operator: str
+    """``In``, ``NotIn``, ``Exists`` or ``DoesNotExist``."""
+    values: tuple[str, ...] = ()
+
+    def holds(self, labels: Mapping[str, str]) -> bool:
+        value = labels.get(self.key)
+        match self.operator:
+            case "In":
+                return value in self.values
+            case "NotIn":
+                return value not in self.values
+            case "Exists":
+                return value is not None
+            case "DoesNotExist":
+                return value is None
+        raise ValueError(f"operator {self.operator!r} is not one of a label selector")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSelector:
+    """All of its requirements must hold. Without any, everything is selected."""
+
+    requirements: tuple[LabelRequirement, ...] = ()
+
+    def selects(self, labels: Mapping[str, str]) -> bool:
+        return all(requirement.holds(labels) for requirement in self.requirements)
+
+
+class NamespacesFrom(enum.StrEnum):
+    ALL = "All"
+    SAME = "Same"
+    SELECTOR = "Selector"
+    NONE = "None"
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedRoutes:
+    """Which HTTPRoutes may attach to a listener."""
+
+    namespaces: NamespacesFrom = NamespacesFrom.SAME
+    selector: LabelSelector = LabelSelector()
+    """Of namespaces, with ``SELECTOR``."""
+    http_routes: bool = True
+    """Whether HTTPRoute is among the allowed kinds."""
+    unknown_kinds: tuple[str, ...] = ()
+    """Allowed kinds of routes that are none of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateRef:
+    """The Secret with a listener's certificate."""
+
+    name: ObjectName
+    unknown_kind: str = ""
+    """``group/kind`` of a reference to something other than a Secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerProblem:
+    """In the words of the Gateway API: a reason of the listener's ``Accepted`` condition."""
+
+    reason: str
+    """``UnsupportedProtocol``, ``UnsupportedValue`` or ``Invalid``."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayListener:
     name: str
     port: int
     protocol: ListenerProtocol = ListenerProtocol.HTTP
     hostname: str | None = None
+    certificates: tuple[CertificateRef, ...] = ()
+    """Of an HTTPS listener: Secrets, the first that fits the client's name is shown."""
+    allowed: AllowedRoutes = AllowedRoutes()
+    problem: ListenerProblem | None = None
+    """Why it cannot be served, whatever else is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,6 +518,58 @@ class GatewayClass:
     name: ObjectName
     controller: str
     """Such as ``poolpilot.dev/gateway-controller``."""
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TlsCertificate:
+    """A Secret of type ``kubernetes.io/tls``. Its parts are never printed."""
+
+    name: ObjectName
+    chain: bytes = field(repr=False)
+    """PEM."""
+    key: bytes = field(repr=False)
+    """PEM."""
+    problem: str = ""
+    """Why it cannot be used; then chain and key are empty."""
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePort:
+    """One port of a Service, and who answers there."""
+
+    port: int
+    name: str = ""
+    app_protocol: str = ""
+    """Such as ``kubernetes.io/h2c``."""
+    addresses: tuple[tuple[str, int], ...] = ()
+    """IP address and port of those that are ready, sorted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """An ordinary Service with what its EndpointSlices say."""
+
+    name: ObjectName
+    ports: tuple[ServicePort, ...] = ()
+    external: bool = False
+    """Of type ExternalName: nothing may be sent there."""
+    origin: Origin | None = None
+
+    def port(self, number: int | None) -> ServicePort | None:
+        return next((port for port in self.ports if port.port == number), None)
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceGrant:
+    """Objects ``to`` in its own namespace may be named by objects ``sources`` in others."""
+
+    name: ObjectName
+    sources: tuple[tuple[str, str, str], ...]
+    """Group, kind and namespace."""
+    targets: tuple[tuple[str, str, str | None], ...]
+    """Group, kind and name; None: every name."""
     origin: Origin | None = None
 
 
@@ -401,6 +612,15 @@ class World:
     absent: tuple[AbsentEndpoint, ...] = ()
     """Who could have been an endpoint and is none."""
     gateway_classes: tuple[GatewayClass, ...] = ()
+    """Of ours alone, like ``gateways``."""
+    certificates: Mapping[ObjectName, TlsCertificate] = field(default_factory=dict)
+    services: Mapping[ObjectName, Service] = field(default_factory=dict)
+    grants: tuple[ReferenceGrant, ...] = ()
+    namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Labels of each namespace."""
+    of_cluster: bool = False
+    """It was read from an API server: a Service that is not in ``services`` does not exist, and
+    references across namespaces need a grant. Otherwise Services are found by DNS."""
 
     def endpoints_of(self, pool: ObjectName) -> tuple[Endpoint, ...]:
         return self.endpoints.get(pool, ())
