@@ -1,4 +1,4 @@
-"""Who belongs to whom: what the Gateway API's rules make of the Gateways, routes and pools of a World.
+"""Who belongs to whom: what the Gateway API makes of a World's Gateways, routes and pools.
 
 Two readers must never differ on this: the translation, which serves it, and the status that is
 written back, which tells users what is served. Everything here is a pure function of the World.
