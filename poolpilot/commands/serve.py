@@ -82,7 +82,7 @@ Picker = Annotated[
         metavar="HOST:PORT",
         envvar="POOLPILOT_PICKER",
         help="Where Envoy reaches the endpoint picker: host:port or unix:/path. Repeat for "
-        "replicas.",
+        "replicas: the first that is healthy makes all picks, the others stand by.",
         rich_help_panel=ENVOY,
     ),
 ]

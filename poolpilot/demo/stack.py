@@ -43,6 +43,8 @@ class Stack:
     """Further options of single pods, by name."""
     extproc_options: Sequence[str] = ()
     """Further options of ``poolpilot serve extproc``."""
+    xds_options: Sequence[str] = ()
+    """Further options of ``poolpilot serve xds``."""
     log_level: str = "info"
     log_dir: Path | None = None
     """Where logs go, if not below ``directory``."""
@@ -125,6 +127,7 @@ class Stack:
             f"--listen={LOOPBACK}:{self.ports.listener.port}",
             "--no-reuse-port",
             f"--picker={LOOPBACK}:{self.ports.extproc.port}",
+            *self.xds_options,
         )
 
     def start_extproc(self) -> None:

@@ -204,6 +204,58 @@ def test_a_picker_may_be_a_name_a_socket_or_have_its_health_elsewhere():
     assert host["endpoint"]["health_check_config"] == {"port_value": 9003}
 
 
+TWO = TranslateSettings(
+    ext_proc=ExtProcSettings(targets=(SocketAddress("10.0.0.1", 9002), SocketAddress("b", 9002)))
+)
+
+
+def test_of_several_pickers_the_first_is_asked_and_each_further_one_stands_by():
+    found = cluster(translate(LLAMA, TWO), "ext-proc")
+    assignment = found["load_assignment"]
+    assert [
+        (one.get("priority", 0), one["lb_endpoints"][0]["endpoint"]["address"])
+        for one in assignment["endpoints"]
+    ] == [
+        (0, {"socket_address": {"address": "10.0.0.1", "port_value": 9002}}),
+        (1, {"socket_address": {"address": "b", "port_value": 9002}}),
+    ]
+    # With 140, one dead address of two would give away 30 % of the exchanges.
+    assert assignment["policy"]["overprovisioning_factor"] >= 10_000
+    assert found["common_lb_config"]["healthy_panic_threshold"] == {}
+
+
+def test_an_exchange_that_the_first_picker_does_not_take_is_tried_at_the_next():
+    def retry_policy(settings: TranslateSettings) -> Any:
+        (one,) = [
+            f for f in manager(translate(LLAMA, settings))["http_filters"] if "proc" in f["name"]
+        ]
+        return one["typed_config"]["grpc_service"].get("retry_policy")
+
+    retry = retry_policy(TWO)
+    assert "connect-failure" in retry["retry_on"]
+    assert retry["retry_priority"]["name"] == "envoy.retry_priorities.previous_priorities"
+    assert retry_policy(TranslateSettings()) is None
+
+
+def test_every_picker_is_told_how_requests_end():
+    def told(settings: TranslateSettings) -> list[str]:
+        return [
+            one["typed_config"]["common_config"]["grpc_service"]["envoy_grpc"]["cluster_name"]
+            for one in manager(translate(LLAMA, settings))["access_log"]
+            if one["name"] == "envoy.access_loggers.http_grpc"
+        ]
+
+    assert told(TWO) == ["ext-proc/0", "ext-proc/1"]
+    assert told(TranslateSettings()) == ["ext-proc"]
+    found = translate(LLAMA, TWO)
+    for of, host in {"ext-proc/0": "10.0.0.1", "ext-proc/1": "b"}.items():
+        (only,) = cluster(found, of)["load_assignment"]["endpoints"]
+        (one,) = only["lb_endpoints"]
+        assert one["endpoint"]["address"]["socket_address"]["address"] == host
+    (listener,) = found.of_type(LISTENER).values()
+    assert {(CLUSTER, of) for of in ("ext-proc", "ext-proc/0", "ext-proc/1")} <= set(listener.needs)
+
+
 def test_a_name_and_a_socket_do_not_go_together():
     with pytest.raises(ValueError, match="not both"):
         ExtProcSettings(targets=(Pipe("/run/x"), SocketAddress("picker", 9002)))

@@ -11,11 +11,11 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager i
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 from envoy_data_plane.google.protobuf import Struct
 
+from xds.translate.extproc import log_clusters
 from xds.translate.features import Features
 from xds.translate.names import (
     ACCESS_LOG,
     DESTINATION,
-    EXT_PROC_CLUSTER,
     LB_NAMESPACE,
     OWN_NAMESPACE,
     PICK_KEY,
@@ -65,13 +65,14 @@ def access_logs(features: Features, settings: TranslateSettings) -> list[accessl
             )
         )
     if settings.completion_log and features.completion_log:
-        logs.append(
+        logs += [
             accesslog.AccessLog(
                 name="envoy.access_loggers.http_grpc",
                 filter=_has_to_be_settled(),
-                typed_config=any_of(_completions(settings)),
+                typed_config=any_of(_completions(settings, picker)),
             )
-        )
+            for picker in log_clusters(settings.ext_proc)
+        ]
     return logs
 
 
@@ -97,14 +98,14 @@ def _was_picked() -> accesslog.AccessLogFilter:
     )
 
 
-def _completions(settings: TranslateSettings) -> grpc_log.HttpGrpcAccessLogConfig:
+def _completions(settings: TranslateSettings, picker: str) -> grpc_log.HttpGrpcAccessLogConfig:
     """How each picked request ended; entries carry all dynamic metadata by themselves."""
     return grpc_log.HttpGrpcAccessLogConfig(
         common_config=grpc_log.CommonGrpcAccessLogConfig(
             log_name=ACCESS_LOG,
             transport_api_version=core.ApiVersion.V3,
             grpc_service=core.GrpcService(
-                envoy_grpc=core.GrpcServiceEnvoyGrpc(cluster_name=EXT_PROC_CLUSTER)
+                envoy_grpc=core.GrpcServiceEnvoyGrpc(cluster_name=picker)
             ),
             buffer_flush_interval=seconds(settings.completion_interval),
             buffer_size_bytes=16384,

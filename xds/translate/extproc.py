@@ -13,6 +13,9 @@ from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutatio
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.endpoint import v3 as endpoint
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as ext_proc
+from envoy_data_plane.envoy.extensions.retry.priority.previous_priorities.v3 import (
+    PreviousPrioritiesConfig,
+)
 from envoy_data_plane.envoy.type import v3 as kind
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
@@ -27,7 +30,7 @@ from xds.translate.names import (
     POOL_METADATA,
     SUBSET_NAMESPACE,
 )
-from xds.translate.pack import resource, seconds
+from xds.translate.pack import any_of, resource, seconds
 from xds.translate.protocol import http2_options, lifted_breakers
 from xds.translate.settings import ExtProcSettings, Pipe, TargetAddress
 from xds.translate.table import PoolTarget
@@ -73,11 +76,25 @@ def ext_proc_filter(settings: ExtProcSettings, features: Features) -> ext_proc.E
             ),
         ),
     )
+    if len(settings.targets) > 1 and message.grpc_service is not None:
+        message.grpc_service.retry_policy = _next_replica()
     if features.status_on_error:
         message.status_on_error = kind.HttpStatus(code=kind.StatusCode.ServiceUnavailable)
     if features.content_length:
         message.allow_content_length_header = True
     return message
+
+
+def _next_replica() -> core.RetryPolicy:
+    """Until the health check has noticed, the next replica is asked where one does not answer."""
+    return core.RetryPolicy(
+        retry_on="connect-failure,refused-stream,unavailable,reset",
+        num_retries=1,
+        retry_priority=core.RetryPolicyRetryPriority(
+            name="envoy.retry_priorities.previous_priorities",
+            typed_config=any_of(PreviousPrioritiesConfig(update_frequency=1)),
+        ),
+    )
 
 
 def per_route(
@@ -146,12 +163,45 @@ def _processing_mode(mode: BodyMode) -> ext_proc.ProcessingMode:
     )
 
 
-def ext_proc_cluster(settings: ExtProcSettings) -> Resource:
-    """The picker's cluster.
+def picker_clusters(settings: ExtProcSettings) -> list[Resource]:
+    """The clusters of the picker: one for the exchanges and, where there are replicas, one for the
+    access log of each.
 
-    Its health check together with the panic threshold 0 makes a dead picker fail at once, open or
-    closed as the pool says: with the default threshold requests would still be sent to it, and a
+    Exchanges go to the first replica that is healthy, in the order in which they are listed: only a
+    picker that makes all picks counts all that is under way. An access log stream stays where it
+    was opened, also when the replica before it comes back; so every replica is told of every end,
+    and takes from it what it had picked itself.
+    """
+    exchanges = _cluster(settings, EXT_PROC_CLUSTER, settings.targets)
+    if len(settings.targets) == 1:
+        return [exchanges]
+    return [
+        exchanges,
+        *(
+            _cluster(settings, name, (target,))
+            for name, target in zip(log_clusters(settings), settings.targets, strict=True)
+        ),
+    ]
+
+
+def picker_cluster_names(settings: ExtProcSettings) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((EXT_PROC_CLUSTER, *log_clusters(settings))))
+
+
+def log_clusters(settings: ExtProcSettings) -> tuple[str, ...]:
+    """Names of the clusters that access logs go to."""
+    if len(settings.targets) == 1:
+        return (EXT_PROC_CLUSTER,)
+    return tuple(f"{EXT_PROC_CLUSTER}/{number}" for number, _ in enumerate(settings.targets))
+
+
+def _cluster(settings: ExtProcSettings, name: str, targets: tuple[TargetAddress, ...]) -> Resource:
+    """Its health check together with the panic threshold 0 makes a dead picker fail at once, open
+    or closed as the pool says: with the default threshold requests would still be sent to it, and a
     full-duplex exchange fails closed once a body chunk was sent.
+
+    A priority gives away nothing as long as one address of it is healthy: by Envoy's default factor
+    of 1.4, one dead address of two would send 30 % of the exchanges on.
     """
     by_dns = settings.resolved_by_dns
     check = core.HealthCheck(
@@ -165,22 +215,24 @@ def ext_proc_cluster(settings: ExtProcSettings) -> Resource:
         ),
     )
     message = cluster.Cluster(
-        name=EXT_PROC_CLUSTER,
+        name=name,
         type=cluster.ClusterDiscoveryType.STRICT_DNS
         if by_dns
         else cluster.ClusterDiscoveryType.STATIC,
         connect_timeout=seconds(1),
         lb_policy=cluster.ClusterLbPolicy.LEAST_REQUEST,
         load_assignment=endpoint.ClusterLoadAssignment(
-            cluster_name=EXT_PROC_CLUSTER,
+            cluster_name=name,
             endpoints=[
                 endpoint.LocalityLbEndpoints(
+                    priority=priority,
                     lb_endpoints=[
                         endpoint.LbEndpoint(endpoint=_endpoint(target, settings.health_port))
-                        for target in settings.targets
-                    ]
+                    ],
                 )
+                for priority, target in enumerate(targets)
             ],
+            policy=endpoint.ClusterLoadAssignmentPolicy(overprovisioning_factor=_KEEPS_ALL),
         ),
         typed_extension_protocol_options=http2_options(),
         circuit_breakers=lifted_breakers(),
@@ -193,7 +245,11 @@ def ext_proc_cluster(settings: ExtProcSettings) -> Resource:
     )
     if by_dns:
         message.dns_lookup_family = cluster.ClusterDnsLookupFamily.V4_PREFERRED
-    return resource(CLUSTER, EXT_PROC_CLUSTER, message)
+    return resource(CLUSTER, name, message)
+
+
+_KEEPS_ALL = 100_000
+"""Percent: one healthy address of a thousand is enough for its priority."""
 
 
 def _endpoint(target: TargetAddress, health_port: int | None) -> endpoint.Endpoint:

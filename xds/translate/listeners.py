@@ -13,12 +13,11 @@ from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutatio
 
 from xds.resource import CLUSTER, LISTENER, ROUTE, Resource
 from xds.translate.accesslogs import access_logs, error_bodies
-from xds.translate.extproc import ext_proc_filter
+from xds.translate.extproc import ext_proc_filter, picker_cluster_names
 from xds.translate.features import Features
 from xds.translate.names import (
     DESTINATION,
     EXPLANATION_HEADER,
-    EXT_PROC_CLUSTER,
     EXT_PROC_FILTER,
     POOL_HEADER,
     SERVED,
@@ -70,7 +69,10 @@ def http_listener(
         name,
         message,
         origin=origin,
-        needs=((ROUTE, route_configuration), (CLUSTER, EXT_PROC_CLUSTER)),
+        needs=(
+            (ROUTE, route_configuration),
+            *((CLUSTER, one) for one in picker_cluster_names(settings.ext_proc)),
+        ),
     )
 
 

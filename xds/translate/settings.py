@@ -55,7 +55,8 @@ class ExtProcSettings:
     """Where the endpoint picker is, and how long Envoy has patience with it."""
 
     targets: tuple[TargetAddress, ...] = (SocketAddress("127.0.0.1", 9002),)
-    """All addresses of the picker. DNS names are resolved again and again; Unix sockets and names
+    """All replicas of the picker: the first healthy one makes all picks, the others stand by. DNS
+    names are resolved again and again, and each is to lead to one replica; Unix sockets and names
     do not go together."""
     message_timeout: float = 10.0
     """Seconds per message. Does not apply to full-duplex bodies, where the picker itself keeps the

@@ -20,7 +20,7 @@ from xds.resource import Resource
 from xds.snapshot import Snapshot
 from xds.translate.clusters import cluster_of_pool, cluster_of_service
 from xds.translate.endpoints import assignment
-from xds.translate.extproc import ext_proc_cluster
+from xds.translate.extproc import picker_clusters
 from xds.translate.features import ALL, Features, missing
 from xds.translate.listeners import http_listener
 from xds.translate.pack import Memo
@@ -54,6 +54,7 @@ class Translator:
         self._bytes: Memo[bytes] = Memo()
         self._resources: Memo[Resource] = Memo()
         self._tables: Memo[Table] = Memo()
+        self._pickers = picker_clusters(settings.ext_proc)
 
     def next_world(self) -> None:
         """Call between Worlds: forgets what the last one did not use."""
@@ -81,7 +82,7 @@ class Translator:
             origin = str(gateway.origin or f"Gateway {gateway.name}") if gateway else "default"
             resources.append(self._listener(name, port, features, origin))
             resources.append(self._routes(name, table, features, origin))
-        resources.append(self._picker())
+        resources += self._pickers
         if self.settings.trace_collector is not None and features.traces:
             resources.append(self._collector(self.settings.trace_collector))
         for pool in sorted(pools):
@@ -138,9 +139,6 @@ class Translator:
                 name, table, features, self.settings, self._bytes, origin=origin
             ),
         )
-
-    def _picker(self) -> Resource:
-        return self._resources.get("picker", (), lambda: ext_proc_cluster(self.settings.ext_proc))
 
     def _collector(self, address: SocketAddress) -> Resource:
         from xds.translate.tracing import collector_cluster
