@@ -1,0 +1,82 @@
+"""What every object has, and how what is wrong with one is told."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+DEFAULT_NAMESPACE = "default"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ObjectName:
+    """A namespaced name, written ``namespace/name``. Of kinds without namespaces, just a name."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
+    @classmethod
+    def parse(cls, text: str) -> ObjectName:
+        """Read ``namespace/name``, or ``name`` in the default namespace."""
+        namespace, slash, name = text.partition("/")
+        if not slash:
+            namespace, name = DEFAULT_NAMESPACE, text
+        if not namespace or not name or "/" in name:
+            raise ValueError(f"{text!r} is not of the form namespace/name")
+        return cls(namespace, name)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an object was read from, so that whatever goes wrong with it can say so."""
+
+    kind: str
+    name: ObjectName
+    source: str = ""
+    """A file's path relative to the watched directory, or ``kubernetes``."""
+    line: int | None = None
+    """1-based line of the object in its file."""
+    api_version: str = ""
+    uid: str = ""
+    """Of an object of an API server, for its events."""
+    generation: int = 0
+    """Counts the changes of an object's spec; 0 outside an API server. What is reported of the
+    object is reported of this generation."""
+
+    def __str__(self) -> str:
+        place = f" ({self.source}{f':{self.line}' if self.line is not None else ''})"
+        return f"{self.kind} {self.name}{place if self.source else ''}"
+
+
+class Severity(enum.StrEnum):
+    ERROR = "error"
+    """Something the user asked for is not in effect."""
+    WARNING = "warning"
+    """In effect, but probably not what the user wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something a user must mend. ``str()`` is the one-line form shown everywhere."""
+
+    severity: Severity
+    message: str
+    """What is wrong and what to do about it, in one sentence each."""
+    origin: Origin | None = None
+    source: str = ""
+    """The file, when no object could be read from it."""
+    line: int | None = None
+    """1-based line of the field at fault, where known."""
+    field: str = ""
+    """Path of the field at fault, such as ``spec.targetPorts[0].number``."""
+
+    def __str__(self) -> str:
+        source = self.source or (self.origin.source if self.origin else "")
+        line = self.line if self.line is not None else (self.origin.line if self.origin else None)
+        where = f"{source}:{line}" if source and line is not None else source
+        what = f"{self.origin.kind} {self.origin.name}" if self.origin else ""
+        head = " ".join(part for part in (where and f"{where}:", what, self.field) if part)
+        return f"{head.removesuffix(':')}: {self.message}" if head else self.message
