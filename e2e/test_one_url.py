@@ -193,6 +193,27 @@ async def test_the_openai_client_needs_one_base_url_plain_and_streaming(
         assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
 
 
+async def test_one_list_tells_the_models_of_all_pools(client: AsyncOpenAI) -> None:
+    known = {"assistant": "qwen", "llama-3": "llama", "qwen-3": "qwen", "sql": "qwen"}
+    listed = {model.id: model async for model in client.models.list()}
+    for name, pool in known.items():
+        assert listed[name].owned_by == f"default/{pool}"
+        assert await client.models.retrieve(name) == listed[name]
+    with pytest.raises(openai.NotFoundError):
+        await client.models.retrieve("gpt-9")
+
+
+async def test_below_a_prefix_a_pod_lists_its_models(
+    stack: Stack, http: httpx.AsyncClient, url: str
+) -> None:
+    answer = await http.get(f"{stack.url}/default/qwen/v1/models")
+    assert answer.headers[POD_HEADER] in QWEN_PODS
+    assert {model["id"] for model in answer.json()["data"]} == {"qwen-3", "sql"}
+    whole = await http.get(f"{url}/models")
+    assert POD_HEADER not in whole.headers
+    assert (await http.head(f"{url}/models")).content == b""
+
+
 async def test_an_unknown_model_is_told_the_known_ones(client: AsyncOpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         await client.chat.completions.create(model="gpt-9", messages=MESSAGES)

@@ -219,7 +219,7 @@ class Director:
                 return next(iter(pools.values()))
             name = self.models.pool_of(request.model)
             if name is None:
-                return self._unknown_model(request.model)
+                return self.unknown_model(request.model)
         view = pools.get(name)
         if view is None:
             return Refused(
@@ -231,7 +231,8 @@ class Director:
             )
         return view
 
-    def _unknown_model(self, model: str) -> Refused:
+    def unknown_model(self, model: str) -> Refused:
+        """What is told to who asks for a model (``""``: none) that no pool is known to serve."""
         if not self.models.complete:
             return Refused(
                 503,

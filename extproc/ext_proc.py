@@ -10,7 +10,7 @@ import structlog
 
 from extproc.deadlines import Deadlines
 from extproc.exchange import Action, Exchange, ExchangeSettings, Waiting, Withdraw
-from extproc.request import Completed, InferenceRequest, Outcome, Picker, Refused, Routed
+from extproc.request import Answer, Completed, InferenceRequest, Picker, Refused, Routed
 from extproc.sent_picks import SentPicks
 from extproc.transport.api import GrpcStatus, Handler, Services, Stream
 from pools.model import ObjectName
@@ -149,7 +149,7 @@ class _Process:
         self._waiting = Waiting.NOTHING
         self._perform(self._exchange.expire())
 
-    def _answered(self, outcome: Outcome) -> None:
+    def _answered(self, outcome: Answer) -> None:
         self._perform(self._exchange.answer(outcome))
         if isinstance(outcome, Routed):
             service = self._service

@@ -21,6 +21,8 @@ class ModelIndex:
         """``expects_reports``: pods are asked which models they serve."""
         self._expects_reports = expects_reports
         self._named: dict[str, ObjectName] = {}
+        self.created: dict[str, str] = {}
+        """When a model was given its name, in RFC 3339, where an object names it."""
         self._any_model: ObjectName | None = None
         self._pools_of: dict[str, tuple[ObjectName, ...]] = {}
         """By endpoint key."""
@@ -50,6 +52,7 @@ class ModelIndex:
                 if not rule.models and (any_model is None or age < any_model[0]):
                     any_model = (age, rewrite.pool)
         self._named = {model: pool for model, (_, pool) in named.items()}
+        self.created = {model: age[1] for model, (age, _) in named.items()}
         self._any_model = any_model[1] if any_model is not None else None
         pools_of: dict[str, list[ObjectName]] = {}
         for pool in sorted(world.pools):

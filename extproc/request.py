@@ -99,6 +99,18 @@ Outcome = Routed | Refused
 
 
 @dataclass(frozen=True, slots=True)
+class Answered:
+    """What the client asked for is known here: no pod is asked."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+Answer = Outcome | Answered
+
+
+@dataclass(frozen=True, slots=True)
 class Completed:
     """How a routed request ended, as Envoy's access log (or the response phases) told it."""
 
@@ -128,7 +140,7 @@ class Picker(Protocol):
     """The policy behind the protocol."""
 
     def pick(
-        self, request: InferenceRequest, answer: Callable[[Outcome], None]
+        self, request: InferenceRequest, answer: Callable[[Answer], None]
     ) -> Callable[[], None]:
         """Decide where the request goes.
 

@@ -30,6 +30,7 @@ from extproc.http import HttpServer
 from extproc.lasting import LastingStreams
 from extproc.metrics import registry_of
 from extproc.model_index import ModelIndex
+from extproc.model_list import ModelList
 from extproc.polling import Poller
 from extproc.profiles import ProfilesFile, builtin
 from extproc.request_log import RequestLog
@@ -163,7 +164,7 @@ class EndpointPickerServer:
             if self._request_log is not None:
                 self._request_log.start()
             exchanges = ExternalProcessor(
-                self._traced(self.admission or self.director),
+                ModelList(self._traced(self.admission or self.director), self.director),
                 _with_time_to_wait(config.exchange, self._admission_settings),
                 self.director.metrics.refused,
             )

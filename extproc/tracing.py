@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from extproc.request import Api, Completed, InferenceRequest, Outcome, Picker, Refused
+from extproc.request import Answer, Answered, Api, Completed, InferenceRequest, Picker, Refused
 
 _OPERATIONS = {
     Api.CHAT_COMPLETIONS: "chat",
@@ -74,7 +74,7 @@ class TracedPicker:
         self._inner.settle(completed)
 
     def pick(
-        self, request: InferenceRequest, answer: Callable[[Outcome], None]
+        self, request: InferenceRequest, answer: Callable[[Answer], None]
     ) -> Callable[[], None]:
         parent = request.trace_parent or request.headers.get("traceparent", "")
         # What nobody wants to see must cost nothing.
@@ -84,7 +84,7 @@ class TracedPicker:
             "pick", self._context(parent, request), SpanKind.SERVER, _of_request(request)
         )
 
-        def answered(outcome: Outcome) -> None:
+        def answered(outcome: Answer) -> None:
             _tell_outcome(span, outcome)
             span.end()
             answer(outcome)
@@ -132,7 +132,10 @@ def _of_request(request: InferenceRequest) -> dict[str, str | int | bool]:
     return attributes
 
 
-def _tell_outcome(span: Span, outcome: Outcome) -> None:
+def _tell_outcome(span: Span, outcome: Answer) -> None:
+    if isinstance(outcome, Answered):
+        span.set_attribute("poolpilot.outcome", "answered")
+        return
     if isinstance(outcome, Refused):
         span.set_attribute("poolpilot.outcome", "refused")
         span.set_attribute("error.type", outcome.reason)

@@ -29,7 +29,7 @@ from extproc.exchange.action import Action, Withdraw
 from extproc.exchange.opening import MODEL_HEADER, describe, is_chatty, protocol_of, speaks_grpc
 from extproc.exchange.response import ResponsePhase
 from extproc.exchange.settings import BodyMode, ExchangeSettings
-from extproc.request import Api, Completed, InferenceRequest, Outcome, Refused, Routed
+from extproc.request import Answer, Api, Completed, InferenceRequest, Refused, Routed
 from extproc.wire import encode
 from extproc.wire import ext_proc_pb2 as pb
 from pools.model import ObjectName
@@ -155,13 +155,16 @@ class Exchange:
             return []
         return self._on_response(kind, request, now)
 
-    def answer(self, outcome: Outcome) -> list[Action]:
+    def answer(self, outcome: Answer) -> list[Action]:
         """The picker's answer to the request it was asked about."""
         if self._state is not _State.ASKED:
             return []
+        if isinstance(outcome, Routed):
+            return self._route(outcome)
         if isinstance(outcome, Refused):
             return self._refuse(outcome)
-        return self._route(outcome)
+        self._let_go()
+        return [encode.immediate_response(outcome.status, outcome.headers, outcome.body, "", None)]
 
     def expire(self) -> list[Action]:
         """It has waited for too long (see :attr:`waiting`)."""
@@ -436,11 +439,14 @@ class Exchange:
             return []
         return self._tell(refused)
 
-    def _tell(self, refused: Refused) -> list[Action]:
+    def _let_go(self) -> None:
         self._state = _State.DONE
-        self._refused = refused
         self._body.clear()
         self._request = None
+
+    def _tell(self, refused: Refused) -> list[Action]:
+        self._let_go()
+        self._refused = refused
         return [errors.immediate_response(refused, self._api, grpc=self._grpc), refused]
 
     def _too_large(self) -> Refused:
