@@ -8,13 +8,13 @@ request that Envoy gave up before it had its pick, or that was not routed by us.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import structlog
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.struct_pb2 import Struct
+from google.protobuf.struct_pb2 import Struct, Value
 
-from extproc.exchange.response import served_endpoint
+from extproc.exchange.response import SERVED
 from extproc.request import Completed, Picker
 from extproc.sent_picks import SentPicks
 from extproc.transport.api import Handler, Services, Stream
@@ -23,6 +23,8 @@ from extproc.wire import access_log_pb2 as pb
 log = structlog.get_logger(__name__)
 
 METHOD = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
+OWN = "poolpilot"
+"""Metadata namespace in which the answer to Envoy put the pick's id."""
 USAGE = "poolpilot.usage"
 """Metadata namespace into which Envoy's filters put the token usage of a response."""
 
@@ -69,70 +71,91 @@ def completions(
     ends: list[Completed] = []
     for entry in pb.StreamAccessLogsMessage.FromString(message).http_logs.log_entry:
         common = entry.common_properties
-        metadata = common.metadata.filter_metadata
         if common.access_log_type not in _ENDS:
             continue
-        ours = metadata["poolpilot"].fields if "poolpilot" in metadata else {}
-        pick_id = ours["pick"].string_value if "pick" in ours else ""
-        pick_id = pick_id or pick_of(entry.request.request_id)
+        metadata = common.metadata.filter_metadata
+        pick_id = _text(metadata.get(OWN), "pick") or pick_of(entry.request.request_id)
         if pick_id:
-            ends.append(_completed(pick_id, entry))
+            ends.append(_completed(pick_id, entry, common, metadata))
     return ends
 
 
-def _completed(pick_id: str, entry: pb.HttpAccessLogEntry) -> Completed:
-    common = entry.common_properties
-    metadata = common.metadata.filter_metadata
-    usage = metadata.get(USAGE)
+def _completed(
+    pick_id: str,
+    entry: pb.HttpAccessLogEntry,
+    common: pb.AccessLogCommon,
+    metadata: Mapping[str, Struct],
+) -> Completed:
+    # Every entry passes here: what is read of a message is read once, as each look takes time.
     first_byte = (
         _seconds(common.time_to_first_upstream_rx_byte)
         if common.HasField("time_to_first_upstream_rx_byte")
         else None
     )
-    tried = _endpoint(common.upstream_remote_address)
-    answered = served_endpoint(common.metadata) or tried
     duration = (
         common.duration if common.HasField("duration") else common.time_to_last_downstream_tx_byte
     )
+    tried = _endpoint(common.upstream_remote_address.socket_address)
+    answered = _text(metadata.get("envoy.lb"), SERVED) or tried
+    flags = (
+        frozenset(FLAGS[name.name] for name, _ in common.response_flags.ListFields())
+        if common.HasField("response_flags")
+        else _NO_FLAGS
+    )
+    usage = metadata.get(USAGE)
+    counts = usage.fields if usage is not None else _NO_COUNTS
+    request, response = entry.request, entry.response
     return Completed(
         pick_id=pick_id,
-        code=entry.response.response_code.value,
+        code=response.response_code.value,
         duration=_seconds(duration),
         time_to_first_byte=first_byte,
         # An address alone only says that Envoy tried; a byte says that someone answered.
         served=answered if first_byte is not None else "",
         tried=tried or answered,
         attempts=common.upstream_request_attempt_count or 1,
-        flags=frozenset(FLAGS[name.name] for name, _ in common.response_flags.ListFields()),
-        prompt_tokens=_tokens(usage, "prompt_tokens"),
-        cached_tokens=_tokens(usage, "cached_tokens"),
-        completion_tokens=_tokens(usage, "completion_tokens"),
-        request_bytes=entry.request.request_body_bytes,
-        response_bytes=entry.response.response_body_bytes,
+        flags=flags,
+        prompt_tokens=_tokens(counts.get("prompt_tokens")),
+        cached_tokens=_tokens(counts.get("cached_tokens")),
+        completion_tokens=_tokens(counts.get("completion_tokens")),
+        request_bytes=request.request_body_bytes,
+        response_bytes=response.response_body_bytes,
     )
+
+
+_NO_FLAGS: frozenset[str] = frozenset()
+_NO_COUNTS: Mapping[str, Value] = {}
 
 
 def _seconds(duration: Duration) -> float:
     return duration.seconds + duration.nanos / 1e9
 
 
-def _endpoint(address: pb.Address) -> str:
-    socket = address.socket_address
-    if not socket.address:
-        return ""
-    host = f"[{socket.address}]" if ":" in socket.address else socket.address
-    return f"{host}:{socket.port_value}"
+def _text(namespace: Struct | None, key: str) -> str:
+    """A text in one namespace of Envoy's metadata; empty where there is none."""
+    value = namespace.fields.get(key) if namespace is not None else None
+    return value.string_value if value is not None else ""
 
 
-def _tokens(usage: Struct | None, key: str) -> int | None:
+def _endpoint(socket: pb.SocketAddress) -> str:
+    address = socket.address
+    if ":" in address:
+        return f"[{address}]:{socket.port_value}"
+    return f"{address}:{socket.port_value}" if address else ""
+
+
+def _tokens(value: Value | None) -> int | None:
     """A count that a pod wrote into its response: anything may be in it."""
-    if usage is None or key not in usage.fields:
+    if value is None:
         return None
-    value = usage.fields[key]
-    text = value.string_value
-    count = float(text) if text.isdecimal() and len(text) < 16 else value.number_value
-    is_number = value.WhichOneof("kind") == "number_value" or count > 0
-    return int(count) if is_number and 0 <= count < 2**53 else None
+    count = value.number_value
+    if not count:
+        text = value.string_value
+        if text.isdecimal() and len(text) < 16:
+            count = float(text)
+        elif value.WhichOneof("kind") != "number_value":
+            return None
+    return int(count) if 0 <= count < 2**53 else None
 
 
 class AccessLog:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
+import msgspec
 import pytest
 
 from extproc.exchange import BodyMode, ExchangeSettings, Waiting, Withdraw
@@ -31,7 +31,7 @@ from tests.extproc.envoy_messages import (
 COMPLETION = b'{"model": "tweet-summary", "prompt": "Say hi"}'
 BUSY = Refused(429, "shed", "Too busy.", retry_after=1)
 ENDPOINTS = "10.0.0.1:8000,10.0.0.2:8000"
-REWRITTEN = dataclasses.replace(ROUTED, model="target")
+REWRITTEN = msgspec.structs.replace(ROUTED, model="target")
 OTHERS = [mode for mode in BodyMode if mode is not FDS]
 
 
@@ -97,7 +97,7 @@ def test_a_chunked_request_is_given_no_length() -> None:
 
 
 def test_a_target_that_is_the_clients_own_model_changes_nothing() -> None:
-    same = dataclasses.replace(ROUTED, model="tweet-summary")
+    same = msgspec.structs.replace(ROUTED, model="tweet-summary")
     answers = decoded(
         Conversation(same).hears(headers(content_length="46"), body(COMPLETION, end=True))
     )
@@ -334,7 +334,7 @@ def test_without_the_key_there_is_no_hint() -> None:
 
 
 def test_a_pool_found_by_the_model_sends_envoy_to_its_route() -> None:
-    routed = dataclasses.replace(ROUTED, headers=(("x-pool", "llm"),))
+    routed = msgspec.structs.replace(ROUTED, headers=(("x-pool", "llm"),))
     envoy = Conversation(routed, pool=None)
     answer = decoded(envoy.hears(headers(), body(COMPLETION, end=True)))[0]
     assert set_headers(answer.request_headers.response)["x-pool"] == "llm"
@@ -342,7 +342,7 @@ def test_a_pool_found_by_the_model_sends_envoy_to_its_route() -> None:
 
 
 def test_a_pool_that_the_route_chose_keeps_its_route() -> None:
-    routed = dataclasses.replace(ROUTED, headers=(("x-other", "1"),))
+    routed = msgspec.structs.replace(ROUTED, headers=(("x-other", "1"),))
     answer = decoded(Conversation(routed).hears(headers(), body(COMPLETION, end=True)))[0]
     assert not answer.request_headers.response.clear_route_cache
 
@@ -578,6 +578,6 @@ def test_a_buffered_response_that_changed_comes_with_its_length() -> None:
 
 
 def test_another_pool_than_the_routes_own_clears_no_cache_without_a_header_to_route_by() -> None:
-    other = dataclasses.replace(ROUTED, pool=ObjectName("default", "other"))
+    other = msgspec.structs.replace(ROUTED, pool=ObjectName("default", "other"))
     answer = decoded(Conversation(other).hears(headers(), body(COMPLETION, end=True)))[0]
     assert not answer.request_headers.response.clear_route_cache

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 from typing import Any
 
+import msgspec
 from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,7 +62,7 @@ def test_in_full_duplex_every_byte_comes_back_in_order_and_ends_once(
     upload: tuple[bytes, list[bytes]], path: str, rewrite: bool, data: st.DataObject
 ) -> None:
     whole, messages = upload
-    outcome = dataclasses.replace(ROUTED, model="target" if rewrite else None)
+    outcome = msgspec.structs.replace(ROUTED, model="target" if rewrite else None)
     envoy = Conversation(outcome=None)
     answer_at = data.draw(st.integers(0, len(messages)))
     actions = envoy.hears(headers(path=path))
@@ -115,7 +115,7 @@ def test_each_streamed_message_has_one_answer_and_no_byte_is_lost(
     upload: tuple[bytes, list[bytes]], path: str, rewrite: bool, early: bool, data: st.DataObject
 ) -> None:
     whole, messages = upload
-    outcome = dataclasses.replace(ROUTED, model="target" if rewrite else None)
+    outcome = msgspec.structs.replace(ROUTED, model="target" if rewrite else None)
     told = {} if early else {"x_gateway_model_name": "asked"}
     envoy = Conversation(outcome=None)
     answer_at = data.draw(st.integers(0, len(messages))) if early else 0
@@ -141,7 +141,7 @@ def test_a_full_duplex_response_comes_back_whole(
     chunks: list[bytes], with_trailers: bool, restore: bool
 ) -> None:
     settings = ExchangeSettings(restore_model=restore)
-    envoy = Conversation(dataclasses.replace(ROUTED, model="target"), settings)
+    envoy = Conversation(msgspec.structs.replace(ROUTED, model="target"), settings)
     envoy.hears(headers(response_mode=FDS), body(b'{"model": "asked"}', end=True))
     actions = envoy.hears(response_headers(200))
     for chunk in chunks:
@@ -169,7 +169,7 @@ MESSAGES: dict[str, bytes] = {
 }
 OUTCOMES: list[Outcome] = [
     ROUTED,
-    dataclasses.replace(ROUTED, model="target"),
+    msgspec.structs.replace(ROUTED, model="target"),
     Refused(503, "no-ready-endpoints", "None."),
 ]
 
