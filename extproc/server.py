@@ -26,7 +26,6 @@ from extproc.exchange.settings import ExchangeSettings
 from extproc.ext_proc import ExternalProcessor
 from extproc.fleet import Fleet
 from extproc.grpc_health import Health
-from extproc.http import HttpServer
 from extproc.lasting import LastingStreams
 from extproc.metrics import registry_of
 from extproc.model_index import ModelIndex
@@ -39,8 +38,9 @@ from extproc.served_models import ServedModels
 from extproc.signals.scraper import HttpFetch, Scraper, SignalSink
 from extproc.transport.api import Server, Services
 from extproc.transport.grpcio import serve_grpcio
-from extproc.transport.listen import TcpAddress, parse_address
+from extproc.transport.listen import TcpAddress, bind, join_host_port, parse_address
 from extproc.transport.tls import TlsFiles
+from inspection.http import HttpServer
 from pools.source import Source
 
 if TYPE_CHECKING:
@@ -149,7 +149,8 @@ class EndpointPickerServer:
     @property
     def http_address(self) -> str:
         """Where debug pages and metrics really are."""
-        return self._http.address
+        name = self._http.listener.getsockname()
+        return name if isinstance(name, str) else join_host_port(name[0], name[1])
 
     async def start(self) -> None:
         """Listen and begin to follow the source. Raises OSError when an address is taken."""
@@ -178,7 +179,7 @@ class EndpointPickerServer:
                 probes = self._lasting.track(self.health.services())
                 await self._serve(probes, config.health_address, None)
             if config.http_address is not None:
-                self._http.start(config.http_address)
+                self._http.start(bind(parse_address(config.http_address)))
         except BaseException:
             await self.stop(0)
             raise

@@ -8,11 +8,13 @@ import time
 import structlog
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 
+from inspection.http import HttpServer
+from inspection.live import Live
 from pools.model import Severity, World
 from pools.source import Source
 from xds.config import XdsServerConfig
-from xds.debug import Chronicle, Live, app, pulse
-from xds.http import HttpConfig, HttpServer
+from xds.debug import Chronicle, app, pulse
+from xds.http import HttpConfig, bind
 from xds.metrics import XdsMetrics
 from xds.provider import WorldProvider
 from xds.server import XdsServer
@@ -43,14 +45,13 @@ class ControlPlane:
         self.server = XdsServer(self.provider, server_config, metrics=XdsMetrics(self.registry))
         self.chronicle = Chronicle()
         self.live = Live(lambda: pulse(self.provider, self.server.changes))
-        http_config = http_config or HttpConfig()
+        self._http_config = http_config = http_config or HttpConfig()
         self._http = HttpServer(
             app(
                 self,
                 names=(http_config.host, *http_config.names),
                 envoy_admins=http_config.envoy_admins,
-            ),
-            http_config,
+            )
         )
         self._following: asyncio.Task[None] | None = None
         self._noted: frozenset[str] = frozenset()
@@ -62,7 +63,8 @@ class ControlPlane:
 
     @property
     def http_port(self) -> int:
-        return self._http.port
+        """The real one, also where any free port was asked for."""
+        return int(self._http.listener.getsockname()[1])
 
     def status(self) -> XdsStatus:
         return self.server.status()
@@ -98,7 +100,7 @@ class ControlPlane:
             http.cancel()
 
     async def start(self) -> None:
-        await self._http.start()
+        self._http.start(bind(self._http_config))
         await self.server.start()
         self._following = asyncio.create_task(self._follow(), name="source")
 

@@ -8,9 +8,10 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 from starlette.testclient import TestClient
 
+from inspection.live import Live
 from pools.model import Origin, Problem, Severity, World
 from tests.xds.worlds import name, pool, route, rule, to, world
-from xds.debug import Chronicle, Live, app
+from xds.debug import Chronicle, app
 from xds.debug.snapshots import TYPE_NAMES
 from xds.provider import WorldProvider
 from xds.resource import ENDPOINT, SECRET, TYPES, Resource

@@ -14,6 +14,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from starlette.testclient import TestClient
 
+from inspection.answers import PageError
+from inspection.guard import is_trusted
+from inspection.live import MOST_LISTENERS, Live
 from pools.model import Endpoint, Gateway, GatewayListener, Origin, Problem, Severity, World
 from tests.xds.envoy import until
 from tests.xds.scripted_node import ScriptedNode
@@ -21,10 +24,7 @@ from tests.xds.worlds import name, pods, pool, route, rule, to, world
 from xds.config import XdsServerConfig
 from xds.control_plane import ControlPlane
 from xds.debug.admin import admin_address
-from xds.debug.answers import PageError
 from xds.debug.chronicle import Chronicle
-from xds.debug.guard import is_trusted
-from xds.debug.live import MOST_LISTENERS, Live
 from xds.debug.pages import app
 from xds.debug.redact import REDACTED, redacted
 from xds.debug.text import unified_diff

@@ -13,8 +13,8 @@ import json
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
+from inspection.answers import PageError
 from pools.model import host_port, is_ip
-from xds.debug.answers import PageError
 
 PATH = "/config_dump?include_eds"
 _LIMIT = 5.0

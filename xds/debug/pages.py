@@ -20,14 +20,15 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from inspection.answers import PageError, answer, failure, name_filter
+from inspection.assets import WebPages
+from inspection.guard import Guard
+from inspection.live import Live
 from xds.debug.admin import admin_address, fetch_dump
-from xds.debug.answers import PageError, answer, failure, name_filter
 from xds.debug.chronicle import Chronicle
 from xds.debug.compare import compare
 from xds.debug.config_dump import Entry, Json, acked_of, config_dump, wanted_of
-from xds.debug.guard import Guard
 from xds.debug.history import changes_json, entry_json, find_entry, group_json
-from xds.debug.live import Live
 from xds.debug.nodes import node_json, time_json
 from xds.debug.redact import redacted
 from xds.debug.simulate import node_of_query
@@ -38,7 +39,6 @@ from xds.debug.snapshots import (
     snapshot_json,
     variant_json,
 )
-from xds.debug.web_pages import asset, shell
 from xds.debug.why import Evidence, why
 from xds.debug.world import world_json
 from xds.protocol.view import set_version
@@ -154,20 +154,21 @@ class _Pages:
     def __init__(self, subject: Subject, envoy_admins: Collection[str]) -> None:
         self._subject = subject
         self._envoy_admins = envoy_admins
+        self._web = WebPages("xds.debug")
 
     async def index(self, request: Request) -> Response:
         if (
             "text/html" in request.headers.get("accept", "")
             and "format" not in request.query_params
         ):
-            return shell(request)
+            return self._web.shell(request)
         return answer(request, {"pages": dict(PAGES)})
 
     async def shell(self, request: Request) -> Response:
-        return shell(request)
+        return self._web.shell(request)
 
     async def asset(self, request: Request) -> Response:
-        return asset(request, request.path_params["name"])
+        return self._web.asset(request, request.path_params["name"])
 
     async def events(self, _request: Request) -> Response:
         live = self._subject.live

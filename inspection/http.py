@@ -1,4 +1,4 @@
-"""The HTTP server beside the endpoint picker: uvicorn, in this process, on a socket of ours."""
+"""The HTTP server beside a gRPC one: uvicorn, in this process, on a socket bound before."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from collections.abc import Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
-
-from extproc.transport.listen import bind, join_host_port, parse_address
 
 
 class _Embedded(uvicorn.Server):
@@ -24,10 +22,10 @@ class _Embedded(uvicorn.Server):
 class HttpServer:
     """Serves an application from :meth:`start` to :meth:`stop`."""
 
-    def __init__(self, application: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._server = _Embedded(
             uvicorn.Config(
-                application,
+                app,
                 log_config=None,
                 log_level="warning",
                 access_log=False,
@@ -39,22 +37,28 @@ class HttpServer:
         self._task: asyncio.Task[None] | None = None
 
     @property
-    def address(self) -> str:
-        """Where it really listens."""
+    def listener(self) -> socket.socket:
+        """Where it listens. Raises RuntimeError before :meth:`start`."""
         if self._socket is None:
             raise RuntimeError("the HTTP server was not started")
-        name = self._socket.getsockname()
-        return name if isinstance(name, str) else join_host_port(name[0], name[1])
+        return self._socket
 
-    def start(self, address: str) -> None:
-        """Raises OSError, which says what is in the way. Connections queue until it serves."""
-        self._socket = bind(parse_address(address))
-        self._task = asyncio.create_task(self._server.serve([self._socket]), name="http")
+    def start(self, bound: socket.socket) -> None:
+        """Serve on this socket, and own it from now on. Connections queue until it serves."""
+        self._socket = bound
+        self._task = asyncio.create_task(self._server.serve(sockets=[bound]), name="http")
+
+    async def ended(self) -> None:
+        """Returns when the server has stopped, whoever stopped it; raises what it died of."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+            if self._task is not None:
+                self._task.result()
 
     async def stop(self) -> None:
         if self._task is not None:
             self._server.should_exit = True
-            await self._task
+            await asyncio.wait([self._task])
             self._task = None
         if self._socket is not None:
             self._socket.close()

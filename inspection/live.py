@@ -2,7 +2,7 @@
 
 While nobody listens, nothing is done. While somebody does, a look at a few numbers several times a
 second finds out what is another than before; it costs the same for one listener and for many, and
-for one Envoy and for thousands.
+for one Envoy or endpoint and for thousands.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping
-
-from xds.provider import WorldProvider
 
 Pulse = Mapping[str, Hashable]
 """Topic to a value that is another one as soon as something of this topic has changed."""
@@ -87,19 +85,3 @@ class Live:
 
 def _event(name: str, topics: list[str]) -> str:
     return f"event: {name}\ndata: {json.dumps({'topics': topics})}\n\n"
-
-
-def pulse(provider: WorldProvider, changes: int) -> Pulse:
-    """What :class:`Live` compares. ``changes``: how many the xDS server has counted."""
-    world = provider.world
-    return {
-        "world": (world.revision, len(world.problems)) if world is not None else None,
-        "snapshots": tuple(
-            [
-                (v.group, v.features, v.snapshot.version if v.snapshot else None, v.problem)
-                for v in provider.variants()
-            ]
-        ),
-        "nodes": changes,
-        "history": changes,
-    }

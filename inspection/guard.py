@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from inspection.answers import failure
 from pools.model import is_ip
-from xds.debug.answers import failure
 
 UNGUARDED = frozenset({"/metrics", "/healthz", "/readyz"})
 """Asked for by machines, under whatever name a cluster gives this server."""
