@@ -56,7 +56,7 @@ class _Gate:
         return self.saturation.view
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Dispatched:
     """A request that waited and is under way now."""
 
@@ -64,6 +64,8 @@ class _Dispatched:
     flow: Flow
     input_tokens: float
     output_tokens: float
+    tokens: float
+    """What it was expected to cost its flow."""
 
 
 @dataclass(slots=True)
@@ -86,11 +88,14 @@ class AdmittingPicker:
     """
 
     def __init__(
-        self, director: Director, settings: AdmissionSettings, clock: Callable[[], float]
+        self, director: Director, settings: AdmissionSettings | None, clock: Callable[[], float]
     ) -> None:
-        """``clock``: the director's."""
+        """``settings``: None if it is off for now. ``clock``: the director's."""
         self.director = director
-        self.settings = settings
+        self.on = settings is not None
+        """Whether anybody may have to wait."""
+        self.settings = settings or AdmissionSettings()
+        """In force while it is on."""
         self.metrics = AdmissionMetrics()
         self.usage = Usage()
         """What waits, in all pools."""
@@ -99,13 +104,34 @@ class AdmittingPicker:
         self._dispatched: dict[str, _Dispatched] = {}
         self._closed = False
 
+    def use(self, settings: AdmissionSettings | None) -> None:
+        """Take over other settings. Whoever waits keeps its place and may wait for as long as is
+        allowed now; limits are for those who come from now on. None: off, and as nobody waits any
+        more, all who do are sent on."""
+        if settings is None:
+            self.on = False
+            gates, self._gates = self._gates, {}
+            now = self._clock()
+            for gate in gates.values():
+                while (ticket := gate.queue.next(-math.inf)) is not None:
+                    self._dispatch(gate, ticket, now)
+            # Their ends are of no interest: should it be turned on again, all flows begin anew.
+            self._dispatched.clear()
+            return
+        self.on, self.settings = True, settings
+        for gate in self._gates.values():
+            gate.saturation.use(settings.saturation)
+            gate.queue.use(settings)
+        for gate in list(self._gates.values()):
+            self._drain(gate)
+
     # Picker
 
     def pick(
         self, request: InferenceRequest, answer: Callable[[Outcome], None]
     ) -> Callable[[], None]:
         view = self.director.view_of(request)
-        if isinstance(view, Refused):
+        if isinstance(view, Refused) or not self.on:
             answer(self.director.decide(request).outcome)
             return nothing_to_withdraw
         gate = self._gates.get(view.name) or self._gate(view)
@@ -129,7 +155,7 @@ class AdmittingPicker:
         ticket = self._ticket(request, answer, priority, now)
         refusal = self._not_waiting(gate, ticket, now)
         if refusal is None:
-            for displaced in queue.make_room(ticket):
+            for displaced in queue.make_room(ticket, now):
                 self._refuse_ticket(gate, displaced, self._queue_full(gate, displaced, now))
             if queue.add(ticket):
                 return functools.partial(self._withdraw, gate, ticket)
@@ -145,14 +171,15 @@ class AdmittingPicker:
     def ended(self, record: DecisionRecord) -> None:
         """A request is over: for the director's ``on_end``."""
         outcome = record.outcome
-        if isinstance(outcome, Refused):
+        if isinstance(outcome, Refused) or not self.on:
             return
+        now = self._clock()
         dispatched = self._dispatched.pop(record.id, None)
         if dispatched is not None:
-            dispatched.band.ended(dispatched.flow, self._correction(dispatched, record.completed))
-        now = self._clock()
+            correction = self._correction(dispatched, record.completed)
+            dispatched.band.ended(dispatched.flow, dispatched.tokens, correction, now)
         if (gate := self._gates.get(outcome.pool)) is not None:
-            gate.queue.ends.ended(now)
+            gate.queue.ends.add(now)
         for gate in self._changed(outcome):
             self._drain(gate)
 
@@ -177,7 +204,7 @@ class AdmittingPicker:
                 continue
             del self._gates[name]
             self.metrics.forget_pool(gate.view.label)
-            for ticket in gate.queue.pop_all():
+            for ticket in gate.queue.pop_all(self._clock()):
                 self._tell(ticket, self.director.decide(ticket.request).outcome)
 
     def tick(self) -> None:
@@ -192,7 +219,7 @@ class AdmittingPicker:
             if level is None and gate.empty_since is not None:
                 patience = self.settings.no_endpoints_ttl
                 if now - gate.empty_since >= patience:
-                    for ticket in gate.queue.pop_arrived_before(now - patience):
+                    for ticket in gate.queue.pop_arrived_before(now - patience, now):
                         self._refuse_ticket(gate, ticket, self._no_endpoints(gate))
             for ticket in gate.queue.pop_late(now):
                 refusal = (
@@ -206,7 +233,7 @@ class AdmittingPicker:
         """The process stops: whoever waits is refused, and nobody waits any more."""
         self._closed = True
         for gate in self._gates.values():
-            for ticket in gate.queue.pop_all():
+            for ticket in gate.queue.pop_all(self._clock()):
                 self._refuse_ticket(gate, ticket, self._shutting_down())
 
     # What can be seen
@@ -251,25 +278,22 @@ class AdmittingPicker:
         priority: int,
         now: float,
     ) -> Ticket:
-        ttl = self.settings.band(priority).ttl
-        if (asked := request.headers.get(TIMEOUT_HEADER)) is not None:
-            ttl = min(_seconds(asked, ttl), self.settings.max_ttl)
-        input_tokens, output_tokens = self._expected(request)
+        settings = self.settings
+        header = request.headers.get(TIMEOUT_HEADER)
+        asked = _seconds(header) if header is not None else None
+        input_tokens = max(1, request.prompt_bytes // BYTES_PER_TOKEN)
+        output_tokens = self.director.fleet.load.expected_output(request.model, request.max_tokens)
         return Ticket(
             request,
             answer,
             priority,
             request.fairness_id[:MAX_NAME] or DEFAULT_FLOW,
-            input_tokens + self.settings.output_weight * output_tokens,
+            input_tokens,
+            output_tokens,
+            input_tokens + settings.output_weight * output_tokens,
             now,
-            now + ttl,
-        )
-
-    def _expected(self, request: InferenceRequest) -> tuple[float, float]:
-        load = self.director.fleet.load
-        return (
-            max(1, request.prompt_bytes // BYTES_PER_TOKEN),
-            load.expected_output(request.model, request.max_tokens),
+            asked,
+            settings.deadline(priority, now, asked),
         )
 
     def _correction(self, dispatched: _Dispatched, completed: Completed | None) -> float:
@@ -277,10 +301,7 @@ class AdmittingPicker:
         if completed is None:
             return 0.0
         if not completed.served:
-            # It got nothing.
-            return -(
-                dispatched.input_tokens + self.settings.output_weight * dispatched.output_tokens
-            )
+            return -dispatched.tokens  # it got nothing
         correction = 0.0
         if completed.prompt_tokens is not None:
             correction += completed.prompt_tokens - dispatched.input_tokens
@@ -306,17 +327,18 @@ class AdmittingPicker:
             gate.draining = False
 
     def _dispatch(self, gate: _Gate, ticket: Ticket, now: float) -> None:
-        band, flow = gate.queue.dispatch(ticket)
+        band, flow = gate.queue.dispatch(ticket, now)
         waited = now - ticket.arrived
         record = self.director.decide(ticket.request, waited)
         outcome = record.outcome
-        input_tokens, output_tokens = self._expected(ticket.request)
         if isinstance(outcome, Routed):
-            self._dispatched[record.id] = _Dispatched(band, flow, input_tokens, output_tokens)
+            self._dispatched[record.id] = _Dispatched(
+                band, flow, ticket.input_tokens, ticket.output_tokens, ticket.tokens
+            )
             self._charged(record)
             self.metrics.waited(gate.view.label, ticket.priority, DISPATCHED, waited)
         else:
-            band.ended(flow, -ticket.tokens)
+            band.ended(flow, ticket.tokens, -ticket.tokens, now)
             self.metrics.waited(gate.view.label, ticket.priority, outcome.reason, waited)
         self._tell(ticket, outcome)
 
@@ -341,8 +363,9 @@ class AdmittingPicker:
 
     def _withdraw(self, gate: _Gate, ticket: Ticket) -> None:
         if ticket.queued:
-            gate.queue.remove(ticket)
-            waited = self._clock() - ticket.arrived
+            now = self._clock()
+            gate.queue.remove(ticket, now)
+            waited = now - ticket.arrived
             self.metrics.waited(gate.view.label, ticket.priority, WITHDRAWN, waited)
 
     def _refuse(
@@ -423,10 +446,10 @@ class AdmittingPicker:
         )
 
 
-def _seconds(text: str, default: float) -> float:
+def _seconds(text: str) -> float | None:
     """What a client wrote; what is no number of seconds does not count."""
     try:
         seconds = float(text)
     except ValueError:
-        return default
-    return seconds if math.isfinite(seconds) and seconds >= 0 else default
+        return None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from extproc.admission.band import Band
 from extproc.admission.flow import Flow
 from extproc.admission.heap import Heap
+from extproc.admission.rate import Rate
 from extproc.admission.settings import AdmissionSettings
 from extproc.admission.ticket import Ticket
 
-_RATE_SECONDS = 10.0
 LEAST_RETRY, MOST_RETRY, UNKNOWN_RETRY = 1.0, 60.0, 5.0
 """Seconds in Retry-After: the bounds, and where nothing has ended yet to tell the rate from."""
 
@@ -30,30 +30,6 @@ class Usage:
     requests: int = 0
     size: int = 0
     """Bytes of bodies."""
-
-
-class EndRate:
-    """Requests that end per second, over about the last ten."""
-
-    __slots__ = ("_at", "_began", "_count")
-
-    def __init__(self) -> None:
-        self._count = 0.0
-        self._at = 0.0
-        self._began: float | None = None
-
-    def ended(self, now: float) -> None:
-        if self._began is None:
-            self._began = self._at = now
-        self._count = self._count * math.exp((self._at - now) / _RATE_SECONDS) + 1
-        self._at = now
-
-    def per_second(self, now: float) -> float:
-        if self._began is None:
-            return 0.0
-        # Young counts have not seen a whole window; a second is the least to judge by.
-        seen = _RATE_SECONDS * (1 - math.exp(-max(1.0, now - self._began) / _RATE_SECONDS))
-        return self._count * math.exp((self._at - now) / _RATE_SECONDS) / seen
 
 
 class PoolQueue:
@@ -68,7 +44,8 @@ class PoolQueue:
         """Of the bands, negated, so that the highest comes first."""
         self._arrived: OrderedDict[Ticket, None] = OrderedDict()
         self._deadlines: Heap[Ticket] = Heap()
-        self.ends = EndRate()
+        self.ends = Rate()
+        """Of requests, however they began."""
 
     def __len__(self) -> int:
         return len(self._arrived)
@@ -91,9 +68,20 @@ class PoolQueue:
         """How many are served before a request of this priority that comes now."""
         return sum(band.requests for band in self.bands() if band.priority >= priority)
 
+    def use(self, settings: AdmissionSettings) -> None:
+        """Limits are for those who come from now on. Whoever waits keeps its place, and may wait
+        for as long as is allowed now."""
+        self._settings = settings
+        self._deadlines = Heap()
+        for ticket in self._arrived:
+            ticket.deadline = settings.deadline(ticket.priority, ticket.arrived, ticket.asked)
+            ticket.expiry = self._deadlines.add(ticket.deadline, ticket)
+        for band in self.bands():
+            band.use(settings.band(band.priority))
+
     # In
 
-    def make_room(self, ticket: Ticket) -> list[Ticket]:
+    def make_room(self, ticket: Ticket, now: float) -> list[Ticket]:
         """Where the limits on everything are reached, take out requests of lower bands until this
         one fits: the lowest band first, of its longest flow whoever came last. None if that is not
         enough. They are to be refused."""
@@ -112,7 +100,7 @@ class PoolQueue:
             if victim is None:
                 below.pop()
                 continue
-            self.remove(victim)
+            self.remove(victim, now)
             out.append(victim)
         return out
 
@@ -137,36 +125,36 @@ class PoolQueue:
                 return band.next() if saturation < self.limit(band.priority) else None
         return None
 
-    def dispatch(self, ticket: Ticket) -> tuple[Band, Flow]:
+    def dispatch(self, ticket: Ticket, now: float) -> tuple[Band, Flow]:
         """It is served now. Returns who is to be told of its end."""
         band = self._bands[ticket.priority]
-        flow = band.dispatch(ticket)
+        flow = band.dispatch(ticket, now)
         self._left(ticket)
         return band, flow
 
-    def remove(self, ticket: Ticket) -> None:
+    def remove(self, ticket: Ticket, now: float) -> None:
         """It waits no longer, and is not served."""
-        self._bands[ticket.priority].remove(ticket)
+        self._bands[ticket.priority].remove(ticket, now)
         self._left(ticket)
 
     def pop_late(self, now: float) -> list[Ticket]:
         """Those that have waited for too long, in the order of their deadlines."""
         late: list[Ticket] = []
         while (first := self._deadlines.first()) is not None and first[0] <= now:
-            self.remove(first[1])
+            self.remove(first[1], now)
             late.append(first[1])
         return late
 
-    def pop_arrived_before(self, moment: float) -> list[Ticket]:
+    def pop_arrived_before(self, moment: float, now: float) -> list[Ticket]:
         """Those that arrived at this moment or earlier, in that order."""
         popped: list[Ticket] = []
         while (first := next(iter(self._arrived), None)) is not None and first.arrived <= moment:
-            self.remove(first)
+            self.remove(first, now)
             popped.append(first)
         return popped
 
-    def pop_all(self) -> list[Ticket]:
-        return self.pop_arrived_before(math.inf)
+    def pop_all(self, now: float) -> list[Ticket]:
+        return self.pop_arrived_before(math.inf, now)
 
     def retry_after(self, ahead: int, now: float) -> float:
         """Seconds until so many requests will have ended, at the present rate."""

@@ -73,6 +73,11 @@ class Saturation:
         self._view = view
         self._counted_at = None
 
+    def use(self, settings: UtilizationSettings | ConcurrencySettings) -> None:
+        """Measure by these from now on."""
+        self._settings = settings
+        self._counted_at = None
+
     def recount(self) -> None:
         """Several endpoints may have changed."""
         self._counted_at = None

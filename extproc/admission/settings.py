@@ -129,3 +129,8 @@ class AdmissionSettings:
 
     def band(self, priority: int) -> BandSettings:
         return self.bands.get(priority, self.default_band)
+
+    def deadline(self, priority: int, arrived: float, asked: float | None) -> float:
+        """``asked``: seconds that the client is ready to wait, if it says so."""
+        ttl = self.band(priority).ttl if asked is None else min(asked, self.max_ttl)
+        return arrived + ttl

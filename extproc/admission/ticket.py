@@ -11,16 +11,21 @@ from extproc.request import InferenceRequest, Outcome
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One request in a queue."""
+    """One request in a queue, and then under way."""
 
     request: InferenceRequest
     answer: Callable[[Outcome], None]
     priority: int
     flow: str
     """Whose it is."""
+    input_tokens: float
+    output_tokens: float
+    """Expected, both."""
     tokens: float
-    """What serving it is expected to cost its flow."""
+    """What serving it is expected to cost its flow, where tokens count."""
     arrived: float
+    asked: float | None
+    """Seconds that the client is ready to wait, if it says so."""
     deadline: float
     """When it has waited for too long."""
     queued: bool = False

@@ -50,7 +50,7 @@ def _band_row(picker: AdmittingPicker, band: Band, now: float) -> dict[str, obje
                 "waiting": len(flow),
                 "oldest_s": round(now - flow.oldest().arrived, 3) if flow else None,
                 "dispatched_and_open": flow.in_flight,
-                "virtual_tokens": round(flow.tokens),
+                "virtual_service": round(flow.served),
             }
             for flow in heapq.nlargest(FLOWS_SHOWN, flows, key=len)
         ],

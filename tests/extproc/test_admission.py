@@ -317,11 +317,23 @@ def test_flows_that_nobody_hears_of_any_more_are_forgotten() -> None:
         pool, (running,) = full_pool(default_band=BandSettings(fairness=fairness))
         for number in range(500):
             waits = pool.send(flow=f"tenant-{number}")
+            pool.now += 1.0
             pool.end(running)
             running = waits
         pool.end(running)
         [state] = pool.picker.states()
-        assert sum(len(list(band.flows)) for band in state.bands) <= 3
+        assert sum(len(list(band.flows)) for band in state.bands) <= 32, "those of half a minute"
+
+
+def test_names_without_end_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("extproc.admission.band.MAX_IDLE_FLOWS", 10)
+    pool, (running,) = full_pool()
+    for number in range(500):
+        waits = pool.send(flow=f"tenant-{number}")
+        pool.end(running)
+        running = waits
+    [state] = pool.picker.states()
+    assert sum(len(list(band.flows)) for band in state.bands) <= 12
 
 
 def test_within_a_flow_who_came_first_goes_first() -> None:

@@ -131,7 +131,7 @@ async def test_the_queues_can_be_looked_at() -> None:
             "waiting": 2,
             "oldest_s": 1.0,
             "dispatched_and_open": 0,
-            "virtual_tokens": 0,
+            "virtual_service": 0,
         }
     ]
 
