@@ -9,7 +9,8 @@ a large one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from extproc.request import Completed, Outcome, Refused, Routed
 from extproc.scheduling.candidate import Candidate
@@ -23,8 +24,7 @@ SAMPLE = 16
 """In larger pools, one decision in so many does."""
 
 
-@dataclass(slots=True, eq=False)
-class Details:
+class Details(msgspec.Struct, eq=False):
     """Who was considered, and how they looked at that moment."""
 
     candidates: Sequence[Candidate]
@@ -35,8 +35,7 @@ class Details:
     """Tokens of the prompt that were taken to be cached, where any were."""
 
 
-@dataclass(slots=True, eq=False)
-class DecisionRecord:
+class DecisionRecord(msgspec.Struct, eq=False):
     """One decision, and later what became of it."""
 
     id: str

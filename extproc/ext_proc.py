@@ -22,6 +22,9 @@ POOL_METADATA = "x-inference-pool"
 """gRPC metadata by which Envoy's route tells the pool: ``namespace/name``."""
 
 
+_FOR_NOTHING, _FOR_UPLOAD, _FOR_PICK = Waiting
+
+
 class ExternalProcessor:
     """Serves :data:`METHOD`. Needs a running event loop; one object serves any number of streams.
 
@@ -43,10 +46,8 @@ class ExternalProcessor:
         self._last_complaint = ""
         self._loop = asyncio.get_running_loop()
         self.time = self._loop.time
-        self._clocks = {
-            Waiting.UPLOAD: _Clock(self._loop, self.settings.upload_timeout),
-            Waiting.PICK: _Clock(self._loop, self.settings.pick_timeout),
-        }
+        self._uploads = _Clock(self._loop, self.settings.upload_timeout)
+        self._picks = _Clock(self._loop, self.settings.pick_timeout)
 
     def services(self) -> Services:
         return {METHOD: self.process}
@@ -66,10 +67,14 @@ class ExternalProcessor:
 
     def moved(self, process: _Process, before: Waiting, after: Waiting) -> None:
         """An exchange waits for something else than it did."""
-        if before is not Waiting.NOTHING:
-            self._clocks[before].deadlines.end(process)
-        if after is not Waiting.NOTHING:
-            self._clocks[after].begin(process)
+        if before is _FOR_UPLOAD:
+            self._uploads.deadlines.end(process)
+        elif before is _FOR_PICK:
+            self._picks.deadlines.end(process)
+        if after is _FOR_UPLOAD:
+            self._uploads.begin(process)
+        elif after is _FOR_PICK:
+            self._picks.begin(process)
 
 
 class _Clock:
@@ -129,7 +134,7 @@ class _Process:
         self._service = service
         self._stream = stream
         self._exchange = Exchange(pool, service.settings, service.time())
-        self._waiting = Waiting.NOTHING
+        self._waiting = _FOR_NOTHING
         self._withdraw: Callable[[], None] | None = None
         self._request_id = ""
         service.open += 1
@@ -146,7 +151,7 @@ class _Process:
         self._perform(self._exchange.close(self._service.time()))
 
     def expire(self) -> None:
-        self._waiting = Waiting.NOTHING
+        self._waiting = _FOR_NOTHING
         self._perform(self._exchange.expire())
 
     def _answered(self, outcome: Answer) -> None:
@@ -165,7 +170,7 @@ class _Process:
                 self._request_id = action.id
                 action.trace_parent = self._stream.metadata.get("traceparent", "")
                 withdraw = service.picker.pick(action, self._answered)
-                if self._exchange.waiting is Waiting.PICK:
+                if self._exchange.waiting is _FOR_PICK:
                     self._withdraw = withdraw
             elif isinstance(action, Completed):
                 service.picker.settle(action)

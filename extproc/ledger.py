@@ -7,14 +7,13 @@ does. Either way it is settled once, so the counts of every endpoint always come
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from extproc.decisions import DecisionRecord
 from extproc.scheduling.load import Charge, Load
 
 
-@dataclass(slots=True, eq=False)
-class OpenRequest:
+class OpenRequest(msgspec.Struct, eq=False):
     """A request that was sent and has not ended."""
 
     decision: DecisionRecord

@@ -50,6 +50,10 @@ class Histogram:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
+    @property
+    def count(self) -> int:
+        return sum(self._counts)
+
     def buckets(self) -> tuple[list[tuple[str, float]], float]:
         """Cumulative counts by bound, as the text format has them, and the sum."""
         total = 0.0
@@ -75,10 +79,8 @@ class Metrics:
         self.served_elsewhere: defaultdict[str, int] = defaultdict(int)
         self.ejections: Counts = defaultdict(int)
         self.expired = 0
-        self._request_seconds: dict[str, Histogram] = {}
-        self._first_byte_seconds: dict[str, Histogram] = {}
-        self._request_bytes: dict[str, Histogram] = {}
-        self._response_bytes: dict[str, Histogram] = {}
+        self._ended: dict[str, _Ended] = {}
+        """By pool."""
 
     def model_label(self, model: str) -> str:
         """The model's name, or ``other`` once there are too many."""
@@ -91,8 +93,9 @@ class Metrics:
 
     def decided(self, pool: str, model: str, target: str, outcome: str, seconds: float) -> None:
         """``outcome``: ``routed``, or the reason of the refusal."""
-        label = self.model_label
-        self.requests[pool, label(model), label(target), outcome] += 1
+        label = self.model_label(model)
+        told = label if target == model else self.model_label(target)
+        self.requests[pool, label, told, outcome] += 1
         self.pick_seconds.observe(seconds)
 
     def refused(self, refused: Refused) -> None:
@@ -114,11 +117,14 @@ class Metrics:
         ):
             if tokens:
                 self.tokens[pool, model, kind] += tokens
-        _observe(self._request_seconds, pool, REQUEST_SECONDS, completed.duration)
+        histograms = self._ended.get(pool)
+        if histograms is None:
+            histograms = self._ended[pool] = _Ended()
+        histograms.seconds.observe(completed.duration)
         if completed.time_to_first_byte is not None:
-            _observe(self._first_byte_seconds, pool, REQUEST_SECONDS, completed.time_to_first_byte)
-        _observe(self._request_bytes, pool, SIZES, completed.request_bytes)
-        _observe(self._response_bytes, pool, SIZES, completed.response_bytes)
+            histograms.first_byte_seconds.observe(completed.time_to_first_byte)
+        histograms.request_bytes.observe(completed.request_bytes)
+        histograms.response_bytes.observe(completed.response_bytes)
 
     def ejected(self, endpoint: str, fault: Fault) -> None:
         self.ejections[endpoint, fault.value] += 1
@@ -183,28 +189,36 @@ class Metrics:
         yield _histogram(
             "poolpilot_request_duration_seconds",
             "From the first byte of the request to the last of the response.",
-            self._request_seconds,
+            {pool: one.seconds for pool, one in self._ended.items()},
         )
+        answered = [item for item in self._ended.items() if item[1].first_byte_seconds.count]
         yield _histogram(
             "poolpilot_time_to_first_byte_seconds",
             "Until the first byte of the endpoint's answer.",
-            self._first_byte_seconds,
+            {pool: one.first_byte_seconds for pool, one in answered},
         )
         yield _histogram(
-            "poolpilot_request_size_bytes", "Bytes of request bodies.", self._request_bytes
+            "poolpilot_request_size_bytes",
+            "Bytes of request bodies.",
+            {pool: one.request_bytes for pool, one in self._ended.items()},
         )
         yield _histogram(
-            "poolpilot_response_size_bytes", "Bytes of response bodies.", self._response_bytes
+            "poolpilot_response_size_bytes",
+            "Bytes of response bodies.",
+            {pool: one.response_bytes for pool, one in self._ended.items()},
         )
 
 
-def _observe(
-    by_pool: dict[str, Histogram], pool: str, bounds: Sequence[float], value: float
-) -> None:
-    histogram = by_pool.get(pool)
-    if histogram is None:
-        histogram = by_pool[pool] = Histogram(bounds)
-    histogram.observe(value)
+class _Ended:
+    """What is measured of the requests of one pool that have ended."""
+
+    __slots__ = ("first_byte_seconds", "request_bytes", "response_bytes", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds = Histogram(REQUEST_SECONDS)
+        self.first_byte_seconds = Histogram(REQUEST_SECONDS)
+        self.request_bytes = Histogram(SIZES)
+        self.response_bytes = Histogram(SIZES)
 
 
 def _counter(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import msgspec
 
@@ -66,8 +64,7 @@ _LARGE_BODY = msgspec.json.Decoder(
 """Skips all else without making objects of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fields:
+class Fields(msgspec.Struct, frozen=True):
     """What was read from a body. Fields of a wrong type count as absent: the pod will say so."""
 
     model: str
@@ -116,7 +113,7 @@ def _read_large(api: Api, body: bytes) -> Fields | Refused:
         return found
     size = sum(_raw_text_bytes(bytes(getattr(raw, key))) for key in _PROMPT[api])
     texts = [bytes(getattr(raw, key)) for key in ("cache_salt", *_RAW_PROMPT[api])]
-    return dataclasses.replace(
+    return msgspec.structs.replace(
         found, prompt_bytes=size, document=None, prompt_json=tuple(texts) if texts[1:] else ()
     )
 

@@ -39,9 +39,6 @@ _PEEK = 65_536
 _DRAIN_FACTOR = 2
 """Up to this many body limits are read and dropped, so that the client is ready to read its 413."""
 
-_BUFFERING = frozenset((BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL))
-_FDS, _STREAMED = BodyMode.FULL_DUPLEX_STREAMED, BodyMode.STREAMED
-
 
 class _State(enum.Enum):
     OPEN = enum.auto()
@@ -64,11 +61,12 @@ class Waiting(enum.Enum):
     PICK = enum.auto()
 
 
-_WAITING = {
-    _State.COLLECTING: Waiting.UPLOAD,
-    _State.REFUSED: Waiting.UPLOAD,
-    _State.ASKED: Waiting.PICK,
-}
+# Every exchange compares them many times, and CPython 3.11 takes a detour to a member of an enum.
+_OPEN, _COLLECTING, _ASKED, _PICKED, _REFUSED, _DONE = _State
+_FOR_NOTHING, _FOR_UPLOAD, _FOR_PICK = Waiting
+_OTHER = Api.OTHER
+_NONE, _STREAMED, _BUFFERED, _PARTIAL, _FDS = BodyMode
+_BUFFERING = frozenset((_BUFFERED, _PARTIAL))
 
 
 class Exchange:
@@ -103,13 +101,13 @@ class Exchange:
         self.pool = pool
         self._settings = settings
         self._started = now
-        self._state = _State.OPEN
+        self._state = _OPEN
         self._mode = settings.assumed_body_mode
-        self._response_mode = BodyMode.NONE
+        self._response_mode = _NONE
         self._body = Body()
         self._request: InferenceRequest | None = None
         """Until it is decided; then its body is let go."""
-        self._api = Api.OTHER
+        self._api = _OTHER
         self._model = ""
         self._routed: Routed | None = None
         self._refused: Refused | None = None
@@ -131,7 +129,10 @@ class Exchange:
 
     @property
     def waiting(self) -> Waiting:
-        return _WAITING.get(self._state, Waiting.NOTHING)
+        state = self._state
+        if state is _ASKED:
+            return _FOR_PICK
+        return _FOR_UPLOAD if state is _COLLECTING or state is _REFUSED else _FOR_NOTHING
 
     # -- what happens to it ---------------------------------------------------------------------
 
@@ -142,10 +143,10 @@ class Exchange:
         kind = request.WhichOneof("request")
         if kind == "request_body":
             body = request.request_body
-            if self._state is _State.OPEN:
+            if self._state is _OPEN:
                 # Envoy is set to send no headers: nothing to pick by, so the body just passes.
                 self._take_protocol(request)
-                self._state = _State.PICKED
+                self._state = _PICKED
             return self._on_body(body.body, body.end_of_stream)
         if kind == "request_headers":
             return self._on_headers(request)
@@ -157,7 +158,7 @@ class Exchange:
 
     def answer(self, outcome: Answer) -> list[Action]:
         """The picker's answer to the request it was asked about."""
-        if self._state is not _State.ASKED:
+        if self._state is not _ASKED:
             return []
         if isinstance(outcome, Routed):
             return self._route(outcome)
@@ -168,15 +169,15 @@ class Exchange:
 
     def expire(self) -> list[Action]:
         """It has waited for too long (see :attr:`waiting`)."""
-        if self._state is _State.ASKED:
+        if self._state is _ASKED:
             timeout = self._settings.pick_timeout
             late = Refused(
                 503, "pick-timeout", f"No endpoint was chosen within {timeout:g} s.", retry_after=1
             )
             return [Withdraw.WITHDRAW, *self._tell(late)]
-        if self._state is _State.REFUSED and self._refused is not None:
+        if self._state is _REFUSED and self._refused is not None:
             return self._tell(self._refused)
-        if self._state is _State.COLLECTING:
+        if self._state is _COLLECTING:
             timeout = self._settings.upload_timeout
             message = f"The request body did not arrive within {timeout:g} s."
             return self._tell(Refused(408, "upload-timeout", message))
@@ -185,22 +186,22 @@ class Exchange:
     def close(self, now: float) -> list[Action]:
         """Envoy has ended the stream: it needs nothing more, or the client hung up."""
         actions: list[Action] = []
-        if self._state is _State.ASKED:
+        if self._state is _ASKED:
             actions.append(Withdraw.WITHDRAW)
         elif self._response is not None:
             actions += self._response.close(now)
-        self._state = _State.DONE
+        self._state = _DONE
         self._body.clear()
         return actions
 
     # -- the request's messages -----------------------------------------------------------------
 
     def _on_headers(self, message: pb.ProcessingRequest) -> list[Action]:
-        if self._state is not _State.OPEN:
+        if self._state is not _OPEN:
             return []
         if message.observability_mode:
             # Envoy only lets us watch and takes no answers; a pick would never be obeyed.
-            self._state = _State.DONE
+            self._state = _DONE
             return []
         self._take_protocol(message)
         headers = message.request_headers
@@ -208,22 +209,21 @@ class Exchange:
         self._request = request
         self._api = request.api
         self._has_length = "content-length" in request.headers
-        self._grpc = speaks_grpc(request.headers)
-        self._chatty = is_chatty(request)
+        # Whatever its path, what is chatty is of no API.
+        self._chatty = request.api is _OTHER and is_chatty(request)
+        self._grpc = self._chatty and speaks_grpc(request.headers)
         self._ended = self._bodyless = headers.end_of_stream
         if self._ended:
-            if request.api is not Api.OTHER:
-                self._state = _State.COLLECTING
+            if request.api is not _OTHER:
+                self._state = _COLLECTING
                 return self._refuse(_NO_BODY)
             return self._ask()
-        if request.api is Api.OTHER:
+        if request.api is _OTHER:
             return self._ask()
-        if self._mode is BodyMode.NONE or (
-            self._mode is _STREAMED and not self._seen_before_answer
-        ):
+        if self._mode is _NONE or (self._mode is _STREAMED and not self._seen_before_answer):
             request.model = request.headers.get(MODEL_HEADER, "")
             return self._ask()
-        self._state = _State.COLLECTING
+        self._state = _COLLECTING
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length[:19]) > self._settings.body_limit:
             return self._refuse(self._too_large())
@@ -239,27 +239,27 @@ class Exchange:
 
     def _on_body(self, chunk: bytes, end_of_stream: bool) -> list[Action]:
         state = self._state
-        if self._ended or state is _State.DONE:
+        if self._ended or state is _DONE:
             # Envoy 1.35 to 1.37 could send a second end of stream in full duplex.
             return []
         self._ended = end_of_stream
-        if state is _State.PICKED:
+        if state is _PICKED:
             return self._pass_on(chunk)
         size = self._body.size + len(chunk)
-        if state is _State.REFUSED:
+        if state is _REFUSED:
             self._body.size = size
             enough = end_of_stream or size > self._settings.body_limit * _DRAIN_FACTOR
             return self._tell(self._refused) if self._refused and enough else []
         if size > self._settings.body_limit:
             self._body.size = size
-            withdrawal: list[Action] = [Withdraw.WITHDRAW] if state is _State.ASKED else []
+            withdrawal: list[Action] = [Withdraw.WITHDRAW] if state is _ASKED else []
             return withdrawal + self._refuse(self._too_large())
         if self._mode is _STREAMED:
             self._body.chunks.append(chunk)  # an empty one takes an answer too
             self._body.size = size
         else:
             self._body.add(chunk)
-        if state is _State.ASKED:
+        if state is _ASKED:
             return []
         if end_of_stream or self._in_body:
             return self._read()
@@ -269,14 +269,14 @@ class Exchange:
 
     def _on_trailers(self) -> list[Action]:
         state = self._state
-        if self._ended or state is _State.DONE:
+        if self._ended or state is _DONE:
             return []
         self._ended = self._trailers = True
-        if state is _State.COLLECTING:
+        if state is _COLLECTING:
             return self._read()
-        if state is _State.REFUSED and self._refused is not None:
+        if state is _REFUSED and self._refused is not None:
             return self._tell(self._refused)
-        if state is _State.ASKED:
+        if state is _ASKED:
             return []
         if self._rewrite_to is not None:
             return self._tell(_HELD_BY_TRAILERS)
@@ -286,7 +286,7 @@ class Exchange:
 
     def _ask(self) -> list[Action]:
         assert self._request is not None
-        self._state = _State.ASKED
+        self._state = _ASKED
         return [self._request]
 
     def _read(self) -> list[Action]:
@@ -298,7 +298,7 @@ class Exchange:
             return self._refuse(_NO_BODY)
         found = fields.read(request.api, body)
         if isinstance(found, Refused):
-            if self._mode is BodyMode.BUFFERED_PARTIAL and not self._ended:
+            if self._mode is _PARTIAL and not self._ended:
                 return self._ask_with(fields.read_prefix(request.api, body), body)
             encoding = request.headers.get("content-encoding", "identity")
             if encoding != "identity":
@@ -337,7 +337,7 @@ class Exchange:
         request = self._request
         assert request is not None
         rewrite = routed.model if routed.model != request.model and request.model else None
-        self._state = _State.PICKED
+        self._state = _PICKED
         self._routed = routed
         self._request = None
         self._model = request.model
@@ -354,7 +354,7 @@ class Exchange:
                 body = model_name.replaced(request.body, rewrite)
             # Only where the client gave a length: beside chunked encoding it would be smuggling.
             if self._has_length:
-                whole = body is not None and self._mode is not BodyMode.BUFFERED_PARTIAL
+                whole = body is not None and self._mode is not _PARTIAL
                 length = len(body) if body is not None and whole else encode.REMOVED
         if self._in_body:
             actions: list[Action] = [
@@ -387,7 +387,7 @@ class Exchange:
         return actions
 
     def _can_rewrite(self, body: bytes) -> bool:
-        if self._mode is BodyMode.BUFFERED_PARTIAL:
+        if self._mode is _PARTIAL:
             return any(key == "model" for key, _, _ in model_name.members(body))
         return self._mode is _STREAMED or bool(body)
 
@@ -433,14 +433,14 @@ class Exchange:
         look like a broken connection to them. Only full duplex lets us wait for the end.
         """
         if self._mode is _FDS and not self._ended and not self._chatty:
-            self._state = _State.REFUSED
+            self._state = _REFUSED
             self._refused = refused
             self._body.chunks = []
             return []
         return self._tell(refused)
 
     def _let_go(self) -> None:
-        self._state = _State.DONE
+        self._state = _DONE
         self._body.clear()
         self._request = None
 

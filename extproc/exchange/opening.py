@@ -38,12 +38,13 @@ def describe(message: pb.ProcessingRequest, pool: ObjectName | None) -> Inferenc
 def header_values(headers: pb.HeaderMap) -> dict[str, str]:
     """Repeated headers are joined by a comma."""
     # Envoy sends raw bytes; before 1.27 it sent text.
-    pairs = [(h.key, h.raw_value.decode("latin-1") or h.value) for h in headers.headers]
-    values = dict(pairs)
-    if len(values) < len(pairs):
+    listed = headers.headers
+    values = {h.key: h.raw_value.decode("latin-1") or h.value for h in listed}
+    if len(values) < len(listed):
         values = {}
-        for name, value in pairs:
-            values[name] = f"{values[name]},{value}" if name in values else value
+        for h in listed:
+            value = h.raw_value.decode("latin-1") or h.value
+            values[h.key] = f"{values[h.key]},{value}" if h.key in values else value
     return values
 
 
@@ -66,15 +67,12 @@ def protocol_of(message: pb.ProcessingRequest) -> tuple[BodyMode, BodyMode, bool
         return None
     config = message.protocol_config
     return (
-        _body_mode(config.request_body_mode),
-        _body_mode(config.response_body_mode),
+        _BODY_MODES.get(config.request_body_mode, _SILENT),
+        _BODY_MODES.get(config.response_body_mode, _SILENT),
         config.send_body_without_waiting_for_header_response,
     )
 
 
-_BODY_MODES = tuple(BodyMode)
-
-
-def _body_mode(value: int) -> BodyMode:
-    # A mode that we do not know yet sends us messages that we cannot answer: treat it as silent.
-    return _BODY_MODES[value] if 0 <= value < len(_BODY_MODES) else BodyMode.NONE
+_BODY_MODES: dict[int, BodyMode] = {mode.value: mode for mode in BodyMode}
+_SILENT = BodyMode.NONE
+"""A mode that we do not know yet sends us messages that we cannot answer."""

@@ -73,11 +73,17 @@ def _pick_entry(size: int) -> bytes:
     return _struct_entry("poolpilot", _string_entry("pick", bytes(size)))[: -size or None]
 
 
+@functools.lru_cache(maxsize=4096)
+def _metadata_head(endpoints: str, size: int) -> bytes:
+    """All of ``dynamic_metadata`` but the pick's id of ``size`` bytes, which it ends with: the
+    endpoints for Envoy's load balancer, the id for its access log."""
+    fields = _destination(endpoints)[1] + _pick_entry(size) + bytes(size)
+    return _field(8, fields)[: -size or None]
+
+
 def _metadata(endpoints: str, pick_id: str) -> bytes:
-    """``dynamic_metadata``: the endpoints for Envoy's load balancer, the pick's id for its access
-    log."""
     pick = pick_id.encode()
-    return _field(8, b"".join((_destination(endpoints)[1], _pick_entry(len(pick)), pick)))
+    return _metadata_head(endpoints, len(pick)) + pick
 
 
 def _common(
@@ -99,8 +105,10 @@ def _common(
 
 
 @functools.lru_cache(maxsize=4096)
-def _plain_headers_response(endpoints: str, clear_route_cache: bool) -> bytes:
-    return _field(1, _field(1, _common(endpoints, (), None, clear_route_cache)))
+def _plain_headers_response(endpoints: str, clear_route_cache: bool, size: int) -> bytes:
+    """The answer that changes nothing else, up to its pick's id of ``size`` bytes."""
+    answer = _field(1, _field(1, _common(endpoints, (), None, clear_route_cache)))
+    return answer + _metadata_head(endpoints, size)
 
 
 def headers_response(
@@ -115,10 +123,9 @@ def headers_response(
     ``content_length`` None leaves the header as it is."""
     if headers or content_length is not None:
         common = _common(endpoints, headers, content_length, clear_route_cache)
-        answer = _field(1, _field(1, common))
-    else:
-        answer = _plain_headers_response(endpoints, clear_route_cache)
-    return answer + _metadata(endpoints, pick_id)
+        return _field(1, _field(1, common)) + _metadata(endpoints, pick_id)
+    pick = pick_id.encode()
+    return _plain_headers_response(endpoints, clear_route_cache, len(pick)) + pick
 
 
 def body_response(

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -156,7 +156,7 @@ def test_a_large_body_tells_the_same_as_a_small_one(api: Api) -> None:
     large = fields_of(api, **document, padding="x" * (1 << 20))
     assert (small.document is None, large.document is None) == (False, True)
     assert abs(large.prompt_bytes - small.prompt_bytes) <= 4
-    same = dataclasses.replace(
+    same = msgspec.structs.replace(
         small, document=None, prompt_bytes=large.prompt_bytes, prompt_json=large.prompt_json
     )
     assert large == same
