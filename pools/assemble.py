@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import datetime
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pools.manifests import Key, Object
+from pools.manifests import Key, Namespace, Object, key_of
 from pools.manifests.endpoints import Host, PoolEndpoints
 from pools.manifests.fields import did_you_mean
 from pools.model import (
@@ -23,10 +24,15 @@ from pools.model import (
     ObjectName,
     Origin,
     Problem,
+    ReferenceGrant,
+    Service,
     Severity,
+    TlsCertificate,
     World,
 )
 from pools.pods import Pod, endpoints_of_pod, problems_of_pod, selects
+from pools.references import References, references
+from pools.services import EndpointSlice, with_addresses
 
 T = TypeVar("T")
 
@@ -44,9 +50,8 @@ class Lookup:
 NOT_LOOKED_UP = Lookup(error="it was not resolved yet")
 
 
-def key_of(value: Object) -> Key:
-    """Kind and name."""
-    return (type(value).__name__, value.name)
+NAMESPACE_LABEL = "kubernetes.io/metadata.name"
+"""Every namespace has it, with its own name."""
 
 
 def assemble(
@@ -55,21 +60,34 @@ def assemble(
     problems: Iterable[Problem] = (),
     revision: int = 0,
     pods: Iterable[Pod] = (),
+    *,
+    now: float | None = None,
+    of_others: Collection[ObjectName] = (),
+    of_cluster: bool = False,
+    unread: frozenset[str] = frozenset(),
 ) -> World:
     """Join objects into a World. Of two objects of one kind and name the first one counts.
 
     What refers to nothing stays in the World (each consumer decides what it means) and is
     reported, with three exceptions that could only do harm: the second of two objects with one
     name, the younger of two InferenceModels for one model name, and PoolEndpoints without a pool.
-    Pods that no pool selects are left out without a word.
+    Pods that no pool selects are left out without a word, and so is what nothing refers to of the
+    kinds that are only there to be referred to.
+
+    ``now``: in seconds since 1970; without it no certificate is said to have expired.
+    ``of_others``: routes that are none of our business; what they lack is not reported.
     """
     found = list(problems)
-    by_kind = _by_kind(objects, found)
+    by_kind, doubles = _by_kind(objects)
     pools = {pool.name: pool for pool in _of(by_kind, InferencePool)}
     models = _oldest(_of(by_kind, InferenceModel), found)
     objectives = _of(by_kind, InferenceObjective)
     rewrites = _of(by_kind, InferenceModelRewrite)
-    routes = _of(by_kind, HTTPRoute)
+    routes = tuple(route for route in _of(by_kind, HTTPRoute) if not route.of_others)
+    gateways = _of(by_kind, Gateway)
+    our_routes = [route for route in routes if route.name not in of_others]
+    named = references(pools.values(), our_routes, gateways)
+    found += _doubles(doubles, named)
     uses = [(m.pool, m.origin) for m in models]
     uses += [(o.pool, o.origin) for o in objectives]
     uses += [(r.pool, r.origin) for r in rewrites]
@@ -78,7 +96,12 @@ def assemble(
         for pool, origin in uses
         if pool not in pools
     ]
-    found += _routes_to_nothing(routes, pools)
+    found += _routes_to_nothing(our_routes, pools)
+    certificates = {
+        one.name: one for one in _of(by_kind, TlsCertificate) if one.name in named.certificates
+    }
+    if now is not None:
+        found += _expired(certificates.values(), now)
     servers = _Servers(pools, found)
     for item in _of(by_kind, PoolEndpoints):
         servers.add_hosts(item, lookups or {})
@@ -91,25 +114,74 @@ def assemble(
         objectives,
         rewrites,
         routes,
-        _of(by_kind, Gateway),
+        gateways,
         tuple(found),
         servers.origins,
         tuple(servers.absent),
         _of(by_kind, GatewayClass),
+        certificates,
+        _services(by_kind, named.services),
+        _of(by_kind, ReferenceGrant),
+        _namespaces(by_kind, named.namespaces),
+        of_cluster,
+        unread,
     )
 
 
-def _by_kind(objects: Iterable[Object], found: list[Problem]) -> dict[Key, Object]:
+def _by_kind(objects: Iterable[Object]) -> tuple[dict[Key, Object], list[tuple[Object, Object]]]:
+    """The objects that count, and pairs of one that does and one that therefore does not."""
     first: dict[Key, Object] = {}
+    doubles: list[tuple[Object, Object]] = []
     for item in objects:
         other = first.setdefault(key_of(item), item)
         if other is not item:
-            place = other.origin.source if other.origin else "an earlier object"
-            line = other.origin.line if other.origin else None
-            where = f"{place}:{line}" if line is not None else place
-            message = f"was already described in {where}, which counts; remove one of the two"
-            found.append(Problem(Severity.ERROR, message, item.origin, field="metadata.name"))
-    return first
+            doubles.append((other, item))
+    return first, doubles
+
+
+def _doubles(doubles: Iterable[tuple[Object, Object]], named: References) -> Iterator[Problem]:
+    for other, item in doubles:
+        # A Namespace is often put before everything that is in it.
+        if isinstance(item, Namespace) or not named.concern(item):
+            continue
+        place = other.origin.source if other.origin else "an earlier object"
+        line = other.origin.line if other.origin else None
+        where = f"{place}:{line}" if line is not None else place
+        message = f"was already described in {where}, which counts; remove one of the two"
+        yield Problem(Severity.ERROR, message, item.origin, field="metadata.name")
+
+
+def _services(
+    by_kind: Mapping[Key, Object], names: Collection[ObjectName]
+) -> dict[ObjectName, Service]:
+    slices: dict[ObjectName, list[EndpointSlice]] = {}
+    for one in _of(by_kind, EndpointSlice):
+        if one.service is not None and one.service in names:
+            slices.setdefault(one.service, []).append(one)
+    return {
+        service.name: with_addresses(service, slices.get(service.name, ()))
+        for service in _of(by_kind, Service)
+        if service.name in names
+    }
+
+
+def _namespaces(
+    by_kind: Mapping[Key, Object], names: Collection[str]
+) -> dict[str, Mapping[str, str]]:
+    labels = {one.name.name: one.labels for one in _of(by_kind, Namespace)}
+    return {name: {**labels.get(name, {}), NAMESPACE_LABEL: name} for name in sorted(names)}
+
+
+def _expired(certificates: Iterable[TlsCertificate], now: float) -> Iterator[Problem]:
+    for one in certificates:
+        if one.expires is not None and one.expires <= now:
+            moment = datetime.datetime.fromtimestamp(one.expires, datetime.UTC)
+            yield Problem(
+                Severity.WARNING,
+                f"expired at {moment:%Y-%m-%dT%H:%M:%SZ}: clients will refuse it; renew it",
+                one.origin,
+                field="data.tls.crt",
+            )
 
 
 def _of(by_kind: Mapping[Key, Object], kind: type[T]) -> tuple[T, ...]:

@@ -19,8 +19,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from pools.assemble import key_of
-from pools.manifests import Key, Manifest, Object, Reading
+from pools.manifests import Key, Manifest, Object, Reading, is_usable, key_of
 from pools.model import Problem, Severity
 
 LAST_GOOD = " (the last good version stays in effect)"
@@ -181,7 +180,11 @@ class Catalog:
 
 def _problems_of(manifest: Manifest, file: _File) -> Iterator[Problem]:
     kept = ""
-    if manifest.object is None and manifest.key in file.held:
+    if (
+        manifest.key in file.held
+        and file.held[manifest.key].value is not manifest.object
+        and (manifest.object is None or not is_usable(manifest.object))
+    ):
         kept = LAST_GOOD
     elif manifest.obscure and not all(held.live for held in file.held.values()):
         kept = " (what this file held before stays in effect)"
@@ -202,6 +205,9 @@ def _take(file: _File, reading: Reading | str | None) -> None:
     fresh: dict[Key, _Held] = {}
     for manifest in reading.manifests:
         if manifest.object is None or manifest.key is None:
+            continue
+        before = file.held.get(manifest.key)
+        if before is not None and is_usable(before.value) and not is_usable(manifest.object):
             continue
         if manifest.key in fresh:
             file.duplicates.append(manifest.object)

@@ -53,7 +53,8 @@ def watch_directory(directory: Path) -> AsyncIterator[object]:
 class FilesSource:
     """A directory of manifests (``*.yaml``, ``*.yml``, ``*.json``, at any depth) as a Source.
 
-    ``grace`` and ``debounce`` and ``poll`` are in seconds; ``clock`` counts seconds.
+    ``grace`` and ``debounce`` and ``poll`` are in seconds; ``clock`` counts seconds, ``now`` those
+    since 1970.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class FilesSource:
         resolve: Resolve = system_resolve,
         watch: Watch = watch_directory,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
         grace: float = DEFAULT_GRACE,
         debounce: float = DEBOUNCE,
         poll: float = POLL,
@@ -71,6 +73,7 @@ class FilesSource:
         self._resolve = resolve
         self._watch = watch
         self._clock = clock
+        self._now = now
         self._grace = grace
         self._debounce = debounce
         self._poll = poll
@@ -95,7 +98,9 @@ class FilesSource:
             succession = Succession()
             while True:
                 version = lookups.version
-                world = succession.next(assemble(state.objects, lookups.found, state.problems))
+                world = succession.next(
+                    assemble(state.objects, lookups.found, state.problems, now=self._now())
+                )
                 if world is not None:
                     yield world
                 while True:
@@ -153,7 +158,7 @@ async def read_once(directory: Path, *, resolve: Resolve = system_resolve) -> Wo
         await lookups.settled(FIRST_LOOKUPS)
     finally:
         await _stop(running)
-    return assemble(objects, lookups.found, catalog.problems(), revision=1)
+    return assemble(objects, lookups.found, catalog.problems(), revision=1, now=time.time())
 
 
 def require_directory(directory: Path) -> None:

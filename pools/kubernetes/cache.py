@@ -7,10 +7,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from pools.assemble import assemble, key_of
+from pools.assemble import assemble
 from pools.catalog import LAST_GOOD
 from pools.kubernetes.kinds import Item, Kind, Scope, Value
-from pools.manifests import Key, Object
+from pools.manifests import Key, Object, key_of
 from pools.model import Gateway, GatewayClass, ObjectName, Problem, Severity, World
 from pools.pods import Pod
 

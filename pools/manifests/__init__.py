@@ -1,7 +1,8 @@
 """Manifests: Kubernetes kinds, and ``PoolEndpoints``, as the values of ``pools.model``.
 
-The rules of each kind are in ``inference``, ``gateway`` and ``endpoints``; how a field is read and
-what is said when it is wrong is in ``fields``; where text becomes nodes with lines is in ``text``.
+The rules of each kind are in ``inference``, ``gateway``, ``route`` with ``filters``, ``cluster``,
+``secret`` and ``endpoints``; how a field is read and what is said when it is wrong is in
+``fields``; where text becomes nodes with lines is in ``text``.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from pools.manifests import endpoints, gateway, inference
+from pools.manifests import cluster, endpoints, gateway, inference, route, secret
+from pools.manifests.cluster import Namespace
 from pools.manifests.endpoints import Host, PoolEndpoints
 from pools.manifests.fields import Fields, Place, Report, did_you_mean, struct
-from pools.manifests.meta import Meta, loose_name, read_meta
+from pools.manifests.meta import Meta, loose_identity, loose_name, read_meta
 from pools.manifests.node import Node, node_from
 from pools.manifests.text import json_documents, yaml_documents
 from pools.model import (
@@ -27,16 +29,23 @@ from pools.model import (
     ObjectName,
     Origin,
     Problem,
+    ReferenceGrant,
+    Service,
     Severity,
+    TlsCertificate,
 )
+from pools.services import EndpointSlice
 
 __all__ = [
     "Host",
     "Key",
     "Manifest",
+    "Namespace",
     "Object",
     "PoolEndpoints",
     "Reading",
+    "is_usable",
+    "key_of",
     "read_object",
     "read_text",
 ]
@@ -50,6 +59,11 @@ Object = (
     | Gateway
     | GatewayClass
     | PoolEndpoints
+    | Service
+    | EndpointSlice
+    | TlsCertificate
+    | ReferenceGrant
+    | Namespace
 )
 Key = tuple[str, ObjectName]
 """Kind and name: what makes two manifests the same object."""
@@ -74,20 +88,33 @@ KINDS: Mapping[str, Mapping[str, Build]] = {
     },
     "InferenceObjective": {_ALPHA_2: inference.objective, _LLM_D: inference.objective},
     "InferenceModelRewrite": {_ALPHA_2: inference.rewrite, _LLM_D: inference.rewrite},
-    "HTTPRoute": {_GATEWAY: gateway.http_route, _GATEWAY_BETA: gateway.http_route},
+    "HTTPRoute": {_GATEWAY: route.http_route, _GATEWAY_BETA: route.http_route},
     "Gateway": {_GATEWAY: gateway.gateway, _GATEWAY_BETA: gateway.gateway},
     "GatewayClass": {_GATEWAY: gateway.gateway_class, _GATEWAY_BETA: gateway.gateway_class},
+    "ReferenceGrant": {_GATEWAY: gateway.reference_grant, _GATEWAY_BETA: gateway.reference_grant},
     "PoolEndpoints": {"poolpilot.dev/v1alpha1": endpoints.pool_endpoints},
+    "Service": {"v1": cluster.service},
+    "EndpointSlice": {"discovery.k8s.io/v1": cluster.endpoint_slice},
+    "Secret": {"v1": secret.secret},
+    "Namespace": {"v1": cluster.namespace},
 }
 """Every kind that is read, by API version."""
 
-_CLUSTER_SCOPED = {"GatewayClass"}
-_GROUPS = {version.partition("/")[0] for versions in KINDS.values() for version in versions}
+_CLUSTER_SCOPED = {"GatewayClass", "Namespace"}
+_WITHOUT_SPEC = {"EndpointSlice", "Secret", "Namespace"}
+"""Their fields are next to ``metadata``."""
+_GROUPS = {
+    "inference.networking.k8s.io",
+    _OLD_GROUP,
+    "llm-d.ai",
+    gateway.GROUP,
+    "poolpilot.dev",
+}
+"""A kind of these that is not known is likely to be a slip."""
 _OTHERS_KINDS = {
     "BackendTLSPolicy",
     "GRPCRoute",
     "InferencePoolImport",
-    "ReferenceGrant",
     "TCPRoute",
     "TLSRoute",
     "UDPRoute",
@@ -95,6 +122,19 @@ _OTHERS_KINDS = {
     "XListenerSet",
 }
 """Kinds of the groups above that say nothing to us."""
+_CLASS_NAMES = {"TlsCertificate": "Secret"}
+"""Kinds of values that are called otherwise."""
+
+
+def key_of(value: Object) -> Key:
+    """Kind and name."""
+    name = type(value).__name__
+    return (_CLASS_NAMES.get(name, name), value.name)
+
+
+def is_usable(value: Object) -> bool:
+    """Whether it is worth more than an earlier version that was good."""
+    return not isinstance(value, TlsCertificate) or not value.problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +144,7 @@ class Manifest:
     key: Key | None
     """None where it cannot be told which object this is."""
     object: Object | None
-    """None where there are errors."""
+    """None where an error makes it useless."""
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -176,18 +216,26 @@ def _manifest(node: Node, source: str) -> Manifest | None:
     build = KINDS.get(kind, {}).get(version)
     if build is None:
         return _stranger(kind, version, source, node)
-    return _read(build, kind, node, source)
+    if kind == "Secret" and not secret.is_tls(node):
+        return None
+    return _read(build, kind, version, node, source)
 
 
-def _read(build: Build, kind: str, node: Node, source: str) -> Manifest:
+def _read(build: Build, kind: str, version: str, node: Node, source: str) -> Manifest:
     namespaced = kind not in _CLUSTER_SCOPED
     name = loose_name(node, namespaced=namespaced)
-    origin = Origin(kind, name or ObjectName("", "(no name)"), source, node.line)
+    identity = loose_identity(node)
+    origin = Origin(
+        kind, name or ObjectName("", "(no name)"), source, node.line, version, *identity
+    )
     report = Report(origin)
     fields = Fields(Place(node, report))
     fields.known("apiVersion", "kind", "status")
     meta = fields.required("metadata", read_meta(origin, namespaced=namespaced))
-    value = fields.required("spec", struct(functools.partial(build, meta)))
+    if kind in _WITHOUT_SPEC:
+        value = build(meta, fields)
+    else:
+        value = fields.required("spec", struct(functools.partial(build, meta)))
     fields.warn_of_others()
     problems = tuple(sorted(report.problems, key=lambda p: (p.line or 0, p.field)))
     key = None if name is None else (kind, name)

@@ -15,6 +15,7 @@ from pools.manifests.fields import (
     Fields,
     Place,
     boolean,
+    duration,
     labels,
     list_of,
     namespace_name,
@@ -25,7 +26,6 @@ from pools.manifests.fields import (
     unique,
     word,
 )
-from pools.manifests.gateway import duration
 from pools.manifests.inference import MAX_TARGET_PORTS
 from pools.manifests.meta import POOL_GROUPS, Meta
 from pools.model import ObjectName, Origin

@@ -32,10 +32,8 @@ class Report:
 
     origin: Origin
     problems: list[Problem] = field(default_factory=list)
-
-    @property
-    def failed(self) -> bool:
-        return any(problem.severity is Severity.ERROR for problem in self.problems)
+    failed: bool = False
+    """The object cannot be used as it is."""
 
 
 class Place:
@@ -77,6 +75,13 @@ class Place:
         return self.node.line
 
     def error(self, message: str) -> None:
+        """Report what makes the whole object useless."""
+        self._say(Severity.ERROR, message)
+        if self.report is not None:
+            self.report.failed = True
+
+    def refuse(self, message: str) -> None:
+        """Report what is not in effect. The object counts, and its value says what it lacks."""
         self._say(Severity.ERROR, message)
 
     def warning(self, message: str) -> None:
@@ -114,30 +119,31 @@ class Fields:
         place = self.get(name)
         return default if place is None else read(place)
 
+    def at(self, name: str) -> Place:
+        """Where the field is, or would be."""
+        return self.place.child(self._values.get(name) or Node(None, self.place.line), name)
+
     def required(self, name: str, read: Read[T]) -> T:
         place = self.get(name)
         if place is not None:
             return read(place)
-        given = self._values.get(name)
-        missing = self.place.child(given or Node(None, self.place.line), name)
-        missing.error("is required" if given is None else "is required, but is empty")
+        missing = self.at(name)
+        missing.error("is required" if name not in self._values else "is required, but is empty")
         return read(missing.silent(_NULL))
 
     def known(self, *names: str) -> None:
         """Fields of the API that say nothing to us."""
         self._asked.update(names)
 
+    def any_others(self) -> None:
+        """Whatever else there is says nothing to us."""
+        self._asked.update(self._values)
+
     def without_effect(self, name: str, because: str) -> None:
         """A field of the API whose absence from the result may surprise."""
         place = self.get(name)
         if place is not None:
             place.warning(f"has no effect: {because}")
-
-    def unsupported(self, name: str, instead: str) -> None:
-        """A field without which the object would mean something else."""
-        place = self.get(name)
-        if place is not None and place.node.value != []:
-            place.error(f"is not supported: {instead}")
 
     def warn_of_others(self) -> None:
         for name in self._values.keys() - self._asked:
@@ -296,6 +302,27 @@ namespace_name = text(
     high=63,
 )
 port_number = integer(1, 65535, "a port number")
+kind_name = text("a kind", re.compile(r"[A-Za-z]([-A-Za-z0-9]*[A-Za-z0-9])?"), high=63)
+_group = text("an API group", re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"), high=253)
+
+
+def group_name(place: Place) -> str:
+    """An API group. That of the core kinds is empty."""
+    return "" if place.node.value == "" else _group(place)
+
+
+_DURATION = re.compile(r"([0-9]{1,5}(h|m|s|ms)){1,4}")
+_DURATION_PART = re.compile(r"([0-9]+)(h|ms|m|s)")
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+
+
+def duration(place: Place) -> float:
+    """A Gateway API duration in seconds: ``1h30m``, ``10s``, ``500ms``."""
+    value = place.node.value
+    if isinstance(value, str) and _DURATION.fullmatch(value):
+        return sum(int(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(value))
+    place.must_be("a duration such as '30s', '1h30m' or '500ms'")
+    return 0.0
 
 
 def labels(low: int = 0, high: int | None = None) -> Read[Mapping[str, str]]:

@@ -1,83 +1,110 @@
-"""HTTPRoute and Gateway of the Gateway API (``gateway.networking.k8s.io``)."""
+"""Gateway, GatewayClass and ReferenceGrant of the Gateway API (``gateway.networking.k8s.io``).
+
+A listener that cannot be served, as the API would have it, stays in the value with its problem.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
 
 from pools.manifests.fields import (
     Fields,
     Place,
     choice,
-    integer,
+    did_you_mean,
+    group_name,
+    kind_name,
     list_of,
     namespace_name,
     object_name,
     port_number,
+    string_map,
     struct,
     text,
     unique,
     word,
 )
-from pools.manifests.meta import POOL_GROUPS, Meta
+from pools.manifests.meta import Meta
 from pools.model import (
-    BackendKind,
+    AllowedRoutes,
+    CertificateRef,
     Gateway,
     GatewayClass,
     GatewayListener,
-    HTTPRoute,
+    LabelRequirement,
+    LabelSelector,
+    ListenerProblem,
     ListenerProtocol,
+    NamespacesFrom,
     ObjectName,
-    ParentRef,
-    PathMatch,
-    PathMatchType,
-    RouteBackend,
-    RouteMatch,
-    RouteRule,
-    ValueMatch,
-    ValueMatchType,
+    ReferenceGrant,
 )
+
+T = TypeVar("T")
+Build = Callable[[Fields], T]
+"""What :func:`struct` makes a reader of."""
 
 GROUP = "gateway.networking.k8s.io"
 
 _HOSTNAME = re.compile(r"(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-_DURATION = re.compile(r"([0-9]{1,5}(h|m|s|ms)){1,4}")
-_DURATION_PART = re.compile(r"([0-9]+)(h|ms|m|s)")
-_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_PATH = re.compile(r"/(?:[-A-Za-z0-9/._~!$&'()*+,;=:@]|%[0-9a-fA-F]{2})*")
-_UNCLEAN_PATH = re.compile(r"//|/\.{1,2}(?:/|$)|%2[fF]")
-# RE2, Envoy's engine, has none of these: look-around, atomic groups, conditions, references to
-# groups, possessive quantifiers, and some of Python's escapes.
-_NOT_IN_RE2 = re.compile(r"\(\?(?:=|!|<=|<!|>|\(|P=|#)|[*+?}]\+")
-_ESCAPE_NOT_IN_RE2 = re.compile(r"\\[1-9ZuUN]")
-_ESCAPE = re.compile(r"\\.", re.DOTALL)
-_CHARACTER_CLASS = re.compile(r"\[\^?\]?[^\]]*\]")
-_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
+_PROTOCOL = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?(/[A-Za-z0-9]+)?")
+_OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist")
+_NO_CLIENT_CHECK = "clients would not be asked for certificates, which is not supported"
 
-_section_name = text("a listener's name", re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"), high=253)
-_hostname = text("a host name, which may start with '*.'", _HOSTNAME, high=253)
+section_name = text("a listener's name", re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"), high=253)
+hostname = text("a host name, which may start with '*.'", _HOSTNAME, high=253)
 _controller = text(
     "a controller's name such as example.com/gateway", re.compile(r"[^/\s]+/\S+"), high=253
 )
-_token = text("an HTTP header name", re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+"), high=256)
-
-
-def duration(place: Place) -> float:
-    """A Gateway API duration in seconds: ``1h30m``, ``10s``, ``500ms``."""
-    value = place.node.value
-    if isinstance(value, str) and _DURATION.fullmatch(value):
-        return sum(int(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(value))
-    place.must_be("a duration such as '30s', '1h30m' or '500ms'")
-    return 0.0
 
 
 def gateway(meta: Meta, spec: Fields) -> Gateway:
     class_name = spec.required("gatewayClassName", object_name)
-    spec.known("infrastructure", "addresses", "backendTLS", "tls", "defaultScope")
+    spec.known("infrastructure", "allowedListeners", "defaultScope")
+    spec.without_effect("addresses", "Envoy listens at the addresses of its own pods or hosts")
+    spec.without_effect("backendTLS", "backends are spoken to in plain text")
     listeners_at = spec.get("listeners")
-    listeners = spec.required("listeners", list_of(struct(_listener), 1, 64))
-    served = tuple(listener for listener in listeners if listener is not None)
-    unique(listeners_at, [listener.name for listener in served], "listener names")
-    return Gateway(meta.name, served, meta.origin, class_name)
+    namespace = meta.name.namespace
+    listeners = spec.required(
+        "listeners", list_of(struct(lambda one: _listener(namespace, one)), 1, 64)
+    )
+    unique(listeners_at, [listener.name for listener in listeners], "listener names")
+    problem = spec.optional("tls", struct(_tls_of_gateway), None)
+    if problem is not None:
+        listeners = tuple(_with(listener, problem) for listener in listeners)
+    return Gateway(meta.name, listeners, meta.origin, class_name)
+
+
+def _tls_of_gateway(fields: Fields) -> ListenerProblem | None:
+    fields.without_effect("backend", "backends are spoken to in plain text")
+    frontend = fields.get("frontend")
+    if frontend is None:
+        return None
+    faults = _Faults()
+    faults.add(frontend, "UnsupportedValue", _NO_CLIENT_CHECK)
+    return faults.first
+
+
+def _with(listener: GatewayListener, problem: ListenerProblem) -> GatewayListener:
+    """What concerns clients' certificates concerns HTTPS alone."""
+    if listener.protocol is not ListenerProtocol.HTTPS or listener.problem is not None:
+        return listener
+    return replace(listener, problem=problem)
+
+
+class _Faults:
+    """Why a listener cannot be served. The first reason is its problem, all are told."""
+
+    def __init__(self) -> None:
+        self.first: ListenerProblem | None = None
+
+    def add(self, place: Place, reason: str, message: str) -> None:
+        place.refuse(f"{message}; the listener is not served")
+        if self.first is None:
+            self.first = ListenerProblem(reason, f"{place.path}: {message}")
 
 
 def gateway_class(meta: Meta, spec: Fields) -> GatewayClass:
@@ -85,140 +112,153 @@ def gateway_class(meta: Meta, spec: Fields) -> GatewayClass:
     return GatewayClass(meta.name, spec.required("controllerName", _controller), meta.origin)
 
 
-def _listener(fields: Fields) -> GatewayListener | None:
-    name = fields.required("name", _section_name)
+def _listener(namespace: str, fields: Fields) -> GatewayListener:
+    faults = _Faults()
+    name = fields.required("name", section_name)
     port = fields.required("port", port_number)
-    protocol = fields.required("protocol", word("HTTP", "HTTPS", "TLS", "TCP", "UDP"))
-    hostname = fields.optional("hostname", _hostname, None)
-    fields.without_effect("tls", "certificates are not taken from manifests")
-    fields.without_effect("allowedRoutes", "every HTTPRoute may attach")
-    if protocol not in tuple(ListenerProtocol):
-        fields.place.warning(f"is not served: its protocol is {protocol}, not HTTP or HTTPS")
+    protocol = fields.required("protocol", text("a protocol", _PROTOCOL, high=255))
+    host = fields.optional("hostname", hostname, None)
+    allowed = fields.optional("allowedRoutes", struct(_allowed_routes(faults)), AllowedRoutes())
+    tls_at = fields.get("tls")
+    if protocol == ListenerProtocol.HTTPS:
+        certificates = fields.optional("tls", struct(_tls(namespace, faults)), ())
+        if not certificates:
+            faults.add(fields.at("tls"), "Invalid", "HTTPS needs certificateRefs")
+        return GatewayListener(
+            name, port, ListenerProtocol.HTTPS, host, certificates, allowed, faults.first
+        )
+    if protocol != ListenerProtocol.HTTP:
+        protocols = [known.value for known in ListenerProtocol]
+        message = f"{protocol} is neither HTTP nor HTTPS{did_you_mean(protocol, protocols)}"
+        faults.add(fields.at("protocol"), "UnsupportedProtocol", message)
+    elif tls_at is not None:
+        faults.add(tls_at, "Invalid", "HTTP has no TLS: make the protocol HTTPS")
+    return GatewayListener(
+        name, port, ListenerProtocol.HTTP, host, allowed=allowed, problem=faults.first
+    )
+
+
+def _tls(namespace: str, faults: _Faults) -> Build[tuple[CertificateRef, ...]]:
+    def build(fields: Fields) -> tuple[CertificateRef, ...]:
+        if fields.optional("mode", word("Terminate", "Passthrough"), "Terminate") != "Terminate":
+            message = "Passthrough is not supported: requests must be read to be routed"
+            faults.add(fields.at("mode"), "UnsupportedValue", message)
+        fields.without_effect("options", "none is known")
+        client_check = fields.get("frontendValidation")
+        if client_check is not None:
+            faults.add(client_check, "UnsupportedValue", _NO_CLIENT_CHECK)
+        return fields.optional(
+            "certificateRefs", list_of(struct(lambda ref: _certificate(namespace, ref)), 0, 64), ()
+        )
+
+    return build
+
+
+def _certificate(namespace: str, ref: Fields) -> CertificateRef:
+    group = ref.optional("group", group_name, "")
+    kind = ref.optional("kind", kind_name, "Secret")
+    name = ObjectName(
+        ref.optional("namespace", namespace_name, namespace), ref.required("name", object_name)
+    )
+    if (group, kind) == ("", "Secret"):
+        return CertificateRef(name)
+    unknown = f"{group}/{kind}" if group else kind
+    ref.place.refuse(f"must name a Secret, not {unknown}; it is left out")
+    return CertificateRef(name, unknown)
+
+
+def _allowed_routes(faults: _Faults) -> Build[AllowedRoutes]:
+    def build(fields: Fields) -> AllowedRoutes:
+        source, selector = fields.optional(
+            "namespaces", struct(_namespaces(faults)), (NamespacesFrom.SAME, LabelSelector())
+        )
+        kinds_at = fields.get("kinds")
+        kinds = fields.optional("kinds", list_of(struct(_route_kind), 0, 8), ())
+        others = tuple(f"{group}/{kind}" for group, kind in kinds if (group, kind) != _HTTP_ROUTE)
+        if kinds_at is not None and others:
+            kinds_at.refuse(f"names {', '.join(others)}, but only HTTPRoute is supported")
+        return AllowedRoutes(source, selector, not kinds or _HTTP_ROUTE in kinds, others)
+
+    return build
+
+
+_HTTP_ROUTE = (GROUP, "HTTPRoute")
+
+
+def _route_kind(fields: Fields) -> tuple[str, str]:
+    return fields.optional("group", group_name, GROUP), fields.required("kind", kind_name)
+
+
+def _namespaces(faults: _Faults) -> Build[tuple[NamespacesFrom, LabelSelector]]:
+    def build(fields: Fields) -> tuple[NamespacesFrom, LabelSelector]:
+        source = fields.optional("from", choice(NamespacesFrom), NamespacesFrom.SAME)
+        selector = fields.optional("selector", struct(_label_selector(faults)), None)
+        if source is NamespacesFrom.SELECTOR and selector is None:
+            message = "is required, since namespaces are chosen by it"
+            faults.add(fields.at("selector"), "Invalid", message)
+        return source, selector or LabelSelector()
+
+    return build
+
+
+def _label_selector(faults: _Faults) -> Build[LabelSelector]:
+    def build(fields: Fields) -> LabelSelector:
+        equal = fields.optional("matchLabels", string_map, {})
+        others = fields.optional("matchExpressions", list_of(struct(_requirement(faults))), ())
+        return LabelSelector(
+            (
+                *(LabelRequirement(key, "In", (value,)) for key, value in equal.items()),
+                *(requirement for requirement in others if requirement is not None),
+            )
+        )
+
+    return build
+
+
+def _requirement(faults: _Faults) -> Build[LabelRequirement | None]:
+    """The API does not check these, so a wrong one must not cost the whole Gateway."""
+
+    def build(fields: Fields) -> LabelRequirement | None:
+        key = fields.required("key", text("a label's key", high=317))
+        operator = fields.required("operator", text("an operator", high=63))
+        values = fields.optional("values", list_of(_label_value), ())
+        if operator not in _OPERATORS:
+            message = f"{operator!r} is no operator{did_you_mean(operator, _OPERATORS)}"
+            faults.add(fields.at("operator"), "Invalid", message)
+        elif operator in ("In", "NotIn") and not values:
+            faults.add(fields.at("values"), "Invalid", f"{operator} needs values")
+        elif operator in ("Exists", "DoesNotExist") and values:
+            faults.add(fields.at("values"), "Invalid", f"{operator} takes no values")
+        else:
+            return LabelRequirement(key, operator, values)
         return None
-    return GatewayListener(name, port, ListenerProtocol(protocol), hostname)
+
+    return build
 
 
-def http_route(meta: Meta, spec: Fields) -> HTTPRoute:
-    return HTTPRoute(
+def _label_value(place: Place) -> str:
+    if place.node.value == "":
+        return ""
+    return text("a label's value")(place)
+
+
+def reference_grant(meta: Meta, spec: Fields) -> ReferenceGrant:
+    return ReferenceGrant(
         meta.name,
-        spec.optional("hostnames", list_of(_hostname, 0, 16), ()),
-        spec.optional(
-            "parentRefs", list_of(struct(lambda ref: _parent(meta.name.namespace, ref)), 0, 32), ()
-        ),
-        spec.required(
-            "rules", list_of(struct(lambda rule: _rule(meta.name.namespace, rule)), 1, 16)
-        ),
-        meta.created,
+        spec.required("from", list_of(struct(_source), 1, 16)),
+        spec.required("to", list_of(struct(_target), 1, 16)),
         meta.origin,
     )
 
 
-def _parent(namespace: str, ref: Fields) -> ParentRef:
-    ref.optional("group", word(GROUP), "")
-    ref.optional("kind", word("Gateway"), "")
-    name = ObjectName(
-        ref.optional("namespace", namespace_name, namespace), ref.required("name", object_name)
-    )
-    return ParentRef(
-        name,
-        ref.optional("sectionName", _section_name, None),
-        ref.optional("port", port_number, None),
-    )
-
-
-def _rule(namespace: str, rule: Fields) -> RouteRule:
-    rule.known("name")
-    rule.unsupported("filters", "remove it, or let another proxy apply it")
-    rule.unsupported("sessionPersistence", "remove it; the endpoint picker chooses the pod")
-    rule.without_effect("retry", "retries go along the picker's list of endpoints")
-    timeouts = rule.get("timeouts")
-    request, backend = rule.optional("timeouts", struct(_timeouts), (None, None))
-    if timeouts is not None and request and backend and backend > request:
-        timeouts.error("backendRequest must not be longer than request")
-    return RouteRule(
-        rule.optional("matches", list_of(struct(_match), 0, 64), ()) or (RouteMatch(),),
-        rule.optional(
-            "backendRefs", list_of(struct(lambda ref: _backend(namespace, ref)), 0, 16), ()
-        ),
-        request,
-        backend,
-        rule.place.line,
-    )
-
-
-def _timeouts(fields: Fields) -> tuple[float | None, float | None]:
+def _source(fields: Fields) -> tuple[str, str, str]:
     return (
-        fields.optional("request", duration, None),
-        fields.optional("backendRequest", duration, None),
+        fields.required("group", group_name),
+        fields.required("kind", kind_name),
+        fields.required("namespace", namespace_name),
     )
 
 
-def _match(match: Fields) -> RouteMatch:
-    return RouteMatch(
-        match.optional("path", struct(_path), PathMatch()),
-        match.optional("headers", list_of(struct(_header), 0, 16), ()),
-        match.optional("queryParams", list_of(struct(_query), 0, 16), ()),
-        match.optional("method", word(*_METHODS), None),
-    )
-
-
-def _path(fields: Fields) -> PathMatch:
-    kind = fields.optional("type", choice(PathMatchType), PathMatchType.PREFIX)
-    if kind is PathMatchType.REGEX:
-        return PathMatch(kind, fields.optional("value", _regex, "/"))
-    return PathMatch(kind, fields.optional("value", _plain_path, "/"))
-
-
-def _plain_path(place: Place) -> str:
-    value = text("a path that starts with '/'", _PATH, high=1024)(place)
-    if _UNCLEAN_PATH.search(value):
-        place.error("must not contain '//', '/./', '/../' or an escaped slash")
-    return value
-
-
-def _regex(place: Place) -> str:
-    value = text("a regular expression", high=4096)(place)
-    try:
-        re.compile(value)
-    except re.error as error:
-        place.error(f"is not a regular expression: {error}")
-    else:
-        bare = _CHARACTER_CLASS.sub("x", _ESCAPE.sub("x", value))
-        escapes = _ESCAPE.findall(value)
-        if _NOT_IN_RE2.search(bare) or any(map(_ESCAPE_NOT_IN_RE2.fullmatch, escapes)):
-            place.error("uses what Envoy's regular expressions (RE2) do not have")
-    return value
-
-
-def _header(fields: Fields) -> ValueMatch:
-    return _value_match(fields, fields.required("name", _token).lower(), 4096)
-
-
-def _query(fields: Fields) -> ValueMatch:
-    return _value_match(fields, fields.required("name", text("a parameter's name", high=256)), 1024)
-
-
-def _value_match(fields: Fields, name: str, high: int) -> ValueMatch:
-    kind = fields.optional("type", choice(ValueMatchType), ValueMatchType.EXACT)
-    read = _regex if kind is ValueMatchType.REGEX else text("text", high=high)
-    return ValueMatch(name, fields.required("value", read), kind)
-
-
-def _backend(namespace: str, ref: Fields) -> RouteBackend:
-    kind = ref.optional("kind", choice(BackendKind), BackendKind.SERVICE)
-    groups = POOL_GROUPS if kind is BackendKind.INFERENCE_POOL else ("",)
-    if kind is BackendKind.INFERENCE_POOL:
-        ref.required("group", word(*groups))
-        port = ref.optional("port", port_number, None)
-    else:
-        ref.optional("group", word(*groups), "")
-        port = ref.required("port", port_number)
-    ref.unsupported("filters", "remove it, or let another proxy apply it")
-    return RouteBackend(
-        ObjectName(
-            ref.optional("namespace", namespace_name, namespace), ref.required("name", object_name)
-        ),
-        kind,
-        ref.optional("weight", integer(0, 1_000_000, "a weight"), 1),
-        port,
-    )
+def _target(fields: Fields) -> tuple[str, str, str | None]:
+    name = fields.optional("name", text("a name", high=253), None)
+    return fields.required("group", group_name), fields.required("kind", kind_name), name

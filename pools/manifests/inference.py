@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-import re
 
 from pools.manifests.fields import (
     Fields,
     Place,
     Read,
     choice,
+    group_name,
     integer,
+    kind_name,
     labels,
     list_of,
     object_name,
@@ -42,8 +43,6 @@ MAX_WEIGHT = 1_000_000
 
 model_name = text("a model name", high=256)
 _target_name = text("a model name", high=253)
-_group = text("an API group", re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"), high=253)
-_kind = text("a kind", re.compile(r"[A-Za-z]([-A-Za-z0-9]*[A-Za-z0-9])?"), high=63)
 
 
 def pool_v1(meta: Meta, spec: Fields) -> InferencePool:
@@ -91,8 +90,8 @@ def pool_alpha(port_field: str, meta: Meta, spec: Fields) -> InferencePool:
 
 
 def _picker(port_field: str, fields: Fields) -> tuple[PickerRef, FailureMode]:
-    group = fields.optional("group", _empty_or(_group), "")
-    kind = fields.optional("kind", _kind, "Service")
+    group = fields.optional("group", group_name, "")
+    kind = fields.optional("kind", kind_name, "Service")
     name = fields.required("name", object_name)
     port: int | None
     if port_field == "port":
@@ -105,10 +104,6 @@ def _picker(port_field: str, fields: Fields) -> tuple[PickerRef, FailureMode]:
         port = fields.optional(port_field, port_number, DEFAULT_PICKER_PORT)
     mode = fields.optional("failureMode", choice(FailureMode), FailureMode.FAIL_CLOSE)
     return PickerRef(name, port, group, kind), mode
-
-
-def _empty_or(read: Read[str]) -> Read[str]:
-    return lambda place: "" if place.node.value == "" else read(place)
 
 
 def _body_mode(meta: Meta, failure_mode: FailureMode) -> BodyMode:

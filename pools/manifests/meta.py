@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from pools.manifests.fields import (
     Fields,
@@ -34,6 +35,7 @@ class Meta:
     created: str = ""
     """RFC 3339 in UTC, so that text order is time order; empty where unknown."""
     annotations: Place | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def annotation(self, key: str, read: Read[T]) -> T | None:
         if self.annotations is None or not isinstance(self.annotations.node.value, dict):
@@ -51,10 +53,10 @@ def read_meta(origin: Origin, *, namespaced: bool = True) -> Read[Meta]:
         annotations = fields.get("annotations")
         if annotations is not None:
             string_map(annotations)
-        fields.optional("labels", string_map, None)
+        labels = fields.optional("labels", string_map, {})
         created = fields.optional("creationTimestamp", _time, "")
         fields.known(*_WRITTEN_BY_KUBERNETES)
-        return Meta(ObjectName(namespace, name), origin, created, annotations)
+        return Meta(ObjectName(namespace, name), origin, created, annotations, labels)
 
     return struct(build)
 
@@ -86,6 +88,16 @@ def loose_name(node: Node, *, namespaced: bool = True) -> ObjectName | None:
     if not namespaced:
         return ObjectName("", name)
     return ObjectName(namespace if isinstance(namespace, str) else DEFAULT_NAMESPACE, name)
+
+
+def loose_identity(node: Node) -> tuple[str, int]:
+    """The ``uid`` and ``generation`` of an object that may be broken elsewhere."""
+    fields = node.value.get("metadata") if isinstance(node.value, dict) else None
+    values = fields.value if fields is not None and isinstance(fields.value, dict) else {}
+    uid, generation = (
+        values[key].value if key in values else None for key in ("uid", "generation")
+    )
+    return uid if isinstance(uid, str) else "", generation if type(generation) is int else 0
 
 
 def _time(place: Place) -> str:

@@ -153,7 +153,7 @@ def without_places(value: Any) -> Any:
         return type(value).__name__, {
             one.name: without_places(getattr(value, one.name))
             for one in dataclasses.fields(value)
-            if one.name not in ("source", "line")
+            if one.name not in ("source", "line", "uid")
         }
     if isinstance(value, dict):
         return {key: without_places(item) for key, item in value.items()}

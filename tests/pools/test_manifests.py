@@ -16,11 +16,13 @@ from pools.model import (
     Criticality,
     FailureMode,
     Gateway,
+    GatewayListener,
     HTTPRoute,
     InferenceModel,
     InferenceModelRewrite,
     InferenceObjective,
     InferencePool,
+    ListenerProblem,
     ListenerProtocol,
     ObjectName,
     PathMatchType,
@@ -317,11 +319,18 @@ def test_a_rule_without_matches_matches_every_path() -> None:
     assert (match.path.type, match.path.value) == (PathMatchType.PREFIX, "/")
 
 
-def test_a_filter_is_an_error_because_the_route_would_mean_something_else_without_it() -> None:
-    read = route("rules:\n- filters:\n  - type: RequestRedirect\n")
-    assert read.object is None
+def test_a_filter_that_we_have_not_leaves_the_route_readable_and_is_told() -> None:
+    read = route(
+        "rules:\n- filters:\n  - {type: RequestMirror, requestMirror: {backendRef: {name: s}}}\n"
+        "  sessionPersistence: {type: Cookie}\n"
+    )
+    assert isinstance(read.object, HTTPRoute)
+    assert read.object.rules[0].filters.unsupported == ("RequestMirror", "sessionPersistence")
     assert complaints(read) == [
-        "7 spec.rules[0].filters: is not supported: remove it, or let another proxy apply it"
+        "8 spec.rules[0].filters[0].type: RequestMirror is not supported here: what the rule sends"
+        " this way is answered with an error",
+        "9 spec.rules[0].sessionPersistence: is not supported: the endpoint picker chooses the pod;"
+        " the rule is answered with an error until it is removed",
     ]
 
 
@@ -345,7 +354,6 @@ def test_a_filter_is_an_error_because_the_route_would_mean_something_else_withou
         ("{timeouts: {request: 1.5s}}", "timeouts.request"),
         ("{timeouts: {request: 1s, backendRequest: 2s}}", "timeouts"),
         ("{backendRefs: [{name: s}]}", "backendRefs[0].port"),
-        ("{backendRefs: [{name: s, kind: InferencePool}]}", "backendRefs[0].group"),
         ("{backendRefs: [{name: s, port: 1, weight: -1}]}", "backendRefs[0].weight"),
     ],
 )
@@ -364,27 +372,41 @@ def test_a_regular_expression_that_envoy_has_too_is_fine(pattern: str) -> None:
     assert value.rules[0].matches[0].path.value == pattern
 
 
-def test_a_gateway_serves_its_http_listeners_and_says_which_it_does_not() -> None:
-    read = manifest(
-        "gateway.networking.k8s.io/v1",
-        "Gateway",
+def gateway(spec: str) -> Manifest:
+    text = "gatewayClassName: poolpilot\n" + textwrap.dedent(spec)
+    return manifest("gateway.networking.k8s.io/v1", "Gateway", text)
+
+
+def listener(fields: str) -> GatewayListener:
+    """One HTTPS listener, with what must be told of it, if anything, in its problem."""
+    read = gateway(f"listeners:\n- {{name: one, port: 443, protocol: HTTPS, {fields}}}")
+    assert isinstance(read.object, Gateway)
+    [one] = read.object.listeners
+    return one
+
+
+def test_a_gateway_keeps_the_listeners_that_it_cannot_serve_and_says_why() -> None:
+    read = gateway(
         """
-        gatewayClassName: poolpilot
         listeners:
         - {name: http, port: 8081, protocol: HTTP, hostname: "*.example.com"}
         - {name: db, port: 5432, protocol: TCP}
-        """,
+        """
     )
     assert isinstance(read.object, Gateway)
-    [listener] = read.object.listeners
-    assert (listener.name, listener.port, listener.protocol, listener.hostname) == (
+    http, db = read.object.listeners
+    assert (http.name, http.port, http.protocol, http.hostname, http.problem) == (
         "http",
         8081,
         ListenerProtocol.HTTP,
         "*.example.com",
+        None,
+    )
+    assert db.problem == ListenerProblem(
+        "UnsupportedProtocol", "spec.listeners[1].protocol: TCP is neither HTTP nor HTTPS"
     )
     assert complaints(read) == [
-        "9 spec.listeners[1]: is not served: its protocol is TCP, not HTTP or HTTPS"
+        "10 spec.listeners[1].protocol: TCP is neither HTTP nor HTTPS; the listener is not served"
     ]
 
 
@@ -480,9 +502,10 @@ def test_kinds_of_others_are_ignored_and_slips_in_ours_are_not() -> None:
 
     for version, kind in [
         ("apps/v1", "Deployment"),
-        ("v1", "Service"),
+        ("v1", "ConfigMap"),
+        ("v1", "Secret"),  # unless its type is kubernetes.io/tls
         ("networking.istio.io/v1", "Gateway"),
-        ("gateway.networking.k8s.io/v1", "ReferenceGrant"),
+        ("gateway.networking.k8s.io/v1", "GRPCRoute"),
     ]:
         assert said(version, kind) == []
     assert said("inference.networking.k8s.io/v1", "InferencePol") == [
