@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from pools.attachment.listeners import attach_gateway
@@ -11,12 +11,11 @@ from pools.attachment.references import References, Refusal, service_facts
 from pools.attachment.routes import RouteOutcome, attach_route
 from pools.attachment.values import (
     AttachedPool,
-    AttachedRoute,
     Attachments,
     Condition,
     ServiceRef,
 )
-from pools.model import BackendKind, HTTPRoute, InferencePool, ObjectName, World
+from pools.model import HTTPRoute, InferencePool, ObjectName, World
 
 OWN_PICKERS: frozenset[str] = frozenset({"poolpilot-extproc"})
 """Services that are endpoint pickers of ours: ``name`` in any namespace, or ``namespace/name``."""
@@ -61,6 +60,7 @@ class Attacher:
             world.grants,
             world.namespaces,
             world.of_cluster,
+            world.unread,
         )
         last = self._last
         if last is not None and (last.inputs != inputs or _services_changed(last, world)):
@@ -93,10 +93,11 @@ def _routes(
     outcomes: dict[ObjectName, RouteOutcome] = {}
     for route in world.routes:
         known = before.get(route.name)
-        if known is None or known.attached.route != route:
+        if known is None or (known.attached.route is not route and known.attached.route != route):
             known = attach_route(route, world, gateways, served, references)
         else:
-            references.ask_again(route)
+            for service in known.services:
+                references.find(service)
         outcomes[route.name] = known
     return outcomes
 
@@ -110,30 +111,23 @@ def _attachments(
         of_listeners = {one.name: counts[gateway.name, one.name] for one in gateway.listeners}
         gateways[gateway.name] = attach_gateway(gateway, references, of_listeners)
     routes = {name: outcome.attached for name, outcome in outcomes.items()}
-    return Attachments(gateways, routes, _pools(world, references, routes))
+    return Attachments(gateways, routes, _pools(world, references, outcomes.values()))
 
 
 def _pools(
-    world: World, references: References, routes: Mapping[ObjectName, AttachedRoute]
+    world: World, references: References, outcomes: Iterable[RouteOutcome]
 ) -> dict[ObjectName, AttachedPool]:
-    users: dict[ObjectName, dict[ObjectName, bool]] = {}
+    users: dict[ObjectName, dict[ObjectName, bool]] = {name: {} for name in world.pools}
     """By pool and Gateway: whether a route that names the pool is accepted."""
-    for attached in routes.values():
-        named = {
-            backend.name
-            for rule in attached.route.rules
-            for backend in rule.backends
-            if backend.kind is BackendKind.INFERENCE_POOL and not backend.unknown_kind
-        }
-        for name in named:
-            if not references.may_name_pool(attached.route.name, name):
-                continue
-            of_pool = users.setdefault(name, {})
-            for parent in attached.parents:
-                gateway = parent.parent.gateway
-                of_pool[gateway] = of_pool.get(gateway, False) or parent.accepted
+    for outcome in outcomes:
+        for pool in outcome.pools:
+            of_pool = users.get(pool)
+            if of_pool is not None:
+                for parent in outcome.attached.parents:
+                    gateway = parent.parent.gateway
+                    of_pool[gateway] = parent.accepted or of_pool.get(gateway, False)
     return {
-        name: _pool(pool, references.picker(pool), users.get(name, {}))
+        name: _pool(pool, references.picker(pool), users[name])
         for name, pool in world.pools.items()
     }
 

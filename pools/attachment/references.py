@@ -9,7 +9,6 @@ from pools.attachment.values import ServiceRef
 from pools.model import (
     BackendKind,
     CertificateRef,
-    HTTPRoute,
     InferencePool,
     ObjectName,
     RouteBackend,
@@ -64,6 +63,11 @@ class References:
         if not self._permitted("Gateway", gateway.namespace, "", "Secret", ref.name):
             return Refusal("RefNotPermitted", _no_grant("Gateway", gateway, "Secret", ref.name))
         found = self._world.certificates.get(ref.name)
+        if found is None and "Secret" in self._world.unread:
+            return Refusal(
+                "InvalidCertificateRef",
+                f"Secret {ref.name} may not be read: allow get, list and watch of secrets",
+            )
         if found is None:
             return Refusal(
                 "InvalidCertificateRef",
@@ -99,7 +103,9 @@ class References:
         name = ObjectName(pool.name.namespace, ref.name)
         if ref.name in self._own_pickers or str(name) in self._own_pickers:
             return None
-        service, port = self._find(name), ref.port or DEFAULT_PICKER_PORT
+        service, port = self.find(name), ref.port or DEFAULT_PICKER_PORT
+        if service is None and self._services_unread:
+            return ServiceRef(name, port)
         if service is None:
             message = f"spec.endpointPickerRef.name: there is no Service {name}"
         elif service.external:
@@ -112,13 +118,6 @@ class References:
         else:
             return ServiceRef(name, port)
         return Refusal("InvalidExtensionRef", message)
-
-    def ask_again(self, route: HTTPRoute) -> None:
-        """Remember the Services of a route whose backends were looked up in an earlier World."""
-        for rule in route.rules:
-            for backend in rule.backends:
-                if backend.kind is BackendKind.SERVICE and not backend.unknown_kind:
-                    self._find(backend.name)
 
     def may_name_pool(self, route: ObjectName, pool: ObjectName) -> bool:
         """Whether a route may name the pool as a backend."""
@@ -147,7 +146,9 @@ class References:
             return Refusal("BackendNotFound", f"Service {name} has no port; set backendRefs.port")
         if not self._world.of_cluster:
             return None
-        service = self._find(name)
+        service = self.find(name)
+        if service is None and self._services_unread:
+            return None
         if service is None:
             return Refusal(
                 "BackendNotFound", f"Service {name} does not exist; create it or correct the name"
@@ -171,7 +172,12 @@ class References:
             )
         return None
 
-    def _find(self, name: ObjectName) -> Service | None:
+    @property
+    def _services_unread(self) -> bool:
+        return "Service" in self._world.unread
+
+    def find(self, name: ObjectName) -> Service | None:
+        """The Service, if there is one."""
         found = self._world.services.get(name)
         self.services[name] = found
         return found

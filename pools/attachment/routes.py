@@ -10,6 +10,7 @@ from pools.attachment.references import References, Refusal
 from pools.attachment.values import AttachedParent, AttachedRoute, Condition
 from pools.model import (
     AllowedRoutes,
+    BackendKind,
     Gateway,
     GatewayListener,
     HTTPRoute,
@@ -28,6 +29,10 @@ class RouteOutcome:
 
     attached: AttachedRoute
     listeners: frozenset[tuple[ObjectName, str]]
+    pools: frozenset[ObjectName]
+    """Those that it may send requests to."""
+    services: frozenset[ObjectName]
+    """Those that it names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,19 @@ def attach_route(
             joined.update((gateway.name, name) for name in names)
         parents.append(AttachedParent(parent, sections, (accepted, *rules.conditions)))
     attached = AttachedRoute(route, tuple(parents), rules.lost, rules.refused)
-    return RouteOutcome(attached, frozenset(joined))
+    backends = [backend for rule in route.rules for backend in rule.backends]
+    known = [backend for backend in backends if not backend.unknown_kind]
+    return RouteOutcome(
+        attached,
+        frozenset(joined),
+        frozenset(
+            one.name
+            for one in known
+            if one.kind is BackendKind.INFERENCE_POOL
+            and references.may_name_pool(route.name, one.name)
+        ),
+        frozenset(one.name for one in known if one.kind is BackendKind.SERVICE),
+    )
 
 
 def _parents(route: HTTPRoute, world: World) -> Sequence[ParentRef]:
@@ -105,7 +122,8 @@ def _listeners(
         return Refusal(
             "NotAllowedByListeners",
             f"allowedRoutes of listener {names} of Gateway {gateway.name} does not allow HTTPRoutes"
-            f" of namespace {route.name.namespace}",
+            f" of namespace {route.name.namespace}"
+            + (", whose labels may not be read" if "Namespace" in world.unread else ""),
         )
     fitting = [one for one in allowing if share_any(route.hostnames, one.hostname)]
     if not fitting:
@@ -130,8 +148,7 @@ def _allows(allowed: AllowedRoutes, gateway: Gateway, route: HTTPRoute, world: W
         case NamespacesFrom.SAME:
             return route.name.namespace == gateway.name.namespace
         case NamespacesFrom.SELECTOR:
-            labels = world.namespaces.get(route.name.namespace)
-            return labels is not None and allowed.selector.selects(labels)
+            return allowed.selector.selects(world.namespaces.get(route.name.namespace, {}))
         case NamespacesFrom.NONE:
             return False
 
