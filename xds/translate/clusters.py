@@ -1,4 +1,4 @@
-"""Clusters: one per pool, and one per Service that an HTTPRoute names."""
+"""Clusters: one per pool, per Service that an HTTPRoute names, and per picker of its own."""
 
 from __future__ import annotations
 
@@ -9,12 +9,21 @@ from envoy_data_plane.envoy.extensions.load_balancing_policies.least_request.v3 
 from envoy_data_plane.envoy.extensions.load_balancing_policies.override_host import (
     v3 as override_host,
 )
+from envoy_data_plane.envoy.type import v3 as kind
 from envoy_data_plane.envoy.type.metadata import v3 as metadata
 
-from pools.model import AppProtocol, InferencePool, ObjectName
+from pools.attachment import ServiceRef
+from pools.model import AppProtocol, InferencePool, ObjectName, ServicePort
 from xds.resource import CLUSTER, ENDPOINT, Resource
 from xds.translate.features import Features
-from xds.translate.names import DESTINATION, LB_NAMESPACE, SERVED, pool_cluster, service_cluster
+from xds.translate.names import (
+    DESTINATION,
+    LB_NAMESPACE,
+    SERVED,
+    picker_cluster,
+    pool_cluster,
+    service_cluster,
+)
 from xds.translate.pack import Memo, any_of, resource, seconds
 from xds.translate.protocol import http1_options, http2_options, lifted_breakers
 from xds.translate.settings import TranslateSettings
@@ -27,11 +36,7 @@ def cluster_of_pool(
     name = pool_cluster(pool.name)
     own = cluster.Cluster(
         name=name,
-        eds_cluster_config=cluster.ClusterEdsClusterConfig(
-            eds_config=core.ConfigSource(
-                ads=core.AggregatedConfigSource(), resource_api_version=core.ApiVersion.V3
-            )
-        ),
+        eds_cluster_config=_eds(),
     )
     # What all pools have in common is serialised once and appended.
     shared = memo.get(
@@ -124,32 +129,101 @@ def _outliers() -> cluster.OutlierDetection:
     )
 
 
-def cluster_of_service(service: ObjectName, port: int, settings: TranslateSettings) -> Resource:
-    """A cluster for an ordinary Service, found by its DNS name."""
+def cluster_of_service(
+    service: ObjectName, port: int, known: ServicePort | None, settings: TranslateSettings
+) -> Resource:
+    """A cluster for an ordinary Service. Its addresses come as endpoints where they are ``known``,
+    else it is found by its DNS name."""
     name = service_cluster(service, port)
-    host = f"{service.name}.{service.namespace}.svc.{settings.cluster_domain}"
+    h2c = known is not None and known.app_protocol == AppProtocol.H2C
     message = cluster.Cluster(
         name=name,
-        type=cluster.ClusterDiscoveryType.STRICT_DNS,
         connect_timeout=seconds(settings.connect_timeout),
-        dns_lookup_family=cluster.ClusterDnsLookupFamily.V4_PREFERRED,
-        load_assignment=endpoint.ClusterLoadAssignment(
-            cluster_name=name,
-            endpoints=[
-                endpoint.LocalityLbEndpoints(
-                    lb_endpoints=[
-                        endpoint.LbEndpoint(
-                            endpoint=endpoint.Endpoint(
-                                address=core.Address(
-                                    socket_address=core.SocketAddress(address=host, port_value=port)
-                                )
-                            )
-                        )
-                    ]
-                )
-            ],
+        lb_policy=cluster.ClusterLbPolicy.LEAST_REQUEST,
+        typed_extension_protocol_options=(
+            http2_options() if h2c else http1_options(settings.pod_idle_timeout)
         ),
-        typed_extension_protocol_options=http1_options(settings.pod_idle_timeout),
         circuit_breakers=lifted_breakers(),
     )
-    return resource(CLUSTER, name, message, origin=f"Service {service}")
+    if known is not None:
+        message.type = cluster.ClusterDiscoveryType.EDS
+        message.eds_cluster_config = _eds()
+        needs: tuple[tuple[str, str], ...] = ((ENDPOINT, name),)
+    else:
+        host = f"{service.name}.{service.namespace}.svc.{settings.cluster_domain}"
+        message.type = cluster.ClusterDiscoveryType.STRICT_DNS
+        message.dns_lookup_family = cluster.ClusterDnsLookupFamily.V4_PREFERRED
+        message.load_assignment = _one_host(name, host, port)
+        needs = ()
+    return resource(CLUSTER, name, message, origin=f"Service {service}", needs=needs)
+
+
+def _one_host(name: str, host: str, port: int) -> endpoint.ClusterLoadAssignment:
+    socket = core.SocketAddress(address=host, port_value=port)
+    only = endpoint.LbEndpoint(
+        endpoint=endpoint.Endpoint(address=core.Address(socket_address=socket))
+    )
+    return endpoint.ClusterLoadAssignment(
+        cluster_name=name, endpoints=[endpoint.LocalityLbEndpoints(lb_endpoints=[only])]
+    )
+
+
+def _eds() -> cluster.ClusterEdsClusterConfig:
+    return cluster.ClusterEdsClusterConfig(
+        eds_config=core.ConfigSource(
+            ads=core.AggregatedConfigSource(), resource_api_version=core.ApiVersion.V3
+        )
+    )
+
+
+def cluster_of_picker(picker: ServiceRef, known: ServicePort) -> Resource:
+    """A cluster for a picker that is not ours: gRPC over TLS, or plain where its Service says so.
+
+    Such pickers seldom answer health checks on this port, so that it takes connections is all that
+    is asked. A dead one must be noticed before the next request, since Envoy can no longer fail
+    open once a piece of a body was sent.
+    """
+    name = picker_cluster(picker)
+    message = cluster.Cluster(
+        name=name,
+        type=cluster.ClusterDiscoveryType.EDS,
+        eds_cluster_config=_eds(),
+        connect_timeout=seconds(1),
+        lb_policy=cluster.ClusterLbPolicy.LEAST_REQUEST,
+        typed_extension_protocol_options=http2_options(),
+        circuit_breakers=lifted_breakers(),
+        health_checks=[
+            core.HealthCheck(
+                timeout=seconds(1),
+                interval=seconds(2),
+                no_traffic_interval=seconds(2),
+                unhealthy_threshold=1,
+                healthy_threshold=1,
+                tcp_health_check=core.HealthCheckTcpHealthCheck(),
+            )
+        ],
+        ignore_health_on_host_removal=True,
+        common_lb_config=cluster.ClusterCommonLbConfig(
+            healthy_panic_threshold=kind.Percent(value=0.0)
+        ),
+        outlier_detection=cluster.OutlierDetection(
+            split_external_local_origin_errors=True,
+            consecutive_local_origin_failure=1,
+            enforcing_consecutive_local_origin_failure=100,
+            enforcing_consecutive_5xx=0,
+            enforcing_consecutive_gateway_failure=0,
+            enforcing_success_rate=0,
+            enforcing_local_origin_success_rate=0,
+            interval=seconds(1),
+            base_ejection_time=seconds(2),
+            max_ejection_time=seconds(10),
+            max_ejection_percent=100,
+        ),
+    )
+    if known.app_protocol != AppProtocol.H2C:
+        from xds.translate.certificates import unverified_tls
+
+        message.transport_socket = unverified_tls()
+    return resource(
+        CLUSTER, name, message, origin=f"Service {picker.name}", needs=((ENDPOINT, name),)
+    )

@@ -6,7 +6,7 @@ envoy-data-plane.
 
 from __future__ import annotations
 
-from pools.model import Endpoint, InferencePool
+from pools.model import Endpoint, InferencePool, ServicePort
 from xds.resource import ENDPOINT, Resource
 from xds.translate.names import pool_cluster
 from xds.translate.pack import resource
@@ -36,3 +36,15 @@ def assignment(pool: InferencePool, endpoints: tuple[Endpoint, ...]) -> Resource
         message.SerializeToString(deterministic=True),
         origin=str(pool.origin or f"InferencePool {pool.name}"),
     )
+
+
+def assignment_of_service(name: str, port: ServicePort, origin: str) -> Resource:
+    """Who answers at a port of a Service, for the cluster ``name``."""
+    message = wire.ClusterLoadAssignment(cluster_name=name)
+    if port.addresses:
+        add = message.endpoints.add().lb_endpoints.add
+        for address, number in port.addresses:
+            socket = add().endpoint.address.socket_address
+            socket.address = address
+            socket.port_value = number
+    return resource(ENDPOINT, name, message.SerializeToString(deterministic=True), origin=origin)

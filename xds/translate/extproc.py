@@ -29,6 +29,7 @@ from xds.translate.names import (
     OWN_NAMESPACE,
     POOL_METADATA,
     SUBSET_NAMESPACE,
+    picker_cluster,
 )
 from xds.translate.pack import any_of, resource, seconds
 from xds.translate.protocol import http2_options, lifted_breakers
@@ -44,11 +45,25 @@ _BODY_MODES = {
 
 
 def ext_proc_filter(settings: ExtProcSettings, features: Features) -> ext_proc.ExternalProcessor:
-    """The one ext-proc filter of a listener. Two full-duplex filters in a chain lose body bytes."""
+    """Asks our picker. Of the ext-proc filters of a listener one is at work for a request: two in
+    full duplex lose body bytes."""
     patterns = settings.settable_headers
     if not any(re.fullmatch(pattern, DESTINATION) for pattern in patterns):
         patterns = (DESTINATION, *patterns)
-    allowed = "|".join(patterns)
+    message = _filter(settings, features)
+    message.mutation_rules = HeaderMutationRules(
+        disallow_all=True, allow_expression=matcher.RegexMatcher(regex="|".join(patterns))
+    )
+    return message
+
+
+def pool_picker_filter(settings: ExtProcSettings, features: Features) -> ext_proc.ExternalProcessor:
+    """Asks the pickers of pools that have one of their own: which one, routes say. They may change
+    what Envoy lets pickers change by itself, in responses as well."""
+    return _filter(settings, features)
+
+
+def _filter(settings: ExtProcSettings, features: Features) -> ext_proc.ExternalProcessor:
     message = ext_proc.ExternalProcessor(
         grpc_service=core.GrpcService(
             envoy_grpc=core.GrpcServiceEnvoyGrpc(cluster_name=EXT_PROC_CLUSTER),
@@ -56,9 +71,6 @@ def ext_proc_filter(settings: ExtProcSettings, features: Features) -> ext_proc.E
         ),
         processing_mode=_processing_mode(_body_mode(BodyMode.FULL_DUPLEX_STREAMED, features)),
         message_timeout=seconds(settings.message_timeout),
-        mutation_rules=HeaderMutationRules(
-            disallow_all=True, allow_expression=matcher.RegexMatcher(regex=allowed)
-        ),
         forward_rules=ext_proc.HeaderForwardingRules(
             disallowed_headers=matcher.ListStringMatcher(
                 patterns=[
@@ -107,6 +119,12 @@ def per_route(
         grpc_initial_metadata=[core.HeaderValue(key=POOL_METADATA, value=str(target.pool))],
         processing_mode=_processing_mode(mode),
     )
+    if target.picker is not None:
+        overrides.grpc_service = core.GrpcService(
+            envoy_grpc=core.GrpcServiceEnvoyGrpc(cluster_name=picker_cluster(target.picker)),
+            timeout=seconds(0),
+        )
+        _show_responses(overrides.processing_mode, features)
     if features.route_failure_mode:
         overrides.failure_mode_allow = target.failure_mode is FailureMode.FAIL_OPEN
     return ext_proc.ExtProcPerRoute(overrides=overrides)
@@ -161,6 +179,16 @@ def _processing_mode(mode: BodyMode) -> ext_proc.ProcessingMode:
         response_body_mode=ext_proc.ProcessingModeBodySendMode.NONE,
         response_trailer_mode=skip,
     )
+
+
+def _show_responses(mode: ext_proc.ProcessingMode | None, features: Features) -> None:
+    """A picker that is not ours reads no access log: it learns from the response itself which
+    endpoint served (endpoint picker protocol P18), and when it ended."""
+    assert mode is not None
+    mode.response_header_mode = ext_proc.ProcessingModeHeaderSendMode.SEND
+    if features.full_duplex:
+        mode.response_body_mode = ext_proc.ProcessingModeBodySendMode.FULL_DUPLEX_STREAMED
+        mode.response_trailer_mode = ext_proc.ProcessingModeHeaderSendMode.SEND
 
 
 def picker_clusters(settings: ExtProcSettings) -> list[Resource]:

@@ -28,6 +28,8 @@ class Features:
     """``failure_mode_allow`` per route (1.35)."""
     status_on_error: bool = True
     """The status when the picker fails (1.36)."""
+    pool_pickers: bool = True
+    """A filter that only some routes turn on (1.28)."""
     request_body_limit: bool = True
     """A limit of request buffers per route (1.36)."""
     selected_host: bool = True
@@ -59,6 +61,7 @@ _SINCE: dict[str, Version] = {
     "full_duplex": (1, 33, 0),
     "route_failure_mode": (1, 35, 0),
     "status_on_error": (1, 36, 0),
+    "pool_pickers": (1, 28, 0),
     "request_body_limit": (1, 36, 0),
     "selected_host": (1, 38, 0),
     "content_length": (1, 38, 0),
@@ -92,13 +95,15 @@ _CONSEQUENCE: dict[str, str] = {
     "full_duplex_fail_open": "pools that fail open get buffered instead of full-duplex bodies",
     "route_failure_mode": "every pool fails closed",
     "status_on_error": "a picker that fails is answered with 500 instead of 503",
+    "pool_pickers": "a pool's own picker may set no other headers than ours",
     "request_body_limit": "the body limit applies to whole connections",
     "selected_host": "the endpoint that served is not told to the picker by name",
     "content_length": "full-duplex requests reach the pods chunked, without content-length",
     "json_usage": "no token counts from plain JSON responses",
     "sse_usage": "no token counts from streamed responses",
     "early_header_mutation": "a client's pool header is not stripped, so several pools without "
-    "HTTPRoutes need a path prefix: requests find no pool by their model",
+    "HTTPRoutes need a path prefix, and routes by model are answered with 500: requests find no "
+    "pool by their model",
     "completion_log": "the picker is not told how requests end",
     "stdout_log": "no access log on standard output",
     "picker_errors": "clients get an empty body when the picker fails",

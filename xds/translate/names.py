@@ -6,6 +6,7 @@ import each other: what crosses the wire is the contract.
 
 from __future__ import annotations
 
+from pools.attachment import ServiceRef
 from pools.model import ObjectName
 
 DESTINATION = "x-gateway-destination-endpoint"
@@ -32,6 +33,8 @@ taken from clients."""
 EXT_PROC_CLUSTER = "ext-proc"
 TRACE_CLUSTER = "trace-collector"
 EXT_PROC_FILTER = "envoy.filters.http.ext_proc"
+POOL_PICKER_FILTER = "envoy.filters.http.ext_proc/pool-picker"
+"""Asks the pickers of pools that have one of their own; only their routes turn it on."""
 ACCESS_LOG = "poolpilot"
 """``log_name`` of the gRPC access log."""
 
@@ -43,3 +46,11 @@ def pool_cluster(pool: ObjectName) -> str:
 
 def service_cluster(service: ObjectName, port: int) -> str:
     return f"service/{service}/{port}"
+
+
+def picker_cluster(picker: ServiceRef) -> str:
+    return f"picker/{picker.name}/{picker.port}"
+
+
+def certificate_secret(certificate: ObjectName) -> str:
+    return f"certificate/{certificate}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
+from collections.abc import Iterator
 from functools import partial
 
 from envoy_data_plane.envoy.config.core import v3 as core
@@ -14,20 +14,41 @@ from envoy_data_plane.envoy.type.matcher import v3 as matcher
 from envoy_data_plane.envoy.type.v3 import FractionalPercent, FractionalPercentDenominatorType
 from envoy_data_plane.google.protobuf import Any
 
-from pools.model import PathMatchType, RouteMatch, ValueMatch, ValueMatchType
+from pools.model import (
+    Filters,
+    PathMatchType,
+    Retry,
+    RouteMatch,
+    ValueMatch,
+    ValueMatchType,
+)
 from xds.resource import CLUSTER, ROUTE, Resource
 from xds.translate import extproc
 from xds.translate.features import Features
+from xds.translate.filters import headers_to_add, host_of, redirect_action, rewrite_path
 from xds.translate.names import (
     EXPLANATION_HEADER,
     EXT_PROC_FILTER,
     POOL_HEADER,
+    POOL_PICKER_FILTER,
+    picker_cluster,
     pool_cluster,
     service_cluster,
 )
 from xds.translate.pack import Memo, any_of, embedded, resource, seconds
 from xds.translate.settings import TranslateSettings
-from xds.translate.table import Answer, ByModel, Entry, Forward, Host, PoolTarget, Table, Target
+from xds.translate.table import (
+    NO_FILTERS,
+    Answer,
+    ByModel,
+    Entry,
+    Forward,
+    Host,
+    PoolTarget,
+    Redirection,
+    Table,
+    Target,
+)
 
 _CONFIGURATION_HOSTS = 2
 _HOST_ROUTES = 3
@@ -54,11 +75,13 @@ def route_configuration(
             ignore_port_in_host_matching=True,
             max_direct_response_body_size_bytes=max([4096, *map(len, answers)]),
             response_headers_to_add=[_EXPLANATION],
+            # Of a rule and one of its backends, the backend has the last word.
+            most_specific_header_mutations_wins=True,
         )
     )
     for host in table.hosts:
         body += embedded(_CONFIGURATION_HOSTS, _host(host, features, settings, memo))
-    clusters = sorted({cluster_of(target) for target in table.targets()})
+    clusters = sorted({name for target in table.targets() for name in clusters_of(target)})
     return resource(ROUTE, name, body, origin=origin, needs=tuple((CLUSTER, c) for c in clusters))
 
 
@@ -66,6 +89,13 @@ def cluster_of(target: Target) -> str:
     if isinstance(target, PoolTarget):
         return pool_cluster(target.pool)
     return service_cluster(target.service, target.port)
+
+
+def clusters_of(target: Target) -> Iterator[str]:
+    """All that requests for it pass: the cluster itself, and that of its own picker."""
+    yield cluster_of(target)
+    if isinstance(target, PoolTarget) and target.picker is not None:
+        yield picker_cluster(target.picker)
 
 
 def _host(host: Host, features: Features, settings: TranslateSettings, memo: Memo[bytes]) -> bytes:
@@ -88,6 +118,8 @@ def routes_of(entry: Entry, features: Features, settings: TranslateSettings) -> 
     action = entry.action
     if isinstance(action, Answer):
         return [_direct(entry.name, _match(entry.match), action)]
+    if isinstance(action, Redirection):
+        return [_redirect(entry, action)]
     if isinstance(action, ByModel):
         return [_by_model(entry, action, features, settings)]
     lost, routes = 0, []
@@ -146,6 +178,17 @@ def _direct(name: str, match: route.RouteMatch, answer: Answer) -> route.Route:
     )
 
 
+def _redirect(entry: Entry, action: Redirection) -> route.Route:
+    message = route.Route(
+        name=entry.name,
+        match=_match(entry.match),
+        redirect=redirect_action(action.filters, entry.match, (action.scheme, action.port)),
+        typed_per_filter_config={EXT_PROC_FILTER: any_of(extproc.disabled())},
+    )
+    _change_headers(message, action.filters)
+    return message
+
+
 def _by_model(
     entry: Entry, action: ByModel, features: Features, settings: TranslateSettings
 ) -> route.Route:
@@ -190,27 +233,23 @@ def _forward(
     forward = route.RouteAction(
         timeout=seconds(action.request_timeout),
         idle_timeout=seconds(settings.stream_idle_timeout),
-        retry_policy=_retries(action.try_timeout, features, settings),
+        retry_policy=_retries(action.retry or Retry(), action.try_timeout, features, settings),
     )
-    if action.strip_prefix:
-        # prefix_rewrite would leave "//v1" of "/pool/v1".
-        forward.regex_rewrite = matcher.RegexMatchAndSubstitute(
-            pattern=matcher.RegexMatcher(regex=f"^{re.escape(action.strip_prefix)}/*"),
-            substitution="/",
-        )
+    filters = action.filters
+    if host := host_of(filters):
+        forward.host_rewrite_literal = host
+    if filters.rewrite is not None and filters.rewrite.path is not None:
+        rewrite_path(forward, filters.rewrite.path, entry.match)
     message = route.Route(name=entry.name, match=_match(entry.match), route=forward)
-    if len(action.targets) == 1:
+    _change_headers(message, filters)
+    if len(action.targets) == 1 and action.targets[0].filters == NO_FILTERS:
         (target,) = action.targets
         forward.cluster = cluster_of(target)
-        message.typed_per_filter_config = {EXT_PROC_FILTER: _ext_proc(target, features, upgrade)}
+        message.typed_per_filter_config = _ext_proc(target, features, upgrade)
     else:
         forward.weighted_clusters = route.WeightedCluster(
             clusters=[
-                route.WeightedClusterClusterWeight(
-                    name=cluster_of(target),
-                    weight=weight,
-                    typed_per_filter_config={EXT_PROC_FILTER: _ext_proc(target, features, upgrade)},
-                )
+                _share(target, weight, features, upgrade)
                 for target, weight in zip(
                     action.targets, _shares([t.weight for t in action.targets], lost), strict=True
                 )
@@ -221,10 +260,39 @@ def _forward(
     return message
 
 
-def _ext_proc(target: Target, features: Features, upgrade: bool) -> Any:
+def _share(
+    target: Target, weight: int, features: Features, upgrade: bool
+) -> route.WeightedClusterClusterWeight:
+    message = route.WeightedClusterClusterWeight(
+        name=cluster_of(target),
+        weight=weight,
+        typed_per_filter_config=_ext_proc(target, features, upgrade),
+    )
+    _change_headers(message, target.filters)
+    if host := host_of(target.filters):
+        message.host_rewrite_literal = host
+    return message
+
+
+def _change_headers(
+    message: route.Route | route.WeightedClusterClusterWeight, filters: Filters
+) -> None:
+    request, response = filters.request_headers, filters.response_headers
+    message.request_headers_to_add = headers_to_add(request)
+    message.request_headers_to_remove = list(request.remove)
+    message.response_headers_to_add = headers_to_add(response)
+    message.response_headers_to_remove = list(response.remove)
+
+
+def _ext_proc(target: Target, features: Features, upgrade: bool) -> dict[str, Any]:
+    """Which picker is asked, and how: of the two filters one at most is at work."""
+    ours = any_of(extproc.disabled())
     if not isinstance(target, PoolTarget):
-        return any_of(extproc.disabled())
-    return any_of(extproc.per_route(target, features, upgrade=upgrade))
+        return {EXT_PROC_FILTER: ours}
+    asked = any_of(extproc.per_route(target, features, upgrade=upgrade))
+    if target.picker is None or not features.pool_pickers:
+        return {EXT_PROC_FILTER: asked}
+    return {EXT_PROC_FILTER: ours, POOL_PICKER_FILTER: asked}
 
 
 def _shares(weights: list[int], lost: int) -> list[int]:
@@ -243,19 +311,21 @@ def _shares(weights: list[int], lost: int) -> list[int]:
 
 
 def _retries(
-    try_timeout: float, features: Features, settings: TranslateSettings
+    retry: Retry, try_timeout: float, features: Features, settings: TranslateSettings
 ) -> route.RetryPolicy:
     """Walks down the picker's list, then to the fallback policy.
 
     A pod that answers 503 (its engine is dead or asleep) has not begun, so another may. A
     connection that is reset after the request was sent is not retried: the prompt may have run.
+    Further statuses are retried where a route says so; then a prompt may run twice.
     """
+    base = 0.010 if retry.backoff is None else retry.backoff
     policy = route.RetryPolicy(
         retry_on="connect-failure,refused-stream,reset-before-request,retriable-status-codes",
-        retriable_status_codes=[503],
-        num_retries=settings.retries,
+        retriable_status_codes=sorted({503, *retry.codes}),
+        num_retries=settings.retries if retry.attempts is None else retry.attempts,
         retry_back_off=route.RetryPolicyRetryBackOff(
-            base_interval=seconds(0.010), max_interval=seconds(0.100)
+            base_interval=seconds(max(base, 0.001)), max_interval=seconds(max(base, 0.001) * 10)
         ),
     )
     if try_timeout:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pools.attachment import OWN_PICKERS
 from pools.model import is_ip
 
 MEBIBYTE = 1024 * 1024
@@ -136,6 +137,9 @@ class TranslateSettings:
     """Proxies in front of Envoy whose X-Forwarded-For is believed."""
     cluster_domain: str = "cluster.local"
     """DNS domain in which the Services of HTTPRoutes are looked up."""
+    own_pickers: frozenset[str] = OWN_PICKERS
+    """Services that pools name in order to be served by our picker: ``name`` in any namespace, or
+    ``namespace/name``. Other Services are pickers of their own."""
 
     def __post_init__(self) -> None:
         if not is_ip(self.listen_address):

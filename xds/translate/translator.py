@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
 
+from pools.attachment import AttachedListener, Attacher, Attachments, ServiceRef
 from pools.model import (
     BackendKind,
     Endpoint,
     Gateway,
     GatewayListener,
-    HTTPRoute,
     InferencePool,
     ListenerProtocol,
     ObjectName,
+    Service,
+    ServicePort,
+    TlsCertificate,
     World,
 )
 from xds.resource import Resource
 from xds.snapshot import Snapshot
-from xds.translate.clusters import cluster_of_pool, cluster_of_service
-from xds.translate.endpoints import assignment
+from xds.translate.clusters import cluster_of_picker, cluster_of_pool, cluster_of_service
+from xds.translate.endpoints import assignment, assignment_of_service
 from xds.translate.extproc import picker_clusters
 from xds.translate.features import ALL, Features, missing
-from xds.translate.listeners import http_listener
+from xds.translate.listeners import Chain, http_listener
+from xds.translate.names import picker_cluster, service_cluster
 from xds.translate.pack import Memo
 from xds.translate.routes import route_configuration
+from xds.translate.rules import Attached, Backends, Listens
 from xds.translate.settings import SocketAddress, TranslateSettings
-from xds.translate.table import PoolTarget, ServiceTarget, Table, table_for, table_of_pools
+from xds.translate.table import ServiceTarget, Table
+from xds.translate.virtual_hosts import table_for, table_of_pools
 
 DEFAULT_GATEWAY = "default"
 """Name of the listener set that exists when no Gateway is described."""
@@ -51,6 +56,7 @@ class Translator:
 
     def __init__(self, settings: TranslateSettings) -> None:
         self.settings = settings
+        self._attacher = Attacher(settings.own_pickers)
         self._bytes: Memo[bytes] = Memo()
         self._resources: Memo[Resource] = Memo()
         self._tables: Memo[Table] = Memo()
@@ -66,69 +72,97 @@ class Translator:
     ) -> Snapshot:
         """The configuration for the Envoys of ``gateway``; without one, a single listener that
         serves every route."""
+        attachments = self._attacher.attach(world)
         notes = list(missing(features))
         resources = []
-        pools: set[ObjectName] = set()
-        services: set[ServiceTarget] = set()
-        for port, listeners in _by_port(gateway, self.settings, notes).items():
-            table = self._table(world, gateway, port, listeners, features)
-            notes.extend(table.notes)
-            for target in table.targets():
-                if isinstance(target, PoolTarget):
-                    pools.add(target.pool)
-                else:
-                    services.add(replace(target, weight=1))
+        targets = _Targets()
+        origin = str(gateway.origin or f"Gateway {gateway.name}") if gateway else "default"
+        for port, listeners in _by_port(gateway, attachments, self.settings).items():
             name = f"{gateway.name if gateway else DEFAULT_GATEWAY}/{port}"
-            origin = str(gateway.origin or f"Gateway {gateway.name}") if gateway else "default"
-            resources.append(self._listener(name, port, features, origin))
-            resources.append(self._routes(name, table, features, origin))
+            chains = tuple(_chains(name, listeners))
+            for chain, serving in chains:
+                table = self._table(world, attachments, gateway, port, listeners, serving, features)
+                notes.extend(table.notes)
+                targets.add(table)
+                resources.append(self._routes(chain.routes, table, features, origin))
+            resources.append(
+                self._listener(
+                    name, port, [chain for chain, _ in chains], features, origin, world.of_cluster
+                )
+            )
+            targets.certificates.update(
+                (one.name, one) for listener in listeners for one in listener.certificates
+            )
         resources += self._pickers
         if self.settings.trace_collector is not None and features.traces:
             resources.append(self._collector(self.settings.trace_collector))
-        for pool in sorted(pools):
+        for pool in sorted(targets.pools):
             resources.append(self._cluster(world.pools[pool], features))
             resources.append(self._assignment(world.pools[pool], world.endpoints_of(pool)))
-        resources += [
-            self._service(service)
-            for service in sorted(services, key=lambda s: (s.service, s.port))
-        ]
+        for service, number in sorted(targets.services):
+            resources += self._service(service, number, world.services.get(service))
+        for picker in sorted(targets.pickers):
+            resources += self._picker(picker, world.services[picker.name])
+        resources += [self._secret(one) for one in targets.certificates.values()]
         notes.extend(_unused(world))
-        notes.extend(_unattached(world))
+        notes.extend(_unattached(world, attachments))
+        if gateway is not None:
+            notes.extend(_unserved(gateway, attachments, origin))
         return Snapshot.of(resources, cause=cause, notes=dict.fromkeys(notes))
 
     def _table(
         self,
         world: World,
+        attachments: Attachments,
         gateway: Gateway | None,
         port: int,
-        listeners: tuple[GatewayListener, ...],
+        listeners: Sequence[AttachedListener],
+        serving: str | None,
         features: Features,
     ) -> Table:
-        pools = tuple(world.pools.items())
-        if not world.routes:
-            by_model = features.early_header_mutation
+        backends = Backends(world.pools, attachments.pools)
+        by_model = features.early_header_mutation
+        if not world.routes and not (world.of_cluster and gateway):
             return self._tables.get(
                 ("pools alone", by_model),
-                pools,
-                lambda: table_of_pools(world.pools, by_model=by_model),
+                backends,
+                lambda: table_of_pools(backends, by_model=by_model),
             )
-        key = (gateway.name if gateway else None, port)
+        plain = tuple(one.listener for one in listeners)
+        names = frozenset(one.name for one in plain)
         attached = tuple(
-            (route, sections)
-            for route in world.routes
-            if (sections := _sections(route, gateway, listeners))
+            Attached(one.route, sections, one.lost, one.refused)
+            for one in attachments.routes.values()
+            if (sections := names & one.sections(gateway.name) if gateway else names)
         )
+        listens = Listens(port, _scheme(plain), by_model=by_model)
         return self._tables.get(
-            key,
-            (listeners, attached, pools),
-            lambda: table_for(listeners, attached, world.pools),
+            (gateway.name if gateway else None, port, serving, by_model),
+            (plain, attached, backends),
+            lambda: table_for(plain, attached, backends, listens, serving),
         )
 
-    def _listener(self, name: str, port: int, features: Features, origin: str) -> Resource:
+    def _listener(
+        self,
+        name: str,
+        port: int,
+        chains: Sequence[Chain],
+        features: Features,
+        origin: str,
+        pool_pickers: bool,
+    ) -> Resource:
         return self._resources.get(
             ("listener", name, features),
-            (port, origin),
-            lambda: http_listener(name, port, name, features, self.settings, origin=origin),
+            (port, chains, origin, pool_pickers),
+            lambda: http_listener(
+                name,
+                port,
+                chains,
+                features,
+                self.settings,
+                pool_pickers=pool_pickers,
+                origin=origin,
+            ),
         )
 
     def _routes(self, name: str, table: Table, features: Features, origin: str) -> Resource:
@@ -159,48 +193,93 @@ class Translator:
             lambda: assignment(pool, endpoints),
         )
 
-    def _service(self, target: ServiceTarget) -> Resource:
-        return self._resources.get(
-            target, (), lambda: cluster_of_service(target.service, target.port, self.settings)
+    def _service(
+        self, name: ObjectName, number: int, service: Service | None
+    ) -> Iterator[Resource]:
+        known = service.port(number) if service is not None else None
+        yield self._resources.get(
+            ("service", name, number),
+            known.app_protocol if known else None,
+            lambda: cluster_of_service(name, number, known, self.settings),
         )
+        if known is not None:
+            yield self._answering(service_cluster(name, number), known, f"Service {name}")
+
+    def _picker(self, picker: ServiceRef, service: Service) -> Iterator[Resource]:
+        known = service.port(picker.port)
+        assert known is not None, "or it would not be attached"
+        yield self._resources.get(
+            ("picker", picker), known.app_protocol, lambda: cluster_of_picker(picker, known)
+        )
+        yield self._answering(picker_cluster(picker), known, f"Service {picker.name}")
+
+    def _answering(self, cluster: str, port: ServicePort, origin: str) -> Resource:
+        return self._resources.get(
+            ("answering", cluster),
+            port.addresses,
+            lambda: assignment_of_service(cluster, port, origin),
+        )
+
+    def _secret(self, certificate: TlsCertificate) -> Resource:
+        from xds.translate.certificates import secret_of
+
+        return self._resources.get(
+            ("certificate", certificate.name), certificate, lambda: secret_of(certificate)
+        )
+
+
+class _Targets:
+    """All that the tables of a Gateway lead to."""
+
+    def __init__(self) -> None:
+        self.pools: set[ObjectName] = set()
+        self.services: set[tuple[ObjectName, int]] = set()
+        self.pickers: set[ServiceRef] = set()
+        self.certificates: dict[ObjectName, TlsCertificate] = {}
+
+    def add(self, table: Table) -> None:
+        for target in table.targets():
+            if isinstance(target, ServiceTarget):
+                self.services.add((target.service, target.port))
+                continue
+            self.pools.add(target.pool)
+            if target.picker is not None:
+                self.pickers.add(target.picker)
 
 
 def _by_port(
-    gateway: Gateway | None, settings: TranslateSettings, notes: list[str]
-) -> dict[int, tuple[GatewayListener, ...]]:
-    """The listeners that can be served, by port."""
+    gateway: Gateway | None, attachments: Attachments, settings: TranslateSettings
+) -> dict[int, tuple[AttachedListener, ...]]:
+    """The listeners that are served, by port."""
     if gateway is None:
-        return {settings.listen_port: (GatewayListener("default", settings.listen_port),)}
-    ports: dict[int, tuple[GatewayListener, ...]] = {}
-    for one in gateway.listeners:
-        if one.protocol is not ListenerProtocol.HTTP:
-            notes.append(
-                f"{gateway.origin or f'Gateway {gateway.name}'}: listener {one.name} is left out: "
-                f"{one.protocol} needs a certificate, and none can be given yet; use HTTP behind "
-                "something that ends TLS"
-            )
-            continue
-        ports[one.port] = (*ports.get(one.port, ()), one)
+        only = GatewayListener("default", settings.listen_port)
+        return {settings.listen_port: (AttachedListener(only, served=True),)}
+    ports: dict[int, tuple[AttachedListener, ...]] = {}
+    for one in attachments.gateways[gateway.name].served:
+        ports[one.listener.port] = (*ports.get(one.listener.port, ()), one)
     return ports
 
 
-def _sections(
-    route: HTTPRoute, gateway: Gateway | None, listeners: Iterable[GatewayListener]
-) -> frozenset[str]:
-    """The names of those listeners that the route attaches to. Without Gateways every route
-    attaches, whatever Gateway it names: the one there would be is this one."""
-    return frozenset(
-        listener.name
-        for listener in listeners
-        if gateway is None
-        or not route.parents
-        or any(
-            parent.gateway == gateway.name
-            and parent.section in (None, listener.name)
-            and parent.port in (None, listener.port)
-            for parent in route.parents
+def _chains(name: str, listeners: Sequence[AttachedListener]) -> Iterator[tuple[Chain, str | None]]:
+    """The chains of a port, each with the listener that it serves; None: all."""
+    if _scheme([one.listener for one in listeners]) == "http":
+        yield Chain(name), None
+        return
+    for one in listeners:
+        certificates = tuple(certificate.name for certificate in one.certificates)
+        yield (
+            Chain(f"{name}/{one.listener.name}", _server_name(one.listener), certificates),
+            one.listener.name,
         )
-    )
+
+
+def _server_name(listener: GatewayListener) -> str | None:
+    return listener.hostname.lower() if listener.hostname else None
+
+
+def _scheme(listeners: Sequence[GatewayListener]) -> str:
+    """Of a port; listeners with different ones are not served."""
+    return "https" if listeners[0].protocol is ListenerProtocol.HTTPS else "http"
 
 
 def _unused(world: World) -> Iterable[str]:
@@ -222,21 +301,39 @@ def _unused(world: World) -> Iterable[str]:
             )
 
 
-def _unattached(world: World) -> Iterable[str]:
+def _unattached(world: World, attachments: Attachments) -> Iterable[str]:
     """Routes that no listener of any Gateway takes."""
     if not world.gateways:
         return
-    for route in world.routes:
-        if any(_sections(route, gateway, gateway.listeners) for gateway in world.gateways):
+    there = ", ".join(str(gateway.name) for gateway in world.gateways)
+    for attached in attachments.routes.values():
+        if any(parent.sections for parent in attached.parents):
             continue
-        wanted = ", ".join(
-            f"{parent.gateway}"
-            + (f" listener {parent.section}" if parent.section else "")
-            + (f" port {parent.port}" if parent.port else "")
-            for parent in route.parents
-        )
-        there = ", ".join(str(gateway.name) for gateway in world.gateways)
+        route = attached.route
+        told = [
+            condition.message
+            for parent in attached.parents
+            for condition in parent.conditions
+            if condition.type == "Accepted" and condition.message
+        ]
+        if not told:
+            wanted = ", ".join(str(parent.gateway) for parent in route.parents) or "nothing"
+            told = [f"parentRefs name {wanted}; the Gateways are: {there}"]
         yield (
-            f"{route.origin or f'HTTPRoute {route.name}'}: parentRefs name {wanted}, which is not "
-            f"there, so the route serves nothing; the Gateways are: {there}"
+            f"{route.origin or f'HTTPRoute {route.name}'}: it serves nothing: "
+            f"{'; '.join(dict.fromkeys(told))}"
         )
+
+
+def _unserved(gateway: Gateway, attachments: Attachments, origin: str) -> Iterable[str]:
+    """Listeners that take no requests, and certificates that are not shown."""
+    for one in attachments.gateways[gateway.name].listeners:
+        told = [
+            condition.message
+            for condition in one.conditions
+            if condition.message and condition.status is (condition.type == "Conflicted")
+        ]
+        if not told:
+            continue
+        what = "has a problem" if one.served else "is not served"
+        yield f"{origin}: listener {one.listener.name} {what}: {'; '.join(dict.fromkeys(told))}"
