@@ -12,7 +12,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
-from extproc.signals.scraper import Fetch, ScrapeError
+from extproc.signals.fetch import ScrapeError
+from extproc.signals.scraper import Fetch
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import asyncio
 import msgspec
 
 from extproc.model_index import ModelIndex
-from extproc.signals.scraper import HttpFetch, ScrapeError
+from extproc.signals.fetch import HttpFetch, ScrapeError
 
 PATH = "/v1/models"
 TIMEOUT = 2.0

@@ -14,29 +14,17 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-import aiohttp
 import structlog
 
 from extproc.endpoint_loops import EndpointLoops
 from extproc.scheduling.signals import Signals
 from extproc.signals.engines import Engine, engine_of
+from extproc.signals.fetch import ScrapeError
 
 log = structlog.get_logger(__name__)
 
 WORTH_TELLING = 3
 """Failures in a row after which the log says so, once."""
-MAX_PAGE_BYTES = 8 * 1024 * 1024
-
-
-class ScrapeError(Exception):
-    """The endpoint did not give a page of metrics.
-
-    ``alive`` tells whether it answered at all: a server without metrics is not a dead one.
-    """
-
-    def __init__(self, message: str, *, alive: bool) -> None:
-        super().__init__(message)
-        self.alive = alive
 
 
 class SignalSink(Protocol):
@@ -159,43 +147,3 @@ class Scraper:
                 log.exception("scrape loop error", endpoint=key)
                 self._sink.scrape_failed(key, f"{type(error).__name__}: {error}", True, clock())
             await asyncio.sleep(delay_before_next(settings, len(self._loops), failures, self._rng))
-
-
-class HttpFetch:
-    """Fetches pages over kept-alive connections, between :meth:`open` and :meth:`close`."""
-
-    def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None
-
-    async def open(self) -> None:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=75, use_dns_cache=False),
-            timeout=aiohttp.ClientTimeout(total=None),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Accept": "text/plain", "Accept-Encoding": "identity"},
-            trust_env=False,
-        )
-
-    async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
-
-    async def __call__(self, url: str) -> bytes:
-        if self._session is None:
-            raise RuntimeError("HttpFetch is not open")
-        try:
-            async with self._session.get(url, allow_redirects=False) as response:
-                if response.status != 200:
-                    raise ScrapeError(
-                        f"{url} answered {response.status}", alive=response.status < 500
-                    )
-                page = await response.content.read(MAX_PAGE_BYTES + 1)
-                while len(page) <= MAX_PAGE_BYTES and not response.content.at_eof():
-                    more = await response.content.read(MAX_PAGE_BYTES + 1 - len(page))
-                    page += more
-                if len(page) > MAX_PAGE_BYTES:
-                    raise ScrapeError(f"{url} is larger than {MAX_PAGE_BYTES} bytes", alive=True)
-                return page
-        except (aiohttp.ClientError, OSError) as error:
-            raise ScrapeError(f"{url}: {error or type(error).__name__}", alive=False) from error

@@ -14,7 +14,7 @@ from extproc.endpoint_health import EndpointHealth, Fault, HealthPolicy, Standin
 from extproc.fleet import Fleet
 from extproc.polling import Poller
 from extproc.scheduling.profiles import PROFILES
-from extproc.signals.scraper import ScrapeError
+from extproc.signals.fetch import ScrapeError
 from pools.model import Endpoint, InferencePool, ObjectName, World
 
 POOL = ObjectName("default", "llama")

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from extproc.model_index import ModelIndex
 from extproc.served_models import ServedModels, model_names
-from extproc.signals.scraper import HttpFetch
+from extproc.signals.fetch import HttpFetch
 from pools.model import Endpoint, InferencePool, ObjectName, World
 
 POOL = ObjectName("default", "llama")

@@ -13,13 +13,8 @@ import pytest
 from aiohttp import web
 
 from extproc.scheduling.signals import Signals
-from extproc.signals.scraper import (
-    HttpFetch,
-    ScrapeError,
-    Scraper,
-    ScrapeSettings,
-    delay_before_next,
-)
+from extproc.signals.fetch import HttpFetch, ScrapeError
+from extproc.signals.scraper import Scraper, ScrapeSettings, delay_before_next
 
 SETTINGS = ScrapeSettings(interval=0.2, timeout=1.0, max_backoff=5.0)
 
