@@ -189,7 +189,7 @@ def application(
         return _Json({"endpoints": sorted(rows, key=lambda row: str(row["endpoint"]))})
 
     async def queues(request: Request) -> Response:
-        if admission is None:
+        if admission is None or not admission.on:
             return _Json({"admission": "off", "queues": []})
         return _Json({"admission": "on", "queues": queue_rows(admission, clock())})
 

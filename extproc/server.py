@@ -16,7 +16,6 @@ from extproc.access_log import AccessLog
 from extproc.active_checks import ActiveChecks
 from extproc.admission.admitting_picker import AdmittingPicker
 from extproc.admission.scrapes import AdmittingSink
-from extproc.admission.settings import AdmissionSettings
 from extproc.admission.views import AdmissionCollector
 from extproc.config import PickerConfig, TransportKind
 from extproc.debug import application
@@ -32,6 +31,7 @@ from extproc.model_index import ModelIndex
 from extproc.model_list import ModelList
 from extproc.polling import Poller
 from extproc.profiles import ProfilesFile, builtin
+from extproc.profiles.admission import MOST_SECONDS
 from extproc.request_log import RequestLog
 from extproc.scheduling.load import Load
 from extproc.served_models import ServedModels
@@ -94,22 +94,24 @@ class EndpointPickerServer:
         on_end: list[Callable[[DecisionRecord], None]] = []
         if self._request_log is not None:
             on_end.append(self._request_log.ended)
-        self._admission_settings = profiles.admission or config.admission
+        waiting = profiles.admission or config.admission
+        # A file that is silent about admission today may turn it on tomorrow.
+        may_wait = waiting is not None or self._profiles is not None
         self.director = Director(
             fleet,
             in_flight_expiry=config.in_flight_expiry,
             endpoints_per_pick=config.endpoints_per_pick,
             remembered=config.remembered_decisions,
             clock=clock,
-            on_end=_tell_all(on_end) if on_end or self._admission_settings else None,
+            on_end=_tell_all(on_end) if on_end or may_wait else None,
             models=ModelIndex(expects_reports=config.models_interval > 0),
             explains=config.explain_header,
         )
         self.admission: AdmittingPicker | None = None
-        """Who waits; None: nobody ever does."""
+        """Who waits; None: nobody ever will."""
         scrapes: SignalSink = fleet
-        if self._admission_settings is not None:
-            self.admission = AdmittingPicker(self.director, self._admission_settings, clock)
+        if may_wait:
+            self.admission = AdmittingPicker(self.director, waiting, clock)
             on_end.append(self.admission.ended)
             scrapes = AdmittingSink(fleet, self.admission)
         self.health = Health()
@@ -169,7 +171,7 @@ class EndpointPickerServer:
                 self._request_log.start()
             exchanges = ExternalProcessor(
                 ModelList(self._traced(self.admission or self.director), self.director),
-                _with_time_to_wait(config.exchange, self._admission_settings),
+                self._with_time_to_wait(config.exchange),
                 self.director.metrics.refused,
             )
             services = {
@@ -264,6 +266,16 @@ class EndpointPickerServer:
         self._traces = Traces(config.trace_collector, config.trace_share)
         return TracedPicker(picker, self._traces)
 
+    def _with_time_to_wait(self, exchange: ExchangeSettings) -> ExchangeSettings:
+        """A pick may take as long as a request may wait for it."""
+        waiting = self.config.admission
+        # What a file allows may change, what exchanges allow may not.
+        longest = MOST_SECONDS if self._profiles else waiting.max_ttl if waiting else 0.0
+        if not longest:
+            return exchange
+        timeout = max(exchange.pick_timeout, longest + PICK_SLACK)
+        return dataclasses.replace(exchange, pick_timeout=timeout)
+
     async def _serve(self, services: Services, address: str, tls: TlsFiles | None) -> None:
         if self.config.transport is TransportKind.NATIVE:
             from extproc.transport.native import serve_native
@@ -304,12 +316,8 @@ class EndpointPickerServer:
     async def _follow_profiles(self, file: ProfilesFile) -> None:
         async for profiles in file.changes():
             self.director.fleet.use(profiles.for_pool, profiles.load)
-            if (profiles.admission or self.config.admission) != self._admission_settings:
-                log.warning(
-                    "admission has changed in the file; it takes effect when the picker is started "
-                    "again",
-                    file=str(self.config.profiles),
-                )
+            if self.admission is not None:
+                self.admission.use(profiles.admission or self.config.admission)
             log.info(
                 "profiles taken over", file=str(self.config.profiles), default=profiles.default
             )
@@ -358,13 +366,3 @@ def _tell_all(
             listener(record)
 
     return tell
-
-
-def _with_time_to_wait(
-    exchange: ExchangeSettings, admission: AdmissionSettings | None
-) -> ExchangeSettings:
-    """A pick may take as long as a request may wait for it."""
-    if admission is None:
-        return exchange
-    longest = max(exchange.pick_timeout, admission.max_ttl + PICK_SLACK)
-    return dataclasses.replace(exchange, pick_timeout=longest)

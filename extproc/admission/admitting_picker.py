@@ -118,6 +118,8 @@ class AdmittingPicker:
             # Their ends are of no interest: should it be turned on again, all flows begin anew.
             self._dispatched.clear()
             return
+        if self.on and settings == self.settings:
+            return
         self.on, self.settings = True, settings
         for gate in self._gates.values():
             gate.saturation.use(settings.saturation)
@@ -130,8 +132,10 @@ class AdmittingPicker:
     def pick(
         self, request: InferenceRequest, answer: Callable[[Outcome], None]
     ) -> Callable[[], None]:
+        if not self.on:
+            return self.director.pick(request, answer)
         view = self.director.view_of(request)
-        if isinstance(view, Refused) or not self.on:
+        if isinstance(view, Refused):
             answer(self.director.decide(request).outcome)
             return nothing_to_withdraw
         gate = self._gates.get(view.name) or self._gate(view)

@@ -13,10 +13,11 @@ from extproc.admission.settings import (
 from extproc.profiles.reading import KnownFields, number, strict
 from pools.manifests.fields import choice, integer, list_of
 
-_MOST_SECONDS = 3600.0
+MOST_SECONDS = 3600.0
+"""That a file may let a request wait."""
 _MOST = 1 << 40
 
-_seconds = number(0.001, _MOST_SECONDS)
+_seconds = number(0.001, MOST_SECONDS)
 _share = number(0.001, 1)
 
 
@@ -40,7 +41,7 @@ def read_admission(fields: KnownFields) -> AdmissionSettings:
             max_bytes=fields.optional("maxBytes", integer(0, _MOST), default.max_bytes),
             max_ttl=fields.optional("maxTtlSeconds", _seconds, default.max_ttl),
             no_endpoints_ttl=fields.optional(
-                "noEndpointsTtlSeconds", number(0, _MOST_SECONDS), default.no_endpoints_ttl
+                "noEndpointsTtlSeconds", number(0, MOST_SECONDS), default.no_endpoints_ttl
             ),
             output_weight=fields.optional("outputWeight", number(0, 1000), default.output_weight),
         )

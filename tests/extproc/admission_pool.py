@@ -70,6 +70,8 @@ class AdmissionPool:
         self.now = 1000.0
         self.overshoots: list[Sent] = []
         """Those that were let in though the pool was full (where concurrency tells)."""
+        self.settings: AdmissionSettings | None
+        """None: admission is off."""
         self.settings = settings or AdmissionSettings(ConcurrencySettings(capacity))
         self.director = Director(
             Fleet(lambda pool: PROFILES["least-load"]()),
@@ -84,6 +86,11 @@ class AdmissionPool:
     def update(self, *pods: Endpoint, pools: tuple[ObjectName, ...] = (POOL,)) -> None:
         self.director.update(world(*pods, pools=pools))
         self.picker.updated()
+
+    def use(self, settings: AdmissionSettings | None) -> None:
+        """The profiles file has changed."""
+        self.settings = settings
+        self.picker.use(settings)
 
     def scrape(self, waiting: int = 0, kv_usage: float = 0.0, only: str | None = None) -> None:
         keys = [key for key in self.director.fleet.members if only in (None, key)]
@@ -141,20 +148,30 @@ class AdmissionPool:
 
     @property
     def capacity(self) -> float:
-        saturation = self.settings.saturation
-        if not isinstance(saturation, ConcurrencySettings):
+        settings = self.settings
+        if settings is None or not isinstance(settings.saturation, ConcurrencySettings):
             return math.inf
-        limit = saturation.max_concurrency * (1 + self.settings.headroom)
+        limit = settings.saturation.max_concurrency * (1 + settings.headroom)
         return limit * len(self.director.fleet.members)
 
     def abort(self, sent: Sent) -> None:
         """The client of a routed request hung up before any endpoint answered."""
         self.picker.settle(Completed(sent.routed.pick_id))
 
-    def end(self, sent: Sent, **told: int) -> None:
+    def end(
+        self, sent: Sent, prompt_tokens: int | None = None, completion_tokens: int | None = None
+    ) -> None:
         """A routed request was served."""
         routed = sent.routed
-        self.picker.settle(Completed(routed.pick_id, code=200, served=routed.endpoints[0], **told))
+        self.picker.settle(
+            Completed(
+                routed.pick_id,
+                code=200,
+                served=routed.endpoints[0],
+                prompt_tokens=prompt_tokens,
+                completion_tokens=completion_tokens,
+            )
+        )
 
     def wait(self, seconds: float, step: float = 0.05) -> None:
         """Let time pass, with the timer running."""

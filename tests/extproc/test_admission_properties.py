@@ -13,13 +13,23 @@ from extproc.admission.settings import (
     Fairness,
     Order,
 )
-from extproc.request import Routed
+from extproc.request import Refused, Routed
 from tests.extproc.admission_pool import OBJECTIVES, AdmissionPool, Sent, endpoints
 
 CAPACITY = 2
 MAX_REQUESTS, MAX_BYTES = 6, 600
 BAND_REQUESTS, BAND_BYTES = 4, 400
 TTL, NO_ENDPOINTS_TTL = 3.0, 1.0
+
+
+def configured(fairness: Fairness, order: Order, capacity: int, ttl: float) -> AdmissionSettings:
+    return AdmissionSettings(
+        ConcurrencySettings(capacity),
+        default_band=BandSettings(1.0, BAND_REQUESTS, BAND_BYTES, ttl, fairness, order),
+        max_requests=MAX_REQUESTS,
+        max_bytes=MAX_BYTES,
+        no_endpoints_ttl=NO_ENDPOINTS_TTL,
+    )
 
 
 class Admission(RuleBasedStateMachine):
@@ -31,17 +41,7 @@ class Admission(RuleBasedStateMachine):
 
     @initialize(fairness=st.sampled_from(Fairness), order=st.sampled_from(Order))
     def begin(self, fairness: Fairness, order: Order) -> None:
-        band = BandSettings(1.0, BAND_REQUESTS, BAND_BYTES, TTL, fairness, order)
-        self.pool = AdmissionPool(
-            2,
-            settings=AdmissionSettings(
-                ConcurrencySettings(CAPACITY),
-                default_band=band,
-                max_requests=MAX_REQUESTS,
-                max_bytes=MAX_BYTES,
-                no_endpoints_ttl=NO_ENDPOINTS_TTL,
-            ),
-        )
+        self.pool = AdmissionPool(2, settings=configured(fairness, order, CAPACITY, TTL))
         self.pods = 2
 
     def waiting(self) -> list[Sent]:
@@ -66,7 +66,7 @@ class Admission(RuleBasedStateMachine):
     def arrive(self, objective: str, flow: str, body: int, timeout: str | None) -> None:
         sent = self.pool.send(objective, flow, body=body, timeout=timeout)
         self.sent.append(sent)
-        if OBJECTIVES[objective] < 0:
+        if OBJECTIVES[objective] < 0 or self.pool.settings is None:
             assert not sent.waits
 
     @precondition(lambda self: self.sent)
@@ -109,6 +109,34 @@ class Admission(RuleBasedStateMachine):
         self.pool.scrape()
         self.check_priority(before)
 
+    @rule(
+        fairness=st.sampled_from(Fairness),
+        order=st.sampled_from(Order),
+        capacity=st.integers(1, 4),
+        ttl=st.sampled_from([0.5, TTL, 20.0]),
+    )
+    def reload(self, fairness: Fairness, order: Order, capacity: int, ttl: float) -> None:
+        before = self.waiting()
+        self.pool.use(configured(fairness, order, capacity, ttl))
+        self.check_priority(before)
+
+    @rule()
+    def turn_off(self) -> None:
+        self.pool.use(None)
+        assert not self.waiting()
+        assert self.pool.picker.dispatched == 0
+
+    @rule()
+    def lose_track_of_all_ends(self) -> None:
+        """The access log went silent: requests under way expire."""
+        before = self.waiting()
+        self.pool.now += 901
+        lost = self.under_way()
+        self.pool.director.expire()
+        self.ended.update(lost)
+        self.pool.picker.tick()
+        self.check_priority([one for one in before if not one.answers or not refused(one)])
+
     def check_priority(self, before: list[Sent]) -> None:
         """Of those who waited, nobody was let in before one of higher priority."""
         let_in = [one for one in before if not one.waits]
@@ -146,7 +174,7 @@ class Admission(RuleBasedStateMachine):
         members = self.pool.director.fleet.members.values()
         in_flight = sum(member.candidate.in_flight for member in members)
         if self.waiting() and self.pods:
-            assert in_flight >= CAPACITY * self.pods
+            assert in_flight >= self.pool.capacity
         assert not self.pool.overshoots
 
     @invariant()
@@ -173,6 +201,10 @@ class Admission(RuleBasedStateMachine):
         for state in pool.picker.states():
             for band in state.bands:
                 assert all(flow.in_flight == 0 for flow in band.flows)
+
+
+def refused(sent: Sent) -> bool:
+    return isinstance(sent.answers[0], Refused)
 
 
 TestAdmission = Admission.TestCase

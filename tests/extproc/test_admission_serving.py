@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
@@ -183,9 +183,7 @@ async def test_a_server_whose_file_has_the_section_lets_requests_wait_until_it_s
     server = server_with(tmp_path, section)
     await server.start()
     try:
-        async with asyncio.timeout(10):
-            while not server.health.ready:  # noqa: ASYNC110 # nobody sets an event
-                await asyncio.sleep(0.01)
+        await until(lambda: server.health.ready)
         admission = server.admission
         assert admission is not None
         answers: list[Outcome] = []
@@ -204,8 +202,50 @@ async def test_a_server_whose_file_has_the_section_lets_requests_wait_until_it_s
     assert (len(answers), last.reason) == (3, "shutting-down")
 
 
-def test_a_server_without_it_has_nothing_on_the_way(tmp_path: Path) -> None:
-    async def made() -> EndpointPickerServer:
-        return server_with(tmp_path, "")
+async def test_a_server_without_a_file_has_nothing_on_the_way() -> None:
+    server = EndpointPickerServer(OneWorld(), PickerConfig("127.0.0.1:0", None, None))
+    assert server.admission is None
 
-    assert asyncio.run(made()).admission is None
+
+async def test_an_edit_of_the_file_turns_it_on_changes_it_and_turns_it_off(tmp_path: Path) -> None:
+    server = server_with(tmp_path, "")
+    file = tmp_path / "profiles.yaml"
+    await server.start()
+    try:
+        admission = server.admission
+        assert admission is not None
+        assert not admission.on
+        await until(lambda: server.health.ready)
+        answers: list[Outcome] = []
+
+        def ask() -> None:
+            request = InferenceRequest("r", POOL, "/v1/completions", "POST", {}, model="m")
+            admission.pick(request, answers.append)
+
+        ask()
+        file.write_text(f"{HEAD}admission:\n  saturation: {{concurrency: {{maxConcurrency: 1}}}}\n")
+        await until(lambda: admission.on)
+        for _ in range(3):
+            ask()
+        assert len(answers) == 1, "what is under way from before counts"
+        file.write_text(f"{HEAD}admission:\n  saturation: {{concurrency: {{maxConcurrency: 2}}}}\n")
+        await until(lambda: len(answers) == 2)
+        file.write_text(f"{HEAD}admission: {{headrom: 1}}\n")
+        await until(lambda: server._profiles is not None and bool(server._profiles.problems))
+        assert admission.usage.requests == 2, "a mistake changes nothing"
+        file.write_text(HEAD)
+        await until(lambda: not admission.on)
+        assert len(answers) == 4
+        ask()
+        for outcome in answers:
+            assert isinstance(outcome, Routed)
+            server.director.settle(Completed(outcome.pick_id, code=200))
+        assert len(server.director.ledger) == admission.dispatched == 0
+    finally:
+        await server.stop(0)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 # nobody sets an event
+            await asyncio.sleep(0.01)
