@@ -1,4 +1,4 @@
-"""Requests to the API server: documents, and streams of watch events."""
+"""Requests to the API server: documents to read and to write, and streams of watch events."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ ANSWER_LIMIT = 30.0
 """Seconds without a byte after which a list is given up."""
 LINE_LIMIT = 32 * 1024 * 1024
 """Bytes of one watch event. etcd's default limit for an object is 1.5 MB."""
+JSON = "application/json"
+MERGE_PATCH = "application/merge-patch+json"
+OK = (200, 201)
 KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 """A watch is silent for long; these find out within half a minute that the other end is gone."""
 
@@ -82,7 +85,15 @@ class Connection:
 
     async def get(self, path: str, parameters: Mapping[str, str] | None = None) -> bytes:
         """The document at ``path``. Raises ApiError or UnreachableError."""
-        async with self._request(path, parameters or {}, ANSWER_LIMIT) as response:
+        async with self._request("GET", path, parameters or {}, ANSWER_LIMIT) as response:
+            return await response.read()
+
+    async def send(self, method: str, path: str, body: bytes, content_type: str = JSON) -> bytes:
+        """Write something (POST, PUT or PATCH), and return what the server made of it. Raises
+        ApiError or UnreachableError; after the latter it may or may not have been written."""
+        async with self._request(
+            method, path, {}, ANSWER_LIMIT, body, {"Content-Type": content_type}
+        ) as response:
             return await response.read()
 
     async def watch(
@@ -93,7 +104,7 @@ class Connection:
         ``silence``: seconds without a byte after which it is given up. Raises ApiError or
         UnreachableError.
         """
-        async with self._request(path, parameters, silence) as response:
+        async with self._request("GET", path, parameters, silence) as response:
             yield b""
             rest = b""
             async for chunk in response.content.iter_any():
@@ -106,23 +117,31 @@ class Connection:
 
     @asynccontextmanager
     async def _request(
-        self, path: str, parameters: Mapping[str, str], silence: float
+        self,
+        method: str,
+        path: str,
+        parameters: Mapping[str, str],
+        silence: float,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         assert self._session is not None, "not entered"
         try:
             access = await self._credentials.access()
             self.url = access.url
-            async with self._session.get(
+            async with self._session.request(
+                method,
                 access.url + path,
                 params=parameters,
-                headers=access.headers,
+                data=body,
+                headers={**access.headers, **(headers or {})},
                 ssl=access.tls,
                 server_hostname=access.server_name,
                 proxy=access.proxy,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_LIMIT, sock_read=silence),
             ) as response:
-                if response.status != 200:
+                if response.status not in OK:
                     raise await _api_error(response)
                 yield response
         except ApiError as error:
