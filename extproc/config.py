@@ -37,6 +37,8 @@ class PickerConfig:
     """Health alone, for probes; None: only on ``address``."""
     http_address: str | None = "127.0.0.1:9090"
     """Debug pages and metrics, which show the whole configuration; None: not served."""
+    http_names: tuple[str, ...] = ()
+    """Host names, beside localhost, under which browsers may ask for the debug pages."""
     transport: TransportKind = TransportKind.NATIVE
     tls: TlsFiles | None = None
     """For ``address``. Probes on ``health_address`` are always plain."""

@@ -140,6 +140,14 @@ class DecisionRecord(msgspec.Struct, eq=False):
         return shown
 
 
+_BEFORE_THE_PROFILE = {
+    "subset": "the gateway allows only others",
+    "not-draining": "it is draining",
+    "healthy": "it failed too often of late, and gets no picks or a share of them",
+}
+"""Why the steps that every profile shares leave somebody out."""
+
+
 def _steps(details: Details) -> list[dict[str, object]]:
     """Each step with whom it kept, whom it removed, and why."""
     everybody = [c.key for c in details.candidates]
@@ -155,7 +163,8 @@ def _steps(details: Details) -> list[dict[str, object]]:
             before[stage] = [key for key in given if key in keys]
         else:
             step["note"] = "kept nothing"
-        if len(keys) < len(given) and (why := details.decision.reasons.get(name)):
+        why = details.decision.reasons.get(name) or _BEFORE_THE_PROFILE.get(name)
+        if why and len(keys) < len(given):
             step["because"] = why
         steps.append(step)
     return steps

@@ -18,7 +18,7 @@ from extproc.admission.admitting_picker import AdmittingPicker
 from extproc.admission.scrapes import AdmittingSink
 from extproc.admission.views import AdmissionCollector
 from extproc.config import PickerConfig, TransportKind
-from extproc.debug import application
+from extproc.debug import application, pulse
 from extproc.decisions import DecisionRecord
 from extproc.director import Director
 from extproc.exchange.settings import ExchangeSettings
@@ -42,6 +42,7 @@ from extproc.transport.grpcio import serve_grpcio
 from extproc.transport.listen import TcpAddress, bind, join_host_port, parse_address
 from extproc.transport.tls import TlsFiles
 from inspection.http import HttpServer
+from inspection.live import Live
 from pools.source import Source
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ class EndpointPickerServer:
         registry = registry_of(self.director.metrics, fleet, clock)
         if self.admission is not None:
             registry.register(AdmissionCollector(self.admission))
+        self._live = Live(lambda: pulse(self.director, clock(), self._profiles, self.admission))
         self._http = HttpServer(
             application(
                 self.director,
@@ -132,6 +134,9 @@ class EndpointPickerServer:
                 clock,
                 self._profiles,
                 self.admission,
+                config=config,
+                live=self._live,
+                names=config.http_names,
             )
         )
         self._traces: Traces | None = None
@@ -226,6 +231,7 @@ class EndpointPickerServer:
         await self._models.stop()
         await self._checks.stop()
         await self._fetch.close()
+        self._live.close()
         await self._http.stop()
         if self._request_log is not None:
             await asyncio.to_thread(self._request_log.stop)

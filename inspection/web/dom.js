@@ -75,6 +75,7 @@ function morph(from, to) {
     if (from.value !== value) from.value = value;
   }
   morphChildren(from, to);
+  if (from instanceof HTMLSelectElement && from.value !== to.value) from.value = to.value;
 }
 
 function morphAttributes(from, to) {

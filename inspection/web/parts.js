@@ -216,3 +216,53 @@ export function bar(parts) {
   }
   return box;
 }
+
+/** Problems as lines: what, where, and in which field. */
+export function problemList(problems) {
+  return h("ul", { class: "problems" }, problems.map((p) =>
+    h("li", { class: "item", key: p.text },
+      h("div", { class: "item-head" }, badge(p.severity, p.severity === "error" ? "Error" : "Warning"),
+        h("strong", {}, p.object || p.source || "The source"),
+        p.source && h("span", { class: "origin" }, p.line ? `${p.source}:${p.line}` : p.source),
+        p.field && h("code", {}, p.field)),
+      h("p", { class: "words" }, p.message))));
+}
+
+/** A number that leads to where it comes from. */
+export function tile(name, value, href, below) {
+  return h("a", { class: "tile", href, key: name },
+    h("span", { class: "tile-name" }, name), h("span", { class: "tile-value" }, String(value)), h("span", { class: "tile-below" }, below));
+}
+
+/** A share of 1 as a bar with its number. */
+export function meter(share, label, text = `${Math.round(share * 100)} %`) {
+  const filled = h("span");
+  filled.style.width = `${Math.min(100, Math.max(0, share * 100))}%`;
+  const look = share >= 0.95 ? "ERROR" : share >= 0.8 ? "STALE" : null;
+  return h("span", { class: "meter" },
+    h("span", { class: "meter-bar", role: "img", "aria-label": `${label}: ${text}`, "data-look": look }, filled),
+    h("span", { class: "meter-text", "aria-hidden": "true" }, text));
+}
+
+/** Boxes to choose by; each choice is in the address. A field is [name, label,
+ * options or null, what none of them means]. */
+export function choices(context, fields) {
+  const choose = (name, value) => {
+    const url = new URL(location.href);
+    if (value) url.searchParams.set(name, value);
+    else url.searchParams.delete(name);
+    context.navigate(url.href, { replace: true });
+  };
+  return h("form", { class: "choices", role: "search", key: "choices", on: { submit: (event) => event.preventDefault() } },
+    fields.map(([name, label, options, none = "any"]) => {
+      const id = `choice-${name}`;
+      const chosen = context.query.get(name) ?? "";
+      return h("div", { class: "field" }, h("label", { for: id }, label),
+        options
+          ? h("select", { id, name, on: { change: (event) => choose(name, event.target.value) } },
+            h("option", { value: "", selected: !chosen }, none),
+            options.map(([value, text]) => h("option", { value, selected: value === chosen }, text)))
+          : h("input", { id, name, type: "search", value: chosen, autocomplete: "off", spellcheck: "false", placeholder: "any",
+            on: { change: (event) => choose(name, event.target.value.trim()) } }));
+    }));
+}

@@ -18,6 +18,7 @@ from extproc.metrics import OTHER, Metrics, registry_of
 from extproc.request import Completed, InferenceRequest, Refused, Routed
 from extproc.scheduling import PROFILES, Adapters, CacheConfig, Signals
 from pools.model import (
+    AbsentEndpoint,
     Endpoint,
     InferencePool,
     ObjectName,
@@ -84,6 +85,7 @@ def served() -> Served:
                 )
             },
             problems=(Problem(Severity.ERROR, "It is broken.", source="x.yaml", line=3),),
+            absent=(AbsentEndpoint("pod-9", "not Ready since 12:03", LLAMA, "10.0.0.9"),),
         )
     )
     director.fleet.scrape_started(A)
@@ -96,7 +98,8 @@ def served() -> Served:
 
 def test_the_index_shows_what_there_is_and_where_to_look(served: Served) -> None:
     shown = served.get("/debug")
-    assert shown["world"] == {"revision": 7, "problems": ["x.yaml:3: It is broken."]}
+    assert shown["world"]["revision"] == 7
+    assert shown["world"]["problems"] == ["x.yaml:3: It is broken."]
     assert "/debug/endpoints" in shown["see"]
     assert [pool["pool"] for pool in shown["pools"]] == ["default/llama", "default/empty"]
 
@@ -206,3 +209,93 @@ def test_clients_cannot_make_up_ever_more_label_values() -> None:
         metrics.decided("p", f"model-{number}", f"model-{number}", "routed", 1e-5)
     metrics.decided("p", "x" * 1000, "model-0", "routed", 1e-5)
     assert {labels[1] for labels in metrics.requests} == {"model-0", "model-1", "model-2", OTHER}
+
+
+def test_the_fleet_is_shown_at_one_moment_with_those_that_get_nothing(served: Served) -> None:
+    served.ask()
+    shown = served.get("/debug/fleet")
+    assert (shown["ready"], shown["revision"], shown["decisions"]) == (True, 7, 1)
+    assert [one["endpoint"] for one in shown["endpoints"]] == [A, B]
+    assert sum(one["in_flight"] for one in shown["endpoints"]) == shown["open_requests"] == 1
+    assert {"prefix_entries", "prefix_capacity", "standing"} <= shown["endpoints"][0].keys()
+    assert shown["absent"] == [
+        {
+            "name": "pod-9",
+            "reason": "not Ready since 12:03",
+            "pool": "default/llama",
+            "address": "10.0.0.9",
+            "origin": None,
+        }
+    ]
+    assert shown["problems"][0]["line"] == 3
+    assert served.get("/debug")["world"]["absent"] == shown["absent"]
+
+
+def test_the_fleet_is_not_made_again_for_everyone_who_looks_at_once(served: Served) -> None:
+    before = served.get("/debug/fleet")
+    served.ask()
+    # The clock of the pages stands still.
+    assert served.get("/debug/fleet") == before
+
+
+def test_decisions_can_be_looked_through_by_endpoint_and_by_how_they_came_out(
+    served: Served,
+) -> None:
+    outcomes = [served.ask(request_id=str(n)) for n in range(8)]
+    served.ask(pool=EMPTY)
+    ok, failed, open_ = outcomes[0], outcomes[1], outcomes[2:]
+    served.director.settle(Completed(ok.pick_id, 200, served=ok.endpoints[0]))
+    other = B if failed.endpoints[0] == A else A
+    served.director.settle(Completed(failed.pick_id, 503, served=other, attempts=2))
+
+    def ids(query: str) -> set[str]:
+        return {one["id"] for one in served.get(f"/debug/decisions?{query}")["decisions"]}
+
+    assert ids("outcome=failed") == {failed.pick_id}
+    assert ids("outcome=in-progress") == {one.pick_id for one in open_}
+    assert ids("outcome=routed") == {one.pick_id for one in outcomes}
+    assert len(ids("outcome=refused")) == len(ids("outcome=no-ready-endpoints")) == 1
+    assert ids("outcome=shed") == set()
+    picked_a = {one.pick_id for one in outcomes if one.endpoints[0] == A}
+    assert ids(f"endpoint={A}") == picked_a | ({failed.pick_id} if other == A else set())
+    assert len(ids("limit=3")) == 3
+
+
+def test_the_steps_before_the_profile_say_why_as_well(served: Served) -> None:
+    for _ in range(3):
+        served.director.fleet.failed(B, Fault.CONNECT, 100.0)
+    pick = served.ask()
+    (healthy,) = [
+        step
+        for step in served.get(f"/debug/decisions/{pick.pick_id}")["steps"]
+        if step["name"] == "healthy"
+    ]
+    assert healthy["removed"] == [B]
+    assert "failed too often" in healthy["because"]
+
+
+def test_the_profile_in_force_is_shown_step_by_step(served: Served) -> None:
+    shown = served.get("/debug/profiles")
+    assert shown["file"] is None
+    profile = shown["in_force"]["default/llama"]
+    assert profile["name"] == "filter-tree"
+    assert profile["filters"][0]["reasons"]
+
+
+def test_pages_are_served_with_all_they_need_and_let_nothing_else_in(served: Served) -> None:
+    for path in ("/ui", "/ui/fleet/10.0.0.1:8000"):
+        page = served.client.get(path)
+        assert page.headers["content-type"] == "text/html; charset=utf-8"
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+    # Its own views, and what both servers share.
+    for name in ("app.js", "fleet.js", "frame.js", "style.css"):
+        assert served.client.get(f"/assets/{name}").status_code == 200
+    assert served.client.get("/assets/secrets.txt").status_code == 404
+    assert served.client.get("/debug", headers={"accept": "text/html"}).text.startswith("<!doctype")
+
+
+def test_a_name_that_anybody_can_own_is_refused_except_by_machines(served: Served) -> None:
+    foreign = {"host": "attacker.example"}
+    assert served.client.get("/debug/decisions", headers=foreign).status_code == 421
+    for path in ("/metrics", "/healthz", "/readyz"):
+        assert served.client.get(path, headers=foreign).status_code == 200

@@ -2,10 +2,9 @@
 
 import { get } from "./api.js";
 import { h } from "./dom.js";
-import { badge, bar, card, duration, empty, facts, heading, link, plural, STATES, when } from "./parts.js";
+import { badge, bar, card, duration, empty, facts, heading, link, plural, problemList, STATES, tile, when } from "./parts.js";
 import { rejections, nodeHref } from "./nodes.js";
 import { changesLine, convergence, entryHref, kindOfEnvoy } from "./history.js";
-import { problemList } from "./world.js";
 
 const MOST = 6;
 
@@ -81,9 +80,4 @@ function nodeParts(status) {
   if (!parts.length) return [h("span", { class: "dim" }, "none connected")];
   return [bar(parts), h("div", { class: "badges" }, parts.map(([state, count]) =>
     badge(state, `${count} ${{ ERROR: "error", STALE: "stale", NOT_SENT: "not sent", SYNCED: "synced" }[state]}`)))];
-}
-
-function tile(name, value, href, below) {
-  return h("a", { class: "tile", href, key: name },
-    h("span", { class: "tile-name" }, name), h("span", { class: "tile-value" }, String(value)), h("span", { class: "tile-below" }, below));
 }

@@ -1,8 +1,8 @@
-// Pages that answer a question: why, what if, and what else there is to ask.
+// Pages that answer a question: why, and what if.
 
 import { get } from "./api.js";
 import { h } from "./dom.js";
-import { badge, card, empty, heading, link, matches, filterBox, plural, table, version, when } from "./parts.js";
+import { badge, card, empty, heading, link, table, version, when } from "./parts.js";
 import { nodeHref } from "./nodes.js";
 import { resourceTable } from "./snapshots.js";
 
@@ -84,24 +84,6 @@ export const simulate = {
           found.notes.length > 0 && card("Left out or replaced for such a node", null, h("ul", {}, found.notes.map((note) => h("li", { key: note }, note)))),
           resourceTable(found.resources, context, null),
         ],
-    ];
-  },
-};
-
-export const pages = {
-  title: () => "API",
-  topics: null,
-  load: (_context, signal) => get("/debug", signal),
-
-  draw({ pages: all }, context) {
-    const rows = Object.entries(all).filter(([path, text]) => matches(context.filter, path, text));
-    return [
-      heading("API", h("span", { class: "dim" }, "the same as JSON, or YAML with ?format=yaml"), filterBox(context, "pages")),
-      table("API", [
-        ["Page", "name", ([path]) => /[{=]/.test(path) ? h("code", {}, path) : h("a", { class: "row", href: path }, h("code", {}, path))],
-        ["What it tells", "wide", ([, text]) => text],
-      ], rows, ([path]) => path),
-      h("p", { class: "dim" }, "Nothing here changes anything. Secrets are never shown."),
     ];
   },
 };

@@ -2,18 +2,7 @@
 
 import { get } from "./api.js";
 import { h } from "./dom.js";
-import { badge, card, empty, filterBox, heading, link, matches, plural, table } from "./parts.js";
-
-/** Problems as lines: what, where, and in which field. */
-export function problemList(problems) {
-  return h("ul", { class: "problems" }, problems.map((p) =>
-    h("li", { class: "item", key: p.text },
-      h("div", { class: "item-head" }, badge(p.severity, p.severity === "error" ? "Error" : "Warning"),
-        h("strong", {}, p.object || p.source || "The source"),
-        p.source && h("span", { class: "origin" }, p.line ? `${p.source}:${p.line}` : p.source),
-        p.field && h("code", {}, p.field)),
-      h("p", { class: "words" }, p.message))));
-}
+import { badge, card, empty, filterBox, heading, link, matches, plural, problemList, table } from "./parts.js";
 
 function from(value) {
   if (!value?.source) return null;
