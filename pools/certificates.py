@@ -25,7 +25,7 @@ def examine(chain: bytes, key: bytes) -> Finding:
     from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
     def public(one: object) -> bytes:
         return one.public_bytes(  # type: ignore[attr-defined, no-any-return]  # any public key
@@ -52,6 +52,9 @@ def examine(chain: bytes, key: bytes) -> Finding:
     if isinstance(private, rsa.RSAPrivateKey):
         if private.key_size < MIN_RSA_BITS:
             return Finding(f"tls.key is an RSA key of less than {MIN_RSA_BITS} bits")
-    elif not isinstance(private, ec.EllipticCurvePrivateKey) or private.curve.name not in CURVES:
-        return Finding("tls.key must be an RSA key, or one on the curve P-256, P-384 or P-521")
+    elif isinstance(private, ec.EllipticCurvePrivateKey):
+        if private.curve.name not in CURVES:
+            return Finding("tls.key is on another curve than P-256, P-384 and P-521")
+    elif not isinstance(private, ed25519.Ed25519PrivateKey):
+        return Finding("tls.key is neither an RSA key nor one of ECDSA or Ed25519")
     return Finding(expires=certificates[0].not_valid_after_utc.timestamp())

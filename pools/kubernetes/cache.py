@@ -10,9 +10,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pools.assemble import assemble
 from pools.catalog import LAST_GOOD
 from pools.kubernetes.kinds import Item, Kind, Scope, Value
-from pools.manifests import Key, Object, key_of
-from pools.model import Gateway, GatewayClass, ObjectName, Problem, Severity, World
+from pools.kubernetes.ownership import Ownership
+from pools.manifests import Key, Object, is_usable, key_of
+from pools.model import (
+    Gateway,
+    HTTPRoute,
+    InferencePool,
+    ObjectName,
+    Problem,
+    Severity,
+    World,
+)
 from pools.pods import Pod
+from pools.references import References, references
 
 
 class Cache:
@@ -20,12 +30,18 @@ class Cache:
 
     A version of an object that cannot be used leaves the last good one in effect, and is reported.
     ``controller`` is ours: Gateways whose GatewayClass names another one are somebody else's.
+
+    Of Services, Secrets and the like a cluster has many, and few matter. What the last World did
+    not refer to is kept, but its changes change nothing: what would make it matter is a change of a
+    route or a Gateway.
     """
 
     def __init__(self, kinds: Sequence[Kind], controller: str) -> None:
         self._order = {kind: place for place, kind in enumerate(kinds)}
         self._controller = controller
         self._items: dict[Scope, dict[ObjectName, Item]] = {}
+        self._named: References | None = None
+        """What the last World referred to."""
 
     def replace(self, scope: Scope, items: Iterable[Item]) -> bool:
         """These are all objects of the scope. Returns whether that changes anything."""
@@ -39,11 +55,11 @@ class Cache:
         items = self._items.setdefault(scope, {})
         old = items.get(item.name)
         items[item.name] = _after(old, item)
-        return items[item.name] != old
+        return items[item.name] != old and (self._concerns(item) or self._concerns(old))
 
     def remove(self, scope: Scope, name: ObjectName) -> bool:
-        """An object was deleted. Returns whether it was there."""
-        return self._items.get(scope, {}).pop(name, None) is not None
+        """An object was deleted. Returns whether that changes anything."""
+        return self._concerns(self._items.get(scope, {}).pop(name, None))
 
     def drop(self, scope: Scope) -> bool:
         """The scope is not followed any more. Returns whether it had any object."""
@@ -52,41 +68,71 @@ class Cache:
     def items(self, scope: Scope) -> Mapping[ObjectName, Item]:
         return self._items.get(scope, {})
 
-    def world(self, problems: Iterable[Problem] = ()) -> World:
-        """The World of all objects, with problems of the source itself."""
+    def _concerns(self, item: Item | None) -> bool:
+        if item is None:
+            return False
+        return self._named is None or item.value is None or self._named.concern(item.value)
+
+    def world(
+        self,
+        problems: Iterable[Problem] = (),
+        *,
+        now: float | None = None,
+        unread: frozenset[str] = frozenset(),
+    ) -> World:
+        """The World of all objects, with problems of the source itself. ``now`` and ``unread`` are
+        those of ``assemble``."""
         found = list(problems)
+        items = list(self._sorted(optional=False))
+        ownership = Ownership.among(items, self._controller)
+        ours = [item for item in items if ownership.covers(item)]
+        values = [item.value for item in ours]
+        self._named = references(
+            [value for value in values if isinstance(value, InferencePool)],
+            [value for value in values if isinstance(value, HTTPRoute)],
+            [value for value in values if isinstance(value, Gateway)],
+        )
+        ours += self._sorted(optional=True)
         objects: dict[Key, Object] = {}
         pods: list[Pod] = []
-        for item in self._sorted():
+        for item in ours:
             found += item.problems
             value: Value | None = item.value
             if isinstance(value, Pod):
                 pods.append(value)
             elif value is not None and objects.setdefault(key_of(value), value) is not value:
                 found.append(_in_two_groups(value))
-        return assemble(self._ours(objects), None, found, pods=pods)
+        of_others = [
+            item.value
+            for item in items
+            if isinstance(item.value, HTTPRoute) and not ownership.covers(item)
+        ]
+        return assemble(
+            [*objects.values(), *of_others],
+            None,
+            found,
+            pods=pods,
+            now=now,
+            of_others=frozenset(route.name for route in of_others),
+            of_cluster=True,
+            unread=unread,
+        )
 
-    def _sorted(self) -> Iterator[Item]:
+    def _sorted(self, *, optional: bool) -> Iterator[Item]:
+        """Those of the kinds that a World cannot do without, or of the others if they matter."""
         scopes = sorted(self._items, key=lambda s: (self._order[s[0]], s[1] or ""))
         for scope in scopes:
-            items = self._items[scope]
-            for name in sorted(items):
-                yield items[name]
-
-    def _ours(self, objects: dict[Key, Object]) -> Iterator[Object]:
-        classes = {
-            value.name.name
-            for value in objects.values()
-            if isinstance(value, GatewayClass) and value.controller == self._controller
-        }
-        for value in objects.values():
-            if not isinstance(value, Gateway) or value.class_name in classes:
-                yield value
+            if scope[0].optional is optional:
+                items = self._items[scope].values()
+                chosen = [item for item in items if not optional or self._concerns(item)]
+                yield from sorted(chosen, key=lambda item: item.name)
 
 
 def _after(old: Item | None, new: Item) -> Item:
     """``new``, with what is in effect of it."""
-    if new.value is not None or old is None or old.value is None or old.uid != new.uid:
+    if new.value is not None and is_usable(new.value):
+        return new
+    if old is None or old.value is None or not is_usable(old.value) or old.uid != new.uid:
         return new
     problems = tuple(
         dataclasses.replace(problem, message=problem.message + LAST_GOOD)

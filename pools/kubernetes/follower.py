@@ -34,6 +34,9 @@ DISCOVERY = "the list of its kinds"
 BUSY = 429
 PATIENCE = 4
 """Answers in a row of a server that is busy before that is a problem."""
+BELIEVED = 3
+"""Refusals in a row before the first World comes without an optional kind. A server that has just
+started may refuse what it allows a moment later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +135,33 @@ class Follower:
                     task.result()
             if not self._started:
                 self._started = bool(self._reflections) and all(
-                    reflection.listed for reflection in self._reflections.values()
+                    reflection.listed or self._goes_without(collection, reflection)
+                    for collection, reflection in self._reflections.items()
                 )
             if self._started:
                 return
 
     def world(self) -> World:
         """What the API server has, as far as it could be read."""
-        return self._cache.world([*self._outages.problems(self._connection.url), *self._notes()])
+        never_read = [
+            collection
+            for collection, reflection in self._reflections.items()
+            if collection.kind.optional and not reflection.listed
+        ]
+        outages = self._outages.problems(self._connection.url, frozenset(map(str, never_read)))
+        return self._cache.world(
+            [*outages, *self._notes()],
+            now=self._now().timestamp(),
+            unread=frozenset(collection.kind.name for collection in never_read),
+        )
+
+    def _goes_without(self, collection: Collection, reflection: Reflection) -> bool:
+        """Whether a World may come without this collection, which was not listed yet."""
+        return (
+            collection.kind.optional
+            and self._outages.forbids(str(collection))
+            and reflection.failures >= BELIEVED
+        )
 
     def _notes(self) -> Iterator[Problem]:
         if not any(kind.name == "InferencePool" for kind in self._discovery.present):
@@ -249,6 +271,8 @@ class Follower:
                 reflection.failed(answered=isinstance(error, ApiError))
                 if isinstance(error, msgspec.MsgspecError):
                     reflection.expired()
+                if not self._started and self._goes_without(collection, reflection):
+                    self._changed.set()
                 await self._wait_after(error, str(collection), reflection.failures)
 
     async def _list(

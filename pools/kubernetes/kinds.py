@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from pools.kubernetes.endpoint_slice import read_endpoint_slice
 from pools.kubernetes.pod import read_pod
 from pools.manifests import Object, read_object
-from pools.model import ObjectName, Problem
+from pools.model import DEFAULT_NAMESPACE, ObjectName, Problem
 from pools.pods import Pod
 
 SOURCE = "kubernetes"
@@ -33,6 +34,10 @@ class Item:
     value: Value | None
     """None where it cannot be used; then the problems say why."""
     problems: tuple[Problem, ...] = ()
+    class_name: str = ""
+    """Of a Gateway that cannot be used: the class that it names."""
+    gateways: tuple[ObjectName, ...] = ()
+    """Of a route that cannot be used: the Gateways that it names."""
 
 
 Read = Callable[[bytes], tuple[Value | None, tuple[Problem, ...]]]
@@ -54,6 +59,8 @@ class Kind:
     namespaced: bool = True
     query: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Parameters of every list and watch."""
+    optional: bool = False
+    """A World comes without it where it may not be read."""
 
     def api_version(self, version: str) -> str:
         return f"{self.group}/{version}" if self.group else version
@@ -118,7 +125,35 @@ def read_item(raw: bytes, read: Read) -> tuple[Item, str]:
     """What is kept of an object, and its resource version. Raises msgspec.MsgspecError."""
     head = msgspec.json.decode(raw, type=Head)
     value, problems = read(raw)
-    return Item(head.name, head.metadata.uid, value, problems), head.metadata.resource_version
+    class_name, gateways = _belongs(raw, head) if value is None and problems else ("", ())
+    item = Item(head.name, head.metadata.uid, value, problems, class_name, gateways)
+    return item, head.metadata.resource_version
+
+
+class _ParentRef(msgspec.Struct):
+    name: str
+    namespace: str | None = None
+
+
+class _Parents(msgspec.Struct, rename="camel"):
+    gateway_class_name: str = ""
+    parent_refs: list[_ParentRef] = []
+
+
+class _Child(msgspec.Struct):
+    spec: _Parents
+
+
+def _belongs(raw: bytes, head: Head) -> tuple[str, tuple[ObjectName, ...]]:
+    """What a broken Gateway or route belongs to, as far as that can be told."""
+    try:
+        spec = msgspec.json.decode(raw, type=_Child).spec
+    except msgspec.MsgspecError:
+        return "", ()
+    namespace = head.metadata.namespace or DEFAULT_NAMESPACE
+    return spec.gateway_class_name, tuple(
+        ObjectName(ref.namespace or namespace, ref.name) for ref in spec.parent_refs
+    )
 
 
 def _manifest(api_version: str, kind: str) -> Read:
@@ -138,6 +173,10 @@ def _manifest(api_version: str, kind: str) -> Read:
 
 def _pod(_api_version: str, _kind: str) -> Read:
     return functools.partial(read_pod, source=SOURCE)
+
+
+def _endpoint_slice(_api_version: str, _kind: str) -> Read:
+    return functools.partial(read_endpoint_slice, source=SOURCE)
 
 
 INFERENCE = "inference.networking.k8s.io"
@@ -174,8 +213,29 @@ ROUTES = (
     Kind("GatewayClass", "gatewayclasses", GATEWAY, ("v1", "v1beta1"), _manifest, namespaced=False),
 )
 
+REFERENCE_GRANT = Kind(
+    "ReferenceGrant", "referencegrants", GATEWAY, ("v1", "v1beta1"), _manifest, optional=True
+)
+SECRET = Kind(
+    "Secret",
+    "secrets",
+    "",
+    ("v1",),
+    _manifest,
+    query={"fieldSelector": "type=kubernetes.io/tls"},
+    optional=True,
+)
+SERVICE = Kind("Service", "services", "", ("v1",), _manifest, optional=True)
+ENDPOINT_SLICE = Kind(
+    "EndpointSlice", "endpointslices", "discovery.k8s.io", ("v1",), _endpoint_slice, optional=True
+)
+NAMESPACE = Kind("Namespace", "namespaces", "", ("v1",), _manifest, namespaced=False, optional=True)
+REFERENCES = (REFERENCE_GRANT, SECRET, SERVICE, ENDPOINT_SLICE, NAMESPACE)
+"""What routes and Gateways refer to. Not every Gateway needs them, and not everybody wants to have
+Secrets read, so what serves without them goes on without them."""
+
 PICKER_KINDS = (*POOLS, *MODELS, *ENDPOINTS, POD)
 """What the endpoint picker needs."""
-ALL_KINDS = (*POOLS, *MODELS, *ENDPOINTS, *ROUTES, POD)
+ALL_KINDS = (*POOLS, *MODELS, *ENDPOINTS, *ROUTES, *REFERENCES, POD)
 """In order of precedence: of two objects of one kind and name in different groups, that of the
 earlier row counts."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Collection as AnyOf
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -61,7 +62,13 @@ class Outages:
         for status in self._first.keys() - left:
             del self._first[status]
 
-    def problems(self, url: str) -> Iterator[Problem]:
+    def forbids(self, what: str) -> bool:
+        """Whether the server does not let us read it."""
+        failure = self._failures.get(what)
+        return failure is not None and failure.status == FORBIDDEN
+
+    def problems(self, url: str, never_read: AnyOf[str] = ()) -> Iterator[Problem]:
+        """``never_read``: what Worlds go without, since it was refused from the start."""
         for status, failure in sorted(self._first.items()):
             yield _problem(
                 f"the API server {url or '(not found yet)'} {_OF_THE_SERVER[status]} since"
@@ -69,11 +76,15 @@ class Outages:
                 f"{_advice(status)}"
             )
         for what, failure in sorted(self._failures.items()):
-            if failure.status not in _OF_THE_SERVER:
-                yield _problem(
-                    f"{what} cannot be read since {_time(failure.since)} ({failure.reason});"
-                    f" what was read last stays in effect{_advice(failure.status)}"
-                )
+            if failure.status in _OF_THE_SERVER:
+                continue
+            begin = f"{what} cannot be read since {_time(failure.since)} ({failure.reason});"
+            advice = _advice(failure.status)
+            if what in never_read:
+                message = f"{begin} none is known, as if there were none{advice}, if any is needed"
+                yield Problem(Severity.WARNING, message, source=SOURCE)
+            else:
+                yield _problem(f"{begin} what was read last stays in effect{advice}")
 
 
 def _advice(status: int) -> str:

@@ -13,6 +13,7 @@ from pools.pods import ACTIVE_PORTS_ANNOTATIONS, Pod
 class _Metadata(msgspec.Struct, rename="camel"):
     name: str
     namespace: str = ""
+    uid: str = ""
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
     deletion_timestamp: str | None = None
@@ -75,7 +76,7 @@ def read_pod(raw: bytes, source: str) -> tuple[Pod, tuple[Problem, ...]]:
         "is being deleted" if metadata.deletion_timestamp else _unready(status),
         annotations.get(key),
         key,
-        Origin("Pod", name, source),
+        Origin("Pod", name, source, api_version="v1", uid=metadata.uid),
     )
     return value, ()
 

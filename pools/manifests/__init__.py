@@ -132,7 +132,7 @@ def key_of(value: Object) -> Key:
     return (_CLASS_NAMES.get(name, name), value.name)
 
 
-def is_usable(value: Object) -> bool:
+def is_usable(value: object) -> bool:
     """Whether it is worth more than an earlier version that was good."""
     return not isinstance(value, TlsCertificate) or not value.problem
 

@@ -15,6 +15,12 @@ from pools.kubernetes import KubernetesSettings, KubernetesSource
 from pools.model import World
 from pools.source import Source
 from tests.pools.kubernetes.api import FakeServer
+from tests.pools.pairs import Pair, good_pair
+
+
+def secret(of: Pair) -> str:
+    return yaml.safe_dump(of.secret(namespace="certificates"))
+
 
 Documents = Sequence[dict[str, Any]]
 
@@ -86,6 +92,81 @@ spec:
   gatewayClassName: ours
   listeners: [{name: http, port: 8081, protocol: HTTP, hostname: '*.example.com'}]
 """
+TLS_GATEWAY = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: ours}
+spec: {controllerName: poolpilot.dev/gateway-controller}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: secure}
+spec:
+  gatewayClassName: ours
+  listeners:
+  - name: https
+    port: 8443
+    protocol: HTTPS
+    tls: {certificateRefs: [{name: tls, namespace: certificates}, {kind: ConfigMap, name: x}]}
+    allowedRoutes:
+      namespaces:
+        from: Selector
+        selector: {matchExpressions: [{key: team, operator: In, values: [a, b]}]}
+      kinds: [{kind: HTTPRoute}, {kind: GRPCRoute}]
+  - {name: db, port: 5432, protocol: TCP}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: ReferenceGrant
+metadata: {name: secure, namespace: certificates}
+spec:
+  from: [{group: gateway.networking.k8s.io, kind: Gateway, namespace: default}]
+  to: [{group: '', kind: Secret, name: tls}]
+"""
+SERVICES = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: web, annotations: {poolpilot.dev/route-by-model: 'true'}}
+spec:
+  parentRefs: [{name: secure}, {group: '', kind: Service, name: mesh}]
+  rules:
+  - filters:
+    - {type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: /x}}}
+    - {type: RequestMirror, requestMirror: {backendRef: {name: web, port: 80}}}
+    retry: {attempts: 2, codes: [503], backoff: 100ms}
+    backendRefs:
+    - {name: web, port: 80}
+    - {group: example.com, kind: Bucket, name: b}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  clusterIP: 10.1.2.3
+  selector: {app: web}
+  ports:
+  - {name: http, port: 80, targetPort: 8080, appProtocol: kubernetes.io/h2c}
+  - {name: dns, port: 53, protocol: UDP}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{name: http, port: 8080, protocol: TCP}, {name: dns, port: 53, protocol: UDP}]
+endpoints:
+- {addresses: [10.0.0.2], conditions: {ready: true, serving: true, terminating: false}}
+- {addresses: [10.0.0.1, 10.0.9.9]}
+- {addresses: [10.0.0.3], conditions: {ready: false, serving: true, terminating: true}}
+- {addresses: [10.0.0.4], conditions: {ready: false}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: unused}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: default, labels: {team: a}}
+"""
 BROKEN = """
 apiVersion: inference.networking.k8s.io/v1
 kind: InferencePool
@@ -103,6 +184,8 @@ spec:
   endpoints: []
 """
 _PLURALS = {"PoolEndpoints": "poolendpoints", "GatewayClass": "gatewayclasses"}
+_CLUSTER_SCOPED = ("GatewayClass", "Namespace")
+_BAD = Pair(good_pair().chain, b"")
 
 
 async def by_files(documents: Documents, directory: Path) -> World:
@@ -116,10 +199,11 @@ async def by_kubernetes(documents: Documents, directory: Path) -> World:
         for document in documents:
             plural = _PLURALS.get(document["kind"], document["kind"].lower() + "s")
             metadata = dict(document["metadata"])
-            if document["kind"] != "GatewayClass":
+            if document["kind"] not in _CLUSTER_SCOPED:
                 metadata.setdefault("namespace", "default")
+            root = "/apis" if "/" in document["apiVersion"] else "/api"
             server.put(
-                f"/apis/{document['apiVersion']}/{plural}", {**document, "metadata": metadata}
+                f"{root}/{document['apiVersion']}/{plural}", {**document, "metadata": metadata}
             )
         kubeconfig = directory / "kubeconfig"
         kubeconfig.write_text(
@@ -167,8 +251,11 @@ def without_places(value: Any) -> Any:
 @pytest.mark.parametrize(
     "text",
     [POOL, POOL + "---" + ENDPOINTS, POOL + "---" + MODELS, POOL + "---" + ROUTE, GATEWAY, BROKEN,
-     "---".join([POOL, ENDPOINTS, MODELS, ROUTE, GATEWAY, BROKEN, UNRESOLVED])],
-    ids=["pool", "endpoints", "models", "route", "gateway", "broken", "everything"],
+     TLS_GATEWAY + "---\n" + secret(good_pair()), TLS_GATEWAY + "---\n" + secret(_BAD),
+     TLS_GATEWAY + "---" + SERVICES, "---".join([POOL, ENDPOINTS, MODELS, ROUTE, GATEWAY, BROKEN,
+     UNRESOLVED, TLS_GATEWAY.partition("---")[2], SERVICES, "\n" + secret(good_pair())])],
+    ids=["pool", "endpoints", "models", "route", "gateway", "broken", "tls", "bad-secret",
+         "services", "everything"],
 )  # fmt: skip
 async def test_files_and_an_api_server_with_the_same_objects_give_the_same_world(
     text: str, tmp_path: Path
@@ -178,6 +265,7 @@ async def test_files_and_an_api_server_with_the_same_objects_give_the_same_world
     directory.mkdir()
     files = without_places(await by_files(documents, directory))
     cluster = without_places(await by_kubernetes(documents, tmp_path))
+    assert [one[1].pop("of_cluster") for one in (files, cluster)] == [False, True]
     in_any_order = [one[1].pop("problems") for one in (files, cluster)]
     assert cluster == files
     assert sorted(map(repr, in_any_order[0])) == sorted(map(repr, in_any_order[1]))

@@ -26,7 +26,13 @@ GROUPS = {
         "inferenceobjectives",
         "inferencemodelrewrites",
     ),
-    "/apis/gateway.networking.k8s.io/v1": ("httproutes", "gateways", "gatewayclasses"),
+    "/apis/gateway.networking.k8s.io/v1": (
+        "httproutes",
+        "gateways",
+        "gatewayclasses",
+        "referencegrants",
+    ),
+    "/apis/discovery.k8s.io/v1": ("endpointslices",),
     "/apis/poolpilot.dev/v1alpha1": ("poolendpoints",),
 }
 
@@ -268,6 +274,9 @@ def _status(code: int, reason: str, message: str) -> web.Response:
 
 POOLS = "/apis/inference.networking.k8s.io/v1/inferencepools"
 PODS = "/api/v1/pods"
+SECRETS = "/api/v1/secrets"
+SERVICES = "/api/v1/services"
+SLICES = "/apis/discovery.k8s.io/v1/endpointslices"
 ROUTES = "/apis/gateway.networking.k8s.io/v1/httproutes"
 
 

@@ -79,7 +79,7 @@ def test_gateways_of_other_controllers_are_not_ours() -> None:
         (GATEWAY, gateway("c", "of-nobody")),
     ).world()
     assert [one.name.name for one in world.gateways] == ["a"]
-    assert [str(one.name) for one in world.gateway_classes] == ["ours", "theirs"]
+    assert [str(one.name) for one in world.gateway_classes] == ["ours"]
 
 
 def test_only_pods_that_a_pool_of_their_namespace_selects_are_in_the_world() -> None:
