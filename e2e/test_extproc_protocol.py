@@ -520,6 +520,35 @@ async def test_response_phases_settle_the_request_where_a_gateway_sends_them(
     assert (first.code, first.served) == (200, gateway.pods[0].address)
 
 
+USAGE = {
+    "prompt_tokens": 12,
+    "completion_tokens": 34,
+    "prompt_tokens_details": {"cached_tokens": 8},
+}
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize("mode", ["STREAMED", "BUFFERED", "FULL_DUPLEX_STREAMED"])
+async def test_response_phases_tell_the_tokens_that_a_request_took(
+    gateway: Gateway, mode: str, streamed: bool
+) -> None:
+    # Several chunks of Envoy's, of which none ends where an event does.
+    events = [{"choices": [{"delta": {"content": "word " * 9}}], "usage": None}] * 3001
+    if streamed:
+        lines = [f"data: {json.dumps(event)}\n\n" for event in events]
+        body = "".join([*lines, f"data: {json.dumps({'usage': USAGE})}\n\ndata: [DONE]\n\n"])
+        kind = "text/event-stream"
+    else:
+        body, kind = json.dumps({"choices": ["word " * 50_000], "usage": USAGE}), "application/json"
+    gateway.pods[0].reply = lambda _: aiohttp.web.Response(text=body, content_type=kind)
+    gateway.picker.route_to(gateway.pods[0].address)
+    status, text, _ = await gateway.post(f"response-{mode}", COMPLETION)
+    assert (status, text.decode()) == (200, body)
+    await eventually(lambda: bool(gateway.picker.completed))
+    end = gateway.picker.completed[0]
+    assert (end.prompt_tokens, end.cached_tokens, end.completion_tokens) == (12, 8, 34)
+
+
 @pytest.mark.parametrize("mode", ["STREAMED", "BUFFERED", "FULL_DUPLEX_STREAMED"])
 async def test_the_clients_model_name_is_put_back_into_the_response(
     gateway: Gateway, mode: str

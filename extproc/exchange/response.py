@@ -2,12 +2,13 @@
 
 Our own Envoy configuration does not (the access log tells the end more cheaply), but a gateway that
 follows the endpoint picker protocol may. Everything passes unchanged, unless a rewritten model name
-is to be put back.
+is to be put back. Token counts are read where bodies are shown.
 """
 
 from __future__ import annotations
 
 from extproc.apis.restore import ModelRestorer
+from extproc.apis.usage import Usage, UsageReader
 from extproc.body import full_duplex
 from extproc.exchange.action import Action
 from extproc.exchange.settings import BodyMode
@@ -41,6 +42,7 @@ class ResponsePhase:
         "_restorer",
         "_served",
         "_started",
+        "_usage",
     )
 
     def __init__(
@@ -58,6 +60,7 @@ class ResponsePhase:
         self._served = ""
         self._first: float | None = None
         self._bytes = 0
+        self._usage = UsageReader() if pick_id is not None and mode in _WHOLE_BODY else None
         self._ended = False
         self._done = False
 
@@ -79,9 +82,10 @@ class ResponsePhase:
         self._first = now - self._started
         for header in headers.headers.headers:
             if header.key == ":status":
-                status = header.raw_value.decode("latin-1") or header.value
+                status = _value(header)
                 self._code = int(status) if status.isdecimal() and len(status) == 3 else 0
-                break
+            elif header.key == "content-encoding" and _value(header) != "identity":
+                self._usage = None
         if message.HasField("metadata_context"):
             self._served = served_endpoint(message.metadata_context)
         self._ended = headers.end_of_stream
@@ -97,6 +101,8 @@ class ResponsePhase:
             return []
         self._ended = end_of_stream
         self._bytes += len(chunk)
+        if self._usage is not None:
+            self._usage.feed(chunk)
         duplex = self._mode is BodyMode.FULL_DUPLEX_STREAMED
         answers: list[Action]
         if self._restorer is not None:
@@ -131,6 +137,8 @@ class ResponsePhase:
         if self._done or self._pick_id is None:
             return []
         self._done = True
+        usage = self._usage.usage() if self._usage is not None else _UNTOLD
+        self._usage = None
         return [
             Completed(
                 pick_id=self._pick_id,
@@ -138,11 +146,19 @@ class ResponsePhase:
                 duration=now - self._started,
                 time_to_first_byte=self._first,
                 served=self._served,
+                prompt_tokens=usage.prompt_tokens,
+                cached_tokens=usage.cached_tokens,
+                completion_tokens=usage.completion_tokens,
                 response_bytes=self._bytes,
             )
         ]
 
 
+def _value(header: pb.HeaderValue) -> str:
+    return header.raw_value.decode("latin-1") or header.value
+
+
+_UNTOLD = Usage()
 _WHOLE_BODY = frozenset((BodyMode.BUFFERED, BodyMode.STREAMED, BodyMode.FULL_DUPLEX_STREAMED))
 _WITHOUT_LENGTH = pb.ProcessingResponse(
     response_headers=pb.HeadersResponse(

@@ -55,10 +55,16 @@ def trailers() -> bytes:
     return pb.ProcessingRequest(request_trailers=pb.HttpTrailers()).SerializeToString()
 
 
-def response_headers(status: int = 200, *, end: bool = False, served: str | None = None) -> bytes:
+def response_headers(
+    status: int = 200, *, end: bool = False, served: str | None = None, **more: str
+) -> bytes:
     message = pb.ProcessingRequest()
     message.response_headers.end_of_stream = end
     message.response_headers.headers.headers.add(key=":status", raw_value=b"%d" % status)
+    for name, value in more.items():
+        message.response_headers.headers.headers.add(
+            key=name.replace("_", "-"), raw_value=value.encode()
+        )
     if served is not None:
         lb = {"x-gateway-destination-endpoint-served": served}
         message.metadata_context.filter_metadata["envoy.lb"].update(lb)

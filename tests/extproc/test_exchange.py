@@ -533,6 +533,26 @@ def test_a_response_passes_and_settles_at_its_end(mode: BodyMode) -> None:
     assert envoy.exchange.close(104.0) == []
 
 
+@pytest.mark.parametrize(
+    "mode", [BodyMode.STREAMED, BodyMode.BUFFERED, BodyMode.FULL_DUPLEX_STREAMED]
+)
+def test_a_response_that_is_shown_tells_its_tokens(mode: BodyMode) -> None:
+    envoy = routed(mode)
+    envoy.hears(response_headers(content_encoding="identity"))
+    envoy.hears(response_body(b'{"choices":[],"usa'))
+    envoy.hears(response_body(b'ge":{"prompt_tokens":5,"completion_tokens":7}}', end=True))
+    (end,) = envoy.completions
+    assert (end.prompt_tokens, end.cached_tokens, end.completion_tokens) == (5, None, 7)
+
+
+def test_a_compressed_response_tells_no_tokens() -> None:
+    envoy = routed(BodyMode.STREAMED)
+    envoy.hears(response_headers(content_encoding="gzip"))
+    envoy.hears(response_body(b'{"usage":{"prompt_tokens":5,"completion_tokens":7}}', end=True))
+    (end,) = envoy.completions
+    assert end.completion_tokens is None
+
+
 def test_without_a_response_body_phase_its_headers_settle() -> None:
     envoy = routed(BodyMode.NONE)
     assert kinds(envoy.hears(response_headers(200))) == ["response_headers", "Completed"]

@@ -21,13 +21,14 @@ export function standing(e) {
   return { rank: 4, look: "ok", word: "In", why: e.fresh ? "" : "its metrics are too old to go by" };
 }
 
+const byName = (a, b) => a.name.localeCompare(b.name, "en", { numeric: true });
 const SORTS = {
-  trouble: ["Trouble first", (a, b) => standing(a).rank - standing(b).rank],
+  trouble: ["Trouble first", (a, b) => standing(a).rank - standing(b).rank || byName(a, b)],
   in_flight: ["In flight", (a, b) => b.in_flight - a.in_flight],
   queue: ["Queue", (a, b) => b.queue - a.queue],
   kv: ["KV cache", (a, b) => b.kv_usage_assumed - a.kv_usage_assumed],
   prefill: ["To prefill", (a, b) => b.prefill_tokens - a.prefill_tokens],
-  name: ["Name", (a, b) => a.name.localeCompare(b.name, "en", { numeric: true })],
+  name: ["Name", byName],
 };
 
 const count = (number) => number.toLocaleString("en");
