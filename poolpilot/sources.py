@@ -71,16 +71,17 @@ def source(
     namespaces: Sequence[str],
     *,
     with_routes: bool = True,
+    controller: str | None = None,
 ) -> MakeSource:
     """The source that the options choose. ``with_routes``: whether routes and Gateways are needed,
-    which costs permissions in Kubernetes.
+    which costs permissions in Kubernetes. ``controller``: whose Gateways count; None: ours.
 
     Raises typer.BadParameter where the options choose none, or two.
     """
     if kubernetes:
         if manifests is not None:
             raise typer.BadParameter("give either --manifests or --kubernetes, not both")
-        return _kubernetes(kubeconfig, context, namespaces, with_routes=with_routes)
+        return _kubernetes(kubeconfig, context, namespaces, controller, with_routes=with_routes)
     given = {"--kubeconfig": kubeconfig, "--context": context, "--namespace": namespaces}
     for option, value in given.items():
         if value:
@@ -98,9 +99,20 @@ def source(
 
 
 def _kubernetes(
-    kubeconfig: Path | None, context: str | None, namespaces: Sequence[str], *, with_routes: bool
+    kubeconfig: Path | None,
+    context: str | None,
+    namespaces: Sequence[str],
+    controller: str | None,
+    *,
+    with_routes: bool,
 ) -> MakeSource:
-    from pools.kubernetes import ALL_KINDS, PICKER_KINDS, KubernetesSettings, KubernetesSource
+    from pools.kubernetes import (
+        ALL_KINDS,
+        CONTROLLER,
+        PICKER_KINDS,
+        KubernetesSettings,
+        KubernetesSource,
+    )
 
     try:
         settings = KubernetesSettings(
@@ -108,6 +120,7 @@ def _kubernetes(
             context=context,
             namespaces=tuple(namespaces),
             kinds=ALL_KINDS if with_routes else PICKER_KINDS,
+            controller=controller or CONTROLLER,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--namespace") from error

@@ -8,7 +8,24 @@ import typer
 
 from poolpilot.logs import LogFormat, LogLevel
 from poolpilot.options import LOGS, SERVING, Format, Grace, Level, listen_address
-from poolpilot.sources import Context, Kubeconfig, Kubernetes, Manifests, Namespaces, source
+from poolpilot.sources import (
+    Context,
+    Kubeconfig,
+    Kubernetes,
+    MakeSource,
+    Manifests,
+    Namespaces,
+    source,
+)
+from poolpilot.statuses import (
+    ControllerName,
+    GatewayAddresses,
+    LeaseNamespace,
+    OwnPickers,
+    WriteStatus,
+    checked_controller,
+    with_statuses,
+)
 
 if TYPE_CHECKING:
     from xds.translate import TranslateSettings
@@ -22,6 +39,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+CONTROLLER = "poolpilot.dev/gateway-controller"
+OWN_PICKER = "poolpilot-extproc"
 ENVOY = "What Envoy is told"
 TLS = "TLS"
 
@@ -302,6 +321,11 @@ def serve_xds(
     kubeconfig: Kubeconfig = None,
     context: Context = None,
     namespace: Namespaces = [],  # noqa: B006  # typer reads it, nobody changes it
+    controller_name: ControllerName = CONTROLLER,
+    status: WriteStatus = True,
+    lease_namespace: LeaseNamespace = "",
+    gateway_address: GatewayAddresses = [],  # noqa: B006  # typer reads it, nobody changes it
+    own_picker: OwnPickers = [OWN_PICKER],  # noqa: B006  # typer reads it, nobody changes it
     address: XdsAddress = "127.0.0.1:18000",
     http_address: XdsHttpAddress = "127.0.0.1:18001",
     http_name: HttpNames = [],  # noqa: B006  # typer reads it, nobody changes it
@@ -334,11 +358,24 @@ def serve_xds(
     from xds.http import HttpConfig
 
     logs.configure(log_level, log_format)
-    pools = source(manifests, kubernetes, kubeconfig, context, namespace)
+    pools = _reported_source(
+        manifests,
+        kubernetes,
+        kubeconfig,
+        context,
+        namespace,
+        controller_name,
+        status=status,
+        lease_namespace=lease_namespace,
+        gateway_addresses=gateway_address,
+        own_pickers=own_picker,
+    )
     host, port = listen_address(address, "--address")
     http_host, http_port = listen_address(http_address, "--http-address")
     http = HttpConfig(http_host, http_port, tuple(http_name), tuple(envoy_admin))
-    settings = _translate_settings(listen, picker, reuse_port, trace_collector, trace_share)
+    settings = _translate_settings(
+        listen, picker, reuse_port, own_picker, trace_collector, trace_share
+    )
     server = XdsServerConfig(
         host=host, port=port, tls=_tls(TlsConfig, tls_certificate, tls_key, tls_client_ca)
     )
@@ -453,6 +490,11 @@ def serve_all(
     kubeconfig: Kubeconfig = None,
     context: Context = None,
     namespace: Namespaces = [],  # noqa: B006  # typer reads it, nobody changes it
+    controller_name: ControllerName = CONTROLLER,
+    status: WriteStatus = True,
+    lease_namespace: LeaseNamespace = "",
+    gateway_address: GatewayAddresses = [],  # noqa: B006  # typer reads it, nobody changes it
+    own_picker: OwnPickers = [OWN_PICKER],  # noqa: B006  # typer reads it, nobody changes it
     host: Annotated[
         str,
         typer.Option(
@@ -487,8 +529,20 @@ def serve_all(
     from xds.http import HttpConfig
 
     logs.configure(log_level, log_format)
-    pools = source(manifests, kubernetes, kubeconfig, context, namespace)
-    settings = _translate_settings(listen, picker, reuse_port)
+    pools = source(manifests, kubernetes, kubeconfig, context, namespace, with_routes=False)
+    reported_pools = _reported_source(
+        manifests,
+        kubernetes,
+        kubeconfig,
+        context,
+        namespace,
+        controller_name,
+        status=status,
+        lease_namespace=lease_namespace,
+        gateway_addresses=gateway_address,
+        own_pickers=own_picker,
+    )
+    settings = _translate_settings(listen, picker, reuse_port, own_picker)
     try:
         config = PickerConfig(
             address=host_port(host, 9002),
@@ -502,7 +556,7 @@ def serve_all(
     run_until_stopped(
         lambda: {
             "xDS server": parts.xds_server(
-                pools, settings, XdsServerConfig(host=host), HttpConfig(), grace
+                reported_pools, settings, XdsServerConfig(host=host), HttpConfig(), grace
             ),
             "endpoint picker": parts.endpoint_picker(pools, config, grace),
         },
@@ -514,10 +568,47 @@ CLOSING = 2.0
 """Seconds that a server may take to close after the grace period it gives others."""
 
 
+def _reported_source(
+    manifests: Path | None,
+    kubernetes: bool,
+    kubeconfig: Path | None,
+    context: str | None,
+    namespaces: list[str],
+    controller: str,
+    *,
+    status: bool,
+    lease_namespace: str,
+    gateway_addresses: list[str],
+    own_pickers: list[str],
+) -> MakeSource:
+    """The source that the options choose; if it is Kubernetes, statuses are written there."""
+    pools = source(
+        manifests,
+        kubernetes,
+        kubeconfig,
+        context,
+        namespaces,
+        controller=checked_controller(controller),
+    )
+    if not kubernetes or not status:
+        return pools
+    return with_statuses(
+        pools,
+        kubeconfig,
+        context,
+        namespaces,
+        controller,
+        lease_namespace,
+        gateway_addresses,
+        own_pickers,
+    )
+
+
 def _translate_settings(
     listen: str,
     picker: list[str],
     reuse_port: bool,
+    own_pickers: list[str],
     trace_collector: str = "",
     trace_share: float = 1.0,
 ) -> TranslateSettings:
@@ -532,6 +623,7 @@ def _translate_settings(
             listen_port=listener.port,
             reuse_port=reuse_port,
             ext_proc=ExtProcSettings(targets),
+            own_pickers=frozenset(own_pickers),
             trace_collector=collector_address(trace_collector, "--trace-collector"),
             trace_share=trace_share,
         )

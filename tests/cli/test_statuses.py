@@ -1,0 +1,23 @@
+"""Options for what is written back to Kubernetes."""
+
+from __future__ import annotations
+
+import pytest
+import typer
+
+from poolpilot.commands import serve
+from poolpilot.statuses import checked_controller
+from pools.attachment import OWN_PICKERS
+from pools.kubernetes import CONTROLLER
+
+
+def test_the_defaults_are_those_of_the_library() -> None:
+    assert serve.CONTROLLER == CONTROLLER
+    assert frozenset({serve.OWN_PICKER}) == OWN_PICKERS
+
+
+def test_a_controllers_name_has_a_domain() -> None:
+    assert checked_controller("example.com/our-gateways") == "example.com/our-gateways"
+    for wrong in ("gateways", "/gateways", "example.com/", "Example.com/x y"):
+        with pytest.raises(typer.BadParameter, match="domain/name"):
+            checked_controller(wrong)
