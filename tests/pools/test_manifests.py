@@ -8,15 +8,20 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pools.assemble import assemble
 from pools.manifests import Manifest, PoolEndpoints, read_object, read_text
 from pools.model import (
+    AllowedRoutes,
     AppProtocol,
     BackendKind,
     BodyMode,
+    CertificateRef,
     Criticality,
     FailureMode,
+    Filters,
     Gateway,
     GatewayListener,
+    HeaderChanges,
     HTTPRoute,
     InferenceModel,
     InferenceModelRewrite,
@@ -24,10 +29,18 @@ from pools.model import (
     InferencePool,
     ListenerProblem,
     ListenerProtocol,
+    NamespacesFrom,
     ObjectName,
+    PathChange,
+    PathChangeType,
     PathMatchType,
     PickerRef,
+    Redirect,
+    ReferenceGrant,
+    Retry,
+    RouteRule,
     TargetModel,
+    UrlRewrite,
     ValueMatchType,
 )
 
@@ -408,6 +421,283 @@ def test_a_gateway_keeps_the_listeners_that_it_cannot_serve_and_says_why() -> No
     assert complaints(read) == [
         "10 spec.listeners[1].protocol: TCP is neither HTTP nor HTTPS; the listener is not served"
     ]
+
+
+def test_a_tls_listener_with_everything() -> None:
+    one = listener(
+        "tls: {mode: Terminate, certificateRefs: [{name: a}, {name: b, namespace: infra},"
+        " {group: example.com, kind: Vault, name: c}]}, allowedRoutes: {namespaces: {from:"
+        " Selector, selector: {matchLabels: {team: a}, matchExpressions: [{key: env, operator:"
+        " NotIn, values: [test]}, {key: gpu, operator: Exists}]}},"
+        " kinds: [{kind: HTTPRoute}, {kind: TLSRoute}]}"
+    )
+    assert one.protocol is ListenerProtocol.HTTPS
+    assert one.problem is None
+    assert one.certificates == (
+        CertificateRef(ObjectName("default", "a")),
+        CertificateRef(ObjectName("infra", "b")),
+        CertificateRef(ObjectName("default", "c"), "example.com/Vault"),
+    )
+    allowed = one.allowed
+    assert (allowed.namespaces, allowed.http_routes) == (NamespacesFrom.SELECTOR, True)
+    assert allowed.unknown_kinds == ("gateway.networking.k8s.io/TLSRoute",)
+    labels = {"team": "a", "gpu": ""}
+    assert allowed.selector.selects(labels)
+    assert not allowed.selector.selects({**labels, "env": "test"})
+    assert not allowed.selector.selects({"team": "a"})
+
+
+def test_a_listener_allows_routes_of_its_own_namespace_unless_it_says_otherwise() -> None:
+    tls = "tls: {certificateRefs: [{name: a}]}"
+    assert listener(tls).allowed == AllowedRoutes(NamespacesFrom.SAME)
+    for source in NamespacesFrom:
+        if source is not NamespacesFrom.SELECTOR:
+            one = listener(f"{tls}, allowedRoutes: {{namespaces: {{from: {source}}}}}")
+            assert one.allowed.namespaces is source
+    assert not listener(
+        f"{tls}, allowedRoutes: {{kinds: [{{kind: GRPCRoute}}]}}"
+    ).allowed.http_routes
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason", "field"),
+    [
+        ("hostname: a.example.com", "Invalid", "tls"),
+        ("tls: {certificateRefs: []}", "Invalid", "tls"),
+        (
+            "tls: {mode: Passthrough, certificateRefs: [{name: a}]}",
+            "UnsupportedValue",
+            "tls.mode",
+        ),
+        (
+            "tls: {certificateRefs: [{name: a}], frontendValidation: {caCertificateRefs: []}}",
+            "UnsupportedValue",
+            "tls.frontendValidation",
+        ),
+        (
+            "tls: {certificateRefs: [{name: a}]}, allowedRoutes: {namespaces: {from: Selector}}",
+            "Invalid",
+            "allowedRoutes.namespaces.selector",
+        ),
+        *(
+            (
+                "tls: {certificateRefs: [{name: a}]}, allowedRoutes: {namespaces: {from: Selector,"
+                f" selector: {{matchExpressions: [{{key: a, {expression}}}]}}}}}}",
+                "Invalid",
+                f"allowedRoutes.namespaces.selector.matchExpressions[0].{field}",
+            )
+            for expression, field in [
+                ("operator: in", "operator"),
+                ("operator: In", "values"),
+                ("operator: Exists, values: [x]", "values"),
+            ]
+        ),
+    ],
+)
+def test_a_listener_that_cannot_be_served_stays_and_names_the_field(
+    fields: str, reason: str, field: str
+) -> None:
+    problem = listener(fields).problem
+    assert problem is not None
+    assert problem.reason == reason
+    assert problem.message.startswith(f"spec.listeners[0].{field}: ")
+
+
+def test_a_gateway_that_would_check_clients_certificates_serves_no_https() -> None:
+    read = gateway(
+        """
+        tls: {frontend: {default: {validation: {caCertificateRefs: [{name: ca}]}}}}
+        listeners:
+        - {name: https, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: a}]}}
+        - {name: http, port: 80, protocol: HTTP}
+        """
+    )
+    assert isinstance(read.object, Gateway)
+    https, http = read.object.listeners
+    assert https.problem is not None
+    assert https.problem.reason == "UnsupportedValue"
+    assert http.problem is None
+    assert [(p.severity, p.field) for p in read.problems] == [("error", "spec.tls.frontend")]
+
+
+def rule_of(fields: str) -> RouteRule:
+    value = good(route(f"rules:\n- {fields}"))
+    assert isinstance(value, HTTPRoute)
+    return value.rules[0]
+
+
+def test_filters_and_retries_of_a_rule() -> None:
+    rule = rule_of(
+        "{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: X-A, value:"
+        " '1'}, {name: x-a, value: '2'}], add: [{name: b, value: '3'}], remove: [X-C, x-c]}},"
+        " {type: ResponseHeaderModifier, responseHeaderModifier: {remove: [server]}},"
+        " {type: URLRewrite, urlRewrite: {hostname: in.example.com, path: {type:"
+        " ReplacePrefixMatch, replacePrefixMatch: ''}}}], matches: [{path: {value: /llm}}],"
+        " retry: {attempts: 3, codes: [429, 503], backoff: 250ms}, backendRefs: [{name: s, port:"
+        " 80, filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: Y,"
+        " value: z}]}}]}]}"
+    )
+    assert rule.filters == Filters(
+        HeaderChanges((("x-a", "1"),), (("b", "3"),), ("x-c",)),
+        HeaderChanges(remove=("server",)),
+        UrlRewrite("in.example.com", PathChange(PathChangeType.PREFIX, "/")),
+    )
+    assert rule.retry == Retry(3, (429, 503), 0.25)
+    [backend] = rule.backends
+    assert backend.filters == Filters(HeaderChanges((("y", "z"),)))
+
+
+def test_a_redirect() -> None:
+    rule = rule_of(
+        "filters: [{type: RequestRedirect, requestRedirect: {scheme: https, hostname: b.example,"
+        " port: 8443, path: {type: ReplaceFullPath, replaceFullPath: /new}, statusCode: 301}}]"
+    )
+    assert rule.filters.redirect == Redirect(
+        "https", "b.example", 8443, PathChange(PathChangeType.FULL, "/new"), 301
+    )
+    assert rule_of("filters: [{type: RequestRedirect, requestRedirect: {}}]").filters.redirect == (
+        Redirect()
+    )
+
+
+REDIRECT = "{type: RequestRedirect, requestRedirect: {hostname: a.example}}"
+REWRITE = (
+    "{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}"
+)
+
+
+@pytest.mark.parametrize(
+    ("rule", "field"),
+    [
+        (f"{{filters: [{REDIRECT}, {REDIRECT}]}}", "filters"),
+        (f"{{filters: [{REDIRECT}, {REWRITE}]}}", "filters"),
+        (f"{{filters: [{REDIRECT}], backendRefs: [{{name: s, port: 1}}]}}", "filters"),
+        (f"{{filters: [{REWRITE}], matches: [{{path: {{type: Exact, value: /a}}}}]}}", "filters"),
+        ("{filters: [{type: URLRewrite}]}", "filters[0].urlRewrite"),
+        (
+            "{filters: [{type: RequestRedirect, requestRedirect: {statusCode: 304}}]}",
+            "filters[0].requestRedirect.statusCode",
+        ),
+        (
+            "{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a,"
+            ' value: "b\\nc"}]}}]}',
+            "filters[0].requestHeaderModifier.set[0].value",
+        ),
+        (
+            "{filters: [{type: URLRewrite, urlRewrite: {hostname: '*.example.com'}}]}",
+            "filters[0].urlRewrite.hostname",
+        ),
+        ("{retry: {codes: [200]}}", "retry.codes[0]"),
+    ],
+)
+def test_a_wrong_filter_is_an_error_at_its_field(rule: str, field: str) -> None:
+    read = route(f"rules:\n- {rule}\n")
+    assert read.object is None
+    assert [p.field for p in read.problems] == [f"spec.rules[0].{field}"]
+
+
+@pytest.mark.parametrize(
+    ("given", "unsupported"),
+    [
+        ("{type: ExtensionRef, extensionRef: {group: a, kind: B, name: c}}", "ExtensionRef"),
+        ("{type: CORS, cors: {allowOrigins: ['*']}}", "CORS"),
+        (
+            "{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: Host, value: a}]}}",
+            "RequestHeaderModifier of 'host'",
+        ),
+        (
+            "{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [':status']}}",
+            "ResponseHeaderModifier of ':status'",
+        ),
+    ],
+)
+def test_a_filter_that_we_have_not_is_named_in_the_rule(given: str, unsupported: str) -> None:
+    read = route(f"rules:\n- filters: [{given}]\n")
+    assert isinstance(read.object, HTTPRoute)
+    assert read.object.rules[0].filters.unsupported == (unsupported,)
+    assert [p.severity for p in read.problems] == ["error"]
+
+
+def test_a_single_backend_may_change_headers_and_nothing_else() -> None:
+    read = route(f"rules:\n- backendRefs: [{{name: s, port: 1, filters: [{REDIRECT}]}}]\n")
+    assert isinstance(read.object, HTTPRoute)
+    [backend] = read.object.rules[0].backends
+    assert backend.filters == Filters(unsupported=("RequestRedirect",))
+
+
+@pytest.mark.parametrize(
+    ("ref", "unknown", "field"),
+    [
+        ("{kind: InferencePool, name: a}", "InferencePool", "group"),
+        ("{group: multicluster.x-k8s.io, kind: ServiceImport, name: a}",
+         "multicluster.x-k8s.io/ServiceImport", "kind"),
+        ("{group: example.com, kind: Service, name: a, port: 80}", "example.com/Service", "group"),
+    ],
+)  # fmt: skip
+def test_a_backend_of_an_unknown_kind_leaves_the_route_readable(
+    ref: str, unknown: str, field: str
+) -> None:
+    read = route(f"rules:\n- backendRefs: [{ref}, {{name: s, port: 80}}]\n")
+    assert isinstance(read.object, HTTPRoute)
+    first, second = read.object.rules[0].backends
+    assert (first.unknown_kind, first.port, second.unknown_kind) == (unknown, None, "")
+    assert [p.field for p in read.problems] == [f"spec.rules[0].backendRefs[0].{field}"]
+
+
+RULES = "rules: [{backendRefs: [{name: s, port: 80}]}]"
+
+
+def test_a_parent_that_is_no_gateway_is_left_out_and_without_any_gateway_the_route_is() -> None:
+    mesh = "{group: '', kind: Service, name: s}"
+    both = good(route(f"parentRefs: [{mesh}, {{name: gw}}]\n{RULES}"))
+    assert isinstance(both, HTTPRoute)
+    assert [str(parent.gateway) for parent in both.parents] == ["default/gw"]
+    read = route(f"parentRefs: [{mesh}]\n{RULES}")
+    assert isinstance(read.object, HTTPRoute)
+    assert read.object.of_others
+    assert [p.severity for p in read.problems] == ["warning"]
+    assert assemble([read.object]).routes == ()
+
+
+@pytest.mark.parametrize(("value", "by_model"), [("'true'", True), ("'false'", False)])
+def test_a_route_may_go_by_the_model(value: str, by_model: bool) -> None:
+    metadata = f"{{name: x, annotations: {{poolpilot.dev/route-by-model: {value}}}}}"
+    read = manifest("gateway.networking.k8s.io/v1", "HTTPRoute", RULES, metadata=metadata)
+    assert isinstance(read.object, HTTPRoute)
+    assert read.object.by_model is by_model
+
+
+@pytest.mark.parametrize("version", ["v1", "v1beta1"])
+def test_a_grant(version: str) -> None:
+    value = good(
+        manifest(
+            f"gateway.networking.k8s.io/{version}",
+            "ReferenceGrant",
+            """
+            from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: apps}]
+            to: [{group: "", kind: Service}, {group: "", kind: Secret, name: tls}]
+            """,
+        )
+    )
+    assert isinstance(value, ReferenceGrant)
+    assert value.sources == (("gateway.networking.k8s.io", "HTTPRoute", "apps"),)
+    assert value.targets == (("", "Service", None), ("", "Secret", "tls"))
+
+
+def test_an_origin_says_which_object_of_which_generation_it_is() -> None:
+    document = yaml.safe_load(
+        "{apiVersion: gateway.networking.k8s.io/v1, kind: GatewayClass, metadata: {name: c, uid:"
+        " u-1, generation: 3}, spec: {controllerName: x}}"
+    )
+    read = read_object(document, "kubernetes")
+    assert read is not None
+    [problem] = read.problems  # a broken object is known as well
+    assert problem.origin is not None
+    assert (problem.origin.api_version, problem.origin.uid, problem.origin.generation) == (
+        "gateway.networking.k8s.io/v1",
+        "u-1",
+        3,
+    )
 
 
 def endpoints(spec: str) -> Manifest:

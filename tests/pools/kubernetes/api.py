@@ -275,8 +275,9 @@ def _status(code: int, reason: str, message: str) -> web.Response:
 POOLS = "/apis/inference.networking.k8s.io/v1/inferencepools"
 PODS = "/api/v1/pods"
 SECRETS = "/api/v1/secrets"
-SERVICES = "/api/v1/services"
-SLICES = "/apis/discovery.k8s.io/v1/endpointslices"
+GRANTS = "/apis/gateway.networking.k8s.io/v1/referencegrants"
+GATEWAYS = "/apis/gateway.networking.k8s.io/v1/gateways"
+GATEWAY_CLASSES = "/apis/gateway.networking.k8s.io/v1/gatewayclasses"
 ROUTES = "/apis/gateway.networking.k8s.io/v1/httproutes"
 
 

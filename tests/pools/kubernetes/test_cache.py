@@ -3,12 +3,25 @@
 import json
 
 from pools.kubernetes.cache import Cache
-from pools.kubernetes.kinds import ALL_KINDS, POD, POOLS, ROUTES, Item, Kind, read_item
+from pools.kubernetes.kinds import (
+    ALL_KINDS,
+    ENDPOINT_SLICE,
+    NAMESPACE,
+    POD,
+    POOLS,
+    ROUTES,
+    SECRET,
+    SERVICE,
+    Item,
+    Kind,
+    read_item,
+)
 from pools.model import ObjectName
 from tests.pools.kubernetes.api import Object, pod, pool
+from tests.pools.pairs import Pair, good_pair
 
 NEW_POOL, OLD_POOL = POOLS
-_, GATEWAY, GATEWAY_CLASS = ROUTES
+HTTP_ROUTE, GATEWAY, GATEWAY_CLASS = ROUTES
 LLAMA = ObjectName("default", "llama")
 
 
@@ -60,26 +73,159 @@ def test_a_pool_in_both_groups_counts_once_and_is_told() -> None:
     assert cache((OLD_POOL, old)).world().pools[LLAMA].target_ports == (9000,)
 
 
+def gateway_class(name: str, controller: str) -> Object:
+    return {"metadata": {"name": name}, "spec": {"controllerName": controller}}
+
+
+def gateway(name: str, of: str, **spec: object) -> Object:
+    listeners = [{"name": "http", "port": 80, "protocol": "HTTP"}]
+    return {
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"gatewayClassName": of, "listeners": listeners, **spec},
+    }
+
+
+def route(name: str, *parents: str, rule: Object | None = None, **spec: object) -> Object:
+    return {
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {
+            "parentRefs": [{"name": parent} for parent in parents],
+            "rules": [rule or {"backendRefs": [{"name": "web", "port": 80}]}],
+            **spec,
+        },
+    }
+
+
+CLASSES = (
+    (GATEWAY_CLASS, gateway_class("ours", "poolpilot.dev/ours")),
+    (GATEWAY_CLASS, gateway_class("theirs", "example.com/theirs")),
+)
+A, B, C = gateway("a", "ours"), gateway("b", "theirs"), gateway("c", "of-nobody")
+
+
 def test_gateways_of_other_controllers_are_not_ours() -> None:
-    def gateway(name: str, of: str) -> Object:
-        listeners = [{"name": "http", "port": 80, "protocol": "HTTP"}]
-        return {
-            "metadata": {"name": name, "namespace": "default"},
-            "spec": {"gatewayClassName": of, "listeners": listeners},
-        }
-
-    def gateway_class(name: str, controller: str) -> Object:
-        return {"metadata": {"name": name}, "spec": {"controllerName": controller}}
-
-    world = cache(
-        (GATEWAY_CLASS, gateway_class("ours", "poolpilot.dev/ours")),
-        (GATEWAY_CLASS, gateway_class("theirs", "example.com/theirs")),
-        (GATEWAY, gateway("a", "ours")),
-        (GATEWAY, gateway("b", "theirs")),
-        (GATEWAY, gateway("c", "of-nobody")),
-    ).world()
+    world = cache(*CLASSES, (GATEWAY, A), (GATEWAY, B), (GATEWAY, C)).world()
     assert [one.name.name for one in world.gateways] == ["a"]
     assert [str(one.name) for one in world.gateway_classes] == ["ours"]
+
+
+LACKING: Object = {
+    "filters": [{"type": "CORS", "cors": {}}],
+    "backendRefs": [{"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": "x"}],
+}
+BROKEN: Object = {"matches": [{"path": {"type": "RegularExpression", "value": "(?=a)"}}]}
+
+
+def test_routes_of_other_controllers_stay_and_nothing_is_said_of_them() -> None:
+    others = (GATEWAY, A), (GATEWAY, B), (GATEWAY, C)
+    for rule in (LACKING, BROKEN):
+        silent = cache(*CLASSES, *others, (HTTP_ROUTE, route("r", "b", "c", rule=rule))).world()
+        assert silent.problems == ()
+        for parents in (("a", "b"), ("not-there",), ()):
+            held = cache(*CLASSES, *others, (HTTP_ROUTE, route("r", *parents, rule=rule)))
+            assert held.world().problems, parents
+    world = cache(*CLASSES, *others, (HTTP_ROUTE, route("r", "b", rule=LACKING))).world()
+    assert [one.name.name for one in world.routes] == ["r"]
+
+
+def test_nothing_is_said_of_broken_gateways_of_others_or_of_routes_in_a_mesh() -> None:
+    listeners = [{"name": "x", "port": 0, "protocol": "TCP"}]
+    broken = gateway("b", "theirs", listeners=listeners)
+    assert cache(*CLASSES, (GATEWAY, broken)).world().problems == ()
+    assert cache(*CLASSES, (GATEWAY, gateway("b", "ours", listeners=listeners))).world().problems
+    of_theirs = (HTTP_ROUTE, route("r", "b", rule=BROKEN))
+    assert cache(*CLASSES, (GATEWAY, broken), of_theirs).world().problems == ()
+    mesh = route("m", rule=LACKING, parentRefs=[{"group": "", "kind": "Service", "name": "web"}])
+    world = cache((HTTP_ROUTE, mesh)).world()
+    assert (world.routes, world.problems) == ((), ())
+
+
+def service(name: str) -> Object:
+    return {
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"ports": [{"name": "http", "port": 80}]},
+    }
+
+
+def slice_of(service: str, *addresses: str) -> Object:
+    return {
+        "metadata": {
+            "name": f"{service}-1",
+            "namespace": "default",
+            "labels": {"kubernetes.io/service-name": service},
+        },
+        "endpoints": [{"addresses": [address]} for address in addresses],
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+    }
+
+
+def test_of_a_clusters_services_only_those_that_are_named_make_worlds() -> None:
+    held = cache(
+        *CLASSES,
+        (GATEWAY, A),
+        (HTTP_ROUTE, route("r", "a")),
+        (SERVICE, service("web")),
+        (SERVICE, service("other")),
+        (ENDPOINT_SLICE, slice_of("web", "10.0.0.1")),
+        (ENDPOINT_SLICE, slice_of("other", "10.0.0.9")),
+    )
+    web = ObjectName("default", "web")
+    world = held.world()
+    assert list(world.services) == [web]
+    assert world.services[web].ports[0].addresses == (("10.0.0.1", 8080),)
+    slices = (ENDPOINT_SLICE, None)
+    assert not held.put(slices, item(ENDPOINT_SLICE, slice_of("other", "10.0.0.8")))
+    assert held.put(slices, item(ENDPOINT_SLICE, slice_of("web", "10.0.0.2")))
+    assert held.world().services[web].ports[0].addresses == (("10.0.0.2", 8080),)
+    assert not held.remove((SERVICE, None), ObjectName("default", "other"))
+    other = {"backendRefs": [{"name": "other", "port": 80}]}
+    held.put((SERVICE, None), item(SERVICE, service("other")))
+    assert held.put((HTTP_ROUTE, None), item(HTTP_ROUTE, route("r", "a", rule=other)))
+    [now_named] = held.world().services.values()
+    assert now_named.ports[0].addresses == (("10.0.0.8", 8080),), "what changed meanwhile counts"
+
+
+def test_the_service_of_a_pools_picker_is_in_the_world() -> None:
+    with_picker = pool("llama")
+    with_picker["spec"]["endpointPickerRef"] = {"name": "epp", "port": {"number": 9002}}
+    world = cache((NEW_POOL, with_picker), (SERVICE, service("epp"))).world()
+    assert list(world.services) == [ObjectName("default", "epp")]
+
+
+def test_a_secret_that_is_rotated_badly_leaves_the_last_good_one_in_effect() -> None:
+    tls = {"certificateRefs": [{"name": "tls"}]}
+    secure = gateway(
+        "a", "ours", listeners=[{"name": "x", "port": 443, "protocol": "HTTPS", "tls": tls}]
+    )
+    held = cache(*CLASSES, (GATEWAY, secure), (SECRET, good_pair().secret()))
+    name = ObjectName("default", "tls")
+    assert held.world().certificates[name].key == good_pair().key
+    bad = Pair(good_pair().chain, b"nothing").secret()
+    assert held.put((SECRET, None), item(SECRET, bad))
+    world = held.world()
+    assert world.certificates[name].key == good_pair().key
+    assert [str(one) for one in world.problems] == [
+        "kubernetes: Secret default/tls data.tls.key: is no private key in PEM (the last good"
+        " version stays in effect)"
+    ]
+    assert held.put((SECRET, None), item(SECRET, bad, uid="2"))
+    assert held.world().certificates[name].problem == "tls.key is no private key in PEM"
+
+
+def test_labels_are_those_of_namespaces_with_routes() -> None:
+    def namespace(name: str) -> Object:
+        return {"metadata": {"name": name, "labels": {"team": name}}}
+
+    world = cache(
+        *CLASSES,
+        (GATEWAY, A),
+        (HTTP_ROUTE, route("r", "a")),
+        (NAMESPACE, namespace("default")),
+        (NAMESPACE, namespace("other")),
+    ).world()
+    assert world.namespaces == {
+        "default": {"team": "default", "kubernetes.io/metadata.name": "default"}
+    }
 
 
 def test_only_pods_that_a_pool_of_their_namespace_selects_are_in_the_world() -> None:

@@ -17,15 +17,20 @@ from pools.kubernetes import ALL_KINDS, PICKER_KINDS, KubernetesSettings, Kubern
 from pools.model import ObjectName, World
 from pools.source import SourceError
 from tests.pools.kubernetes.api import (
+    GATEWAY_CLASSES,
+    GATEWAYS,
+    GRANTS,
     GROUPS,
     PODS,
     POOLS,
     ROUTES,
+    SECRETS,
     FakeServer,
     Object,
     pod,
     pool,
 )
+from tests.pools.pairs import good_pair
 
 LLAMA = ObjectName("default", "llama")
 QUICK = Timing(page_size=2, discovery=0.05, debounce=0.01, longest_retry=0.05)
@@ -232,6 +237,115 @@ async def test_a_kind_that_may_not_be_read_is_named_and_the_rest_goes_on(
         await worlds.until(lambda world: not world.problems)
 
 
+async def test_without_permission_to_read_secrets_the_rest_is_served_and_told(
+    server: FakeServer, settings: KubernetesSettings
+) -> None:
+    server.put(POOLS, pool("llama"))
+    server.put(SECRETS, good_pair().secret())
+    secure_gateway(server)
+    server.refusals["secrets"] = [403] * 10_000
+    async with following(settings) as worlds:
+        world = await worlds.next()
+        assert (list(world.pools), world.certificates, world.unread) == (
+            [LLAMA],
+            {},
+            frozenset({"Secret"}),
+        )
+        assert [(one.severity, str(one)) for one in world.problems] == [
+            (
+                "warning",
+                "kubernetes: Secret cannot be read since 2026-01-01T12:00:00Z (no: 403); none is"
+                " known, as if there were none: allow get, list and watch on it, in all watched"
+                " namespaces, if any is needed",
+            )
+        ]
+        server.refusals.clear()
+        allowed = await worlds.until(lambda world: not world.problems)
+        assert (list(allowed.certificates), allowed.unread) == (
+            [ObjectName("default", "tls")],
+            frozenset(),
+        )
+
+
+async def test_a_first_refusal_of_secrets_is_not_believed(
+    server: FakeServer, settings: KubernetesSettings
+) -> None:
+    server.put(SECRETS, good_pair().secret())
+    secure_gateway(server)
+    server.put(POOLS, pool("llama"))
+    server.refusals["secrets"] = [403, 403]
+    async with following(settings) as worlds:
+        assert list((await worlds.next()).certificates) == [ObjectName("default", "tls")]
+
+
+async def test_secrets_that_fail_for_another_reason_are_waited_for(
+    server: FakeServer, settings: KubernetesSettings
+) -> None:
+    server.put(POOLS, pool("llama"))
+    server.refusals["secrets"] = [500] * 6
+    async with following(settings) as worlds:
+        assert (await worlds.next()).unread == frozenset()
+    assert not server.refusals["secrets"]
+
+
+async def test_a_secret_that_may_be_read_no_longer_stays_as_it_was(
+    server: FakeServer, settings: KubernetesSettings
+) -> None:
+    server.put(POOLS, pool("llama"))
+    server.put(SECRETS, good_pair().secret())
+    secure_gateway(server)
+    async with following(settings) as worlds:
+        assert (await worlds.next()).certificates
+        server.refusals["secrets"] = [403] * 10_000
+        server.api.put(PODS, pod("one", "llama", "10.0.0.1"))
+        server.api.compact()  # every watch has to list anew
+        server.wake()
+        world = await worlds.until(lambda world: bool(world.problems))
+        assert world.certificates
+        assert world.unread == frozenset()
+        assert "what was read last stays in effect" in messages(world)[0]
+
+
+async def test_a_grant_comes_with_its_kind(
+    server: FakeServer, settings: KubernetesSettings
+) -> None:
+    group = GRANTS.rpartition("/")[0]
+    server.groups[group] = tuple(n for n in GROUPS[group] if n != "referencegrants")
+    server.put(POOLS, pool("llama"))
+    async with following(settings) as worlds:
+        world = await worlds.next()
+        assert (world.grants, world.problems, world.unread) == ((), (), frozenset())
+        server.put(GRANTS, grant())
+        server.groups |= GROUPS
+        await worlds.until(lambda world: len(world.grants) == 1)
+        server.delete(GRANTS, "default", "grant")
+        await worlds.until(lambda world: not world.grants)
+
+
+def grant() -> Object:
+    return {
+        "metadata": {"name": "grant", "namespace": "default"},
+        "spec": {
+            "from": [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "namespace": "a"}],
+            "to": [{"group": "", "kind": "Secret"}],
+        },
+    }
+
+
+def secure_gateway(server: FakeServer) -> None:
+    tls = {"certificateRefs": [{"name": "tls"}]}
+    listeners = [{"name": "https", "port": 443, "protocol": "HTTPS", "tls": tls}]
+    controller = {"controllerName": "poolpilot.dev/gateway-controller"}
+    server.put(GATEWAY_CLASSES, {"metadata": {"name": "ours"}, "spec": controller})
+    server.put(
+        GATEWAYS,
+        {
+            "metadata": {"name": "secure", "namespace": "default"},
+            "spec": {"gatewayClassName": "ours", "listeners": listeners},
+        },
+    )
+
+
 async def test_a_token_that_was_renewed_in_the_kubeconfig_is_taken_up(
     server: FakeServer, tmp_path: Path
 ) -> None:
@@ -316,7 +430,8 @@ async def test_the_picker_asks_for_no_routes(server: FakeServer, tmp_path: Path)
     path = kubeconfig(tmp_path / "config", server.url)
     async with following(KubernetesSettings(path, kinds=PICKER_KINDS, timing=QUICK)) as worlds:
         await worlds.next()
-    assert not [path for path in server.requests if "gateway.networking" in path]
+    others = ("gateway.networking", "secrets", "services", "endpointslices", "namespaces")
+    assert not [path for path in server.requests if any(other in path for other in others)]
     assert set(PICKER_KINDS) < set(ALL_KINDS)
 
 
