@@ -15,7 +15,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from e2e.harness import eventually
 from e2e.static_envoy import Pod
-from e2e.test_xds_translate import Script, envoy
+from e2e.live import Script, envoy
 from extproc.config import PickerConfig
 from extproc.server import EndpointPickerServer
 from pools.model import Endpoint, InferencePool, ObjectName, World

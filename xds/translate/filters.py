@@ -59,13 +59,11 @@ def problem_of_filters(filters: Filters, match: RouteMatch | None = None) -> str
 
 
 def _problem_of_changes(changes: HeaderChanges) -> str:
-    names = [name for name, _ in (*changes.set, *changes.add)] + list(changes.remove)
-    for name in names:
+    for name in (*(name for name, _ in changes.add), *changes.remove):
         if name.lower() in _HOST:
-            if any(name == other for other, _ in changes.set):
-                continue
             return f"the header {name} can only be set, not added to or removed"
-        if not is_token(name):
+    for name in (*(name for name, _ in (*changes.set, *changes.add)), *changes.remove):
+        if not is_token(name) and name.lower() not in _HOST:
             return f"{name!r} is not a header name that HTTP allows"
     for name, value in (*changes.set, *changes.add):
         if _NOT_IN_A_VALUE.search(value):
@@ -82,6 +80,18 @@ def _problem_of_path(change: PathChange, match: RouteMatch | None) -> str:
     if change.type is PathChangeType.PREFIX and not is_prefix:
         return "ReplacePrefixMatch needs a match of type PathPrefix; use ReplaceFullPath instead"
     return ""
+
+
+def merged(first: HeaderChanges, then: HeaderChanges) -> HeaderChanges:
+    """Both, one after the other."""
+    if first == HeaderChanges():
+        return then
+    final = {name for name, _ in then.set} | set(then.remove)
+    return HeaderChanges(
+        (*((n, v) for n, v in first.set if n not in final), *then.set),
+        (*((n, v) for n, v in first.add if n not in final), *then.add),
+        (*(n for n in first.remove if n not in final), *then.remove),
+    )
 
 
 def headers_to_add(changes: HeaderChanges) -> list[core.HeaderValueOption]:

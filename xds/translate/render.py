@@ -5,8 +5,10 @@ Slow (milliseconds per resource), and only for people: debug pages, ``check``, t
 
 from __future__ import annotations
 
+import datetime
 import importlib
 import re
+from functools import cache
 from typing import cast
 
 import betterproto2
@@ -25,15 +27,14 @@ _PREFIX = "type.googleapis.com/"
 def as_json(resource: Resource) -> Json:
     """The resource as Envoy's ``/config_dump`` would show it, without ``@type`` at the top.
 
-    Secrets come back redacted. A message of an unknown type is shown as its type and size.
+    Secrets come back without what is secret in them. A message of an unknown type is shown as its
+    type and size.
     """
     return message_json(resource.type_url, resource.body)
 
 
 def message_json(type_url: str, body: bytes) -> Json:
     """A serialised message of any type of Envoy's as JSON."""
-    if type_url == SECRET:
-        return {"name": "[redacted]", "bytes": len(body)}
     if type_url == ENDPOINT and (quick := _assignment_json(body)) is not None:
         return quick
     message_class = _message_class(type_url.removeprefix(_PREFIX))
@@ -42,8 +43,8 @@ def message_json(type_url: str, body: bytes) -> Json:
     # An Any can only be unpacked when its type was imported.
     for name in set(_ANY_TYPE.findall(body)):
         _message_class(name.decode())
-    parsed = message_class.parse(body)
-    return cast(Json, _redacted(parsed.to_dict(casing=_FIELD_NAMES)))
+    parsed = message_class.parse(body).to_dict(casing=_FIELD_NAMES)
+    return cast(Json, _blank(parsed) if type_url == SECRET else _redacted(parsed))
 
 
 def _assignment_json(body: bytes) -> Json | None:
@@ -96,17 +97,28 @@ def _redacted(value: object) -> object:
     return value
 
 
+def _blank(value: object, key: str = "") -> object:
+    """A secret's message in its shape, as Envoy's own dump has it, with nothing to read in it."""
+    if isinstance(value, dict):
+        return {one: _blank(item, one) for one, item in value.items()}
+    if isinstance(value, list):
+        return [_blank(item, key) for item in value]
+    return value if key in ("name", "filename") else "[redacted]"
+
+
 def render_static(snapshot: Snapshot) -> Json:
     """``static_resources`` that mean the same as the snapshot, for an Envoy without a server.
 
     Routes move into their listeners and endpoints into their clusters. What DNS or health checks
-    find out stays as it is.
+    find out stays as it is. No private key is ever written out: in place of each certificate
+    stands one that was made for the purpose.
     """
     routes = {name: as_json(r) for name, r in snapshot.of_type(ROUTE).items()}
     assignments = {name: as_json(r) for name, r in snapshot.of_type(ENDPOINT).items()}
     listeners = [as_json(r) for r in snapshot.of_type(LISTENER).values()]
     clusters = [as_json(r) for r in snapshot.of_type(CLUSTER).values()]
     for listener in listeners:
+        _stand_in(listener)
         for config in _typed_configs(listener):
             rds = cast(Json, config.pop("rds", {}))
             if rds:
@@ -119,6 +131,50 @@ def render_static(snapshot: Snapshot) -> Json:
                 cast(str, eds.get("service_name") or cluster["name"])
             ]
     return {"listeners": listeners, "clusters": clusters}
+
+
+def _stand_in(listener: Json) -> None:
+    """Replace references to certificates by one that nobody trusts."""
+    for chain in cast(list[Json], listener.get("filter_chains", [])):
+        socket = cast(Json | None, chain.get("transport_socket"))
+        if socket is not None:
+            common = cast(Json, cast(Json, socket["typed_config"])["common_tls_context"])
+            if common.pop("tls_certificate_sds_secret_configs", None):
+                chain_pem, key_pem = _unknown_certificate()
+                common["tls_certificates"] = [
+                    {
+                        "certificate_chain": {"inline_string": chain_pem},
+                        "private_key": {"inline_string": key_pem},
+                    }
+                ]
+
+
+@cache
+def _unknown_certificate() -> tuple[str, str]:
+    """PEM of a certificate and its key."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "stand-in")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM).decode(), private.decode()
 
 
 def _typed_configs(listener: Json) -> list[Json]:

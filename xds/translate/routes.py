@@ -16,6 +16,7 @@ from envoy_data_plane.google.protobuf import Any
 
 from pools.model import (
     Filters,
+    HeaderChanges,
     PathMatchType,
     Retry,
     RouteMatch,
@@ -25,7 +26,7 @@ from pools.model import (
 from xds.resource import CLUSTER, ROUTE, Resource
 from xds.translate import extproc
 from xds.translate.features import Features
-from xds.translate.filters import headers_to_add, host_of, redirect_action, rewrite_path
+from xds.translate.filters import headers_to_add, host_of, merged, redirect_action, rewrite_path
 from xds.translate.names import (
     EXPLANATION_HEADER,
     EXT_PROC_FILTER,
@@ -75,8 +76,6 @@ def route_configuration(
             ignore_port_in_host_matching=True,
             max_direct_response_body_size_bytes=max([4096, *map(len, answers)]),
             response_headers_to_add=[_EXPLANATION],
-            # Of a rule and one of its backends, the backend has the last word.
-            most_specific_header_mutations_wins=True,
         )
     )
     for host in table.hosts:
@@ -185,7 +184,7 @@ def _redirect(entry: Entry, action: Redirection) -> route.Route:
         redirect=redirect_action(action.filters, entry.match, (action.scheme, action.port)),
         typed_per_filter_config={EXT_PROC_FILTER: any_of(extproc.disabled())},
     )
-    _change_headers(message, action.filters)
+    _change_headers(message, HeaderChanges(), action.filters.response_headers)
     return message
 
 
@@ -241,15 +240,17 @@ def _forward(
     if filters.rewrite is not None and filters.rewrite.path is not None:
         rewrite_path(forward, filters.rewrite.path, entry.match)
     message = route.Route(name=entry.name, match=_match(entry.match), route=forward)
-    _change_headers(message, filters)
-    if len(action.targets) == 1 and action.targets[0].filters == NO_FILTERS:
+    of_backends = any(target.filters != NO_FILTERS for target in action.targets)
+    if not of_backends:
+        _change_headers(message, filters.request_headers, filters.response_headers)
+    if len(action.targets) == 1 and not of_backends:
         (target,) = action.targets
         forward.cluster = cluster_of(target)
         message.typed_per_filter_config = _ext_proc(target, features, upgrade)
     else:
         forward.weighted_clusters = route.WeightedCluster(
             clusters=[
-                _share(target, weight, features, upgrade)
+                _share(target, weight, filters if of_backends else NO_FILTERS, features, upgrade)
                 for target, weight in zip(
                     action.targets, _shares([t.weight for t in action.targets], lost), strict=True
                 )
@@ -261,23 +262,31 @@ def _forward(
 
 
 def _share(
-    target: Target, weight: int, features: Features, upgrade: bool
+    target: Target, weight: int, filters: Filters, features: Features, upgrade: bool
 ) -> route.WeightedClusterClusterWeight:
+    """``filters``: of the rule, where its backends have some too. Envoy would make the changes of a
+    whole route last, but a backend has the last word."""
     message = route.WeightedClusterClusterWeight(
         name=cluster_of(target),
         weight=weight,
         typed_per_filter_config=_ext_proc(target, features, upgrade),
     )
-    _change_headers(message, target.filters)
+    own = target.filters
+    _change_headers(
+        message,
+        merged(filters.request_headers, own.request_headers),
+        merged(filters.response_headers, own.response_headers),
+    )
     if host := host_of(target.filters):
         message.host_rewrite_literal = host
     return message
 
 
 def _change_headers(
-    message: route.Route | route.WeightedClusterClusterWeight, filters: Filters
+    message: route.Route | route.WeightedClusterClusterWeight,
+    request: HeaderChanges,
+    response: HeaderChanges,
 ) -> None:
-    request, response = filters.request_headers, filters.response_headers
     message.request_headers_to_add = headers_to_add(request)
     message.request_headers_to_remove = list(request.remove)
     message.response_headers_to_add = headers_to_add(response)
