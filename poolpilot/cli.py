@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from poolpilot.commands import bootstrap, check, demo, explain, fake_vllm, inspect, serve, simulate
+from poolpilot.commands import (
+    bootstrap,
+    check,
+    demo,
+    explain,
+    fake_vllm,
+    inspect,
+    manifests,
+    serve,
+    simulate,
+)
 from poolpilot.errors import PoolPilotError
 
 app = typer.Typer(
@@ -23,6 +33,7 @@ app = typer.Typer(
 app.command()(demo.demo)
 app.add_typer(serve.app, name="serve")
 app.command()(bootstrap.bootstrap)
+app.add_typer(manifests.app, name="manifests")
 app.command()(check.check)
 app.command()(inspect.status)
 app.command()(inspect.snapshot)

@@ -1,0 +1,1 @@
+"""Kubernetes manifests: one set of templates, for ``manifests/`` and for users' own names."""
