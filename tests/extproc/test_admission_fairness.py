@@ -36,6 +36,9 @@ class Simulation:
 
     settings: AdmissionSettings
     seed: int = 1
+    tokens: dict[str, int] = field(default_factory=dict)
+    """Of a request and its answer together, by flow, where not 100. It takes the slot for as many
+    times longer."""
     one_flow: bool = False
     """Nobody says whose a request is."""
     queued: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -75,9 +78,17 @@ class Simulation:
                 if then is not None:
                     then()
 
-            self.at(self.pool.now + SERVICE * self.rng.uniform(0.8, 1.2), over)
+            held = SERVICE * tokens / 100 * self.rng.uniform(0.8, 1.2)
+            self.at(self.pool.now + held, over)
 
-        self.pool.send(objective, "" if self.one_flow else name, on_answer=answered)
+        tokens = self.tokens.get(name, 100)
+        self.pool.send(
+            objective,
+            "" if self.one_flow else name,
+            prompt_bytes=4 * tokens,
+            max_tokens=1,
+            on_answer=answered,
+        )
 
     def clients(self, name: str, count: int) -> None:
         """So many clients, each of which sends its next request when the last is answered."""
@@ -93,6 +104,14 @@ class Simulation:
         time = self._start
         while (time := time + self.rng.expovariate(rate)) < self._start + seconds:
             self.at(time, lambda: self.request(name, objective))
+
+    def bursts(self, name: str, size: int, every: float, seconds: float) -> None:
+        """So many requests at once, again and again."""
+        time = self._start + self.rng.random()
+        while time < self._start + seconds:
+            for _ in range(size):
+                self.at(time, lambda: self.request(name, "normal"))
+            time += every * self.rng.uniform(0.8, 1.2)
 
     def p90(self, name: str) -> float:
         waits = sorted(self.queued[name])
@@ -131,6 +150,111 @@ def test_without_telling_flows_apart_it_would() -> None:
     assert contended(one_flow=True, noisy=10 * CAPACITY).p90("a") > 4 * contended(
         one_flow=True
     ).p90("a")
+
+
+# What is promised to a flow, however many times more another one sends: as short a queue time as if
+# its share of the pool were a pool of its own. Here there are two, so half of the slots.
+
+SEEDS = (1, 2, 3)
+SECONDS = 150.0
+Traffic = Callable[[Simulation], None]
+
+
+def steady(share: float) -> Traffic:
+    """Poisson, of so large a part of what the whole pool can serve."""
+    return lambda simulation: simulation.arrivals("small", "normal", share * RATE, SECONDS)
+
+
+def in_bursts(pools: int) -> Traffic:
+    """As many requests at once as so many whole pools take, in all half of its share."""
+    return lambda simulation: simulation.bursts(
+        "small", pools * CAPACITY, 4 * pools * SERVICE, SECONDS
+    )
+
+
+def without_end(simulation: Simulation) -> None:
+    """More than all of the pool."""
+    simulation.clients("small", 2 * CAPACITY)
+
+
+def queue_time(
+    traffic: Traffic, fairness: Fairness, seed: int, *, slots: int = CAPACITY, flood: int = 0
+) -> float:
+    """``flood``: tokens of each request of the other one; 0: there is none."""
+    band = BandSettings(fairness=fairness, ttl=60)
+    simulation = Simulation(
+        AdmissionSettings(ConcurrencySettings(slots), default_band=band),
+        seed,
+        {"flood": flood},
+    )
+    traffic(simulation)
+    if flood:
+        simulation.clients("flood", 20 * CAPACITY)
+    simulation.run(SECONDS)
+    return simulation.p90("small")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("fairness", list(Fairness))
+@pytest.mark.parametrize(
+    "traffic",
+    [steady(0.25), steady(0.4), in_bursts(1), in_bursts(2), in_bursts(3), without_end],
+    ids=["steady 1/4", "steady 2/5", "bursts of 1", "bursts of 2", "bursts of 3", "without end"],
+)
+def test_beside_a_flood_the_queue_is_no_longer_than_alone_with_ones_share_of_the_pool(
+    traffic: Traffic, fairness: Fairness, seed: int
+) -> None:
+    own_half = queue_time(traffic, fairness, seed, slots=CAPACITY // 2)
+    beside = queue_time(traffic, fairness, seed, flood=100)
+    # Its own half would mostly have a slot free; here it waits until one is.
+    assert beside <= 1.1 * own_half + 4 * SERVICE / CAPACITY
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("fairness", list(Fairness))
+@pytest.mark.parametrize("pools", [2, 3])
+def test_bursts_within_ones_share_wait_less_than_twice_as_long_as_with_the_whole_pool_alone(
+    pools: int, fairness: Fairness, seed: int
+) -> None:
+    alone = queue_time(in_bursts(pools), fairness, seed)
+    assert alone > SERVICE
+    assert queue_time(in_bursts(pools), fairness, seed, flood=100) <= 2 * alone
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("traffic", [steady(0.25), steady(0.4), in_bursts(2), without_end])
+def test_by_tokens_it_does_not_matter_that_the_requests_of_the_flood_are_longer(
+    traffic: Traffic, seed: int
+) -> None:
+    own_half = queue_time(traffic, Fairness.TOKENS, seed, slots=CAPACITY // 2)
+    beside = queue_time(traffic, Fairness.TOKENS, seed, flood=300)
+    # Whatever is under way is not interrupted, and takes three times as long now.
+    assert beside <= 1.1 * own_half + 3 * SERVICE
+    if traffic is without_end:
+        assert queue_time(traffic, Fairness.ROUND_ROBIN, seed, flood=300) > 1.5 * own_half
+
+
+@pytest.mark.parametrize("fairness", list(Fairness))
+def test_who_wants_all_of_the_pool_and_gets_half_takes_twice_as_long_in_all(
+    fairness: Fairness,
+) -> None:
+    """From arrival to end, that is. Its service takes no longer than before, so its time in the
+    queue is more than doubled, whoever shares a pool in halves."""
+    alone = queue_time(without_end, fairness, 1) + SERVICE
+    beside = queue_time(without_end, fairness, 1, flood=100) + SERVICE
+    assert beside <= 2.1 * alone
+
+
+@pytest.mark.parametrize("fairness", list(Fairness))
+def test_who_comes_back_claims_only_so_much_of_what_it_left_to_others(fairness: Fairness) -> None:
+    band = BandSettings(fairness=fairness, ttl=60)
+    simulation = Simulation(AdmissionSettings(ConcurrencySettings(CAPACITY), default_band=band))
+    simulation.clients("busy", 2 * CAPACITY)
+    simulation.bursts("back", 20 * CAPACITY, 100, 50)
+    simulation.run(30)
+    # Two pools' worth first, then in turn.
+    assert max(simulation.queued["busy"]) < 6 * SERVICE
+    assert len(simulation.queued["busy"]) > 0.35 * RATE * 30
 
 
 @pytest.mark.parametrize("fairness", list(Fairness))
