@@ -27,8 +27,8 @@ import pytest_asyncio
 from aiohttp import web
 
 from e2e.harness import eventually
-from e2e.static_envoy import Pod, Seen, dead_endpoint
 from e2e.live import Envoy, envoy
+from e2e.static_envoy import Pod, Seen, dead_endpoint
 from extproc.config import PickerConfig, TransportKind
 from extproc.endpoint_health import HealthPolicy
 from extproc.exchange import ExchangeSettings

@@ -14,8 +14,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from e2e.harness import eventually
-from e2e.static_envoy import Pod
 from e2e.live import Script, envoy
+from e2e.static_envoy import Pod
 from extproc.config import PickerConfig
 from extproc.server import EndpointPickerServer
 from pools.model import Endpoint, InferencePool, ObjectName, World
