@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import importlib.util
 from dataclasses import dataclass, field
@@ -14,8 +15,13 @@ from extproc.endpoint_health import HealthPolicy
 from extproc.exchange.settings import ExchangeSettings
 from extproc.scheduling.profiles import PROFILES
 from extproc.signals.scraper import ScrapeSettings
+from extproc.transport.h2 import Limits
 from extproc.transport.listen import parse_address
+from extproc.transport.native import Upkeep
 from extproc.transport.tls import TlsFiles
+
+_AROUND_A_BODY = 1 << 20
+"""Bytes of a message beside the body."""
 
 
 class TransportKind(enum.StrEnum):
@@ -40,6 +46,11 @@ class PickerConfig:
     http_names: tuple[str, ...] = ()
     """Host names, beside localhost, under which browsers may ask for the debug pages."""
     transport: TransportKind = TransportKind.NATIVE
+    limits: Limits = field(default_factory=Limits)
+    """Of each connection to the native transport. ``max_message`` is raised where ``body_limit``
+    asks for more: a buffered body comes in one message."""
+    upkeep: Upkeep = field(default_factory=Upkeep)
+    """How the native transport looks after connections."""
     tls: TlsFiles | None = None
     """For ``address``. Probes on ``health_address`` are always plain."""
     profile: str = "default"
@@ -79,7 +90,30 @@ class PickerConfig:
     """Seconds between saying "not ready" and taking no more streams, when stopping. With several
     replicas, give it two of Envoy's health check intervals: until then Envoy still comes here."""
 
+    def shown(self) -> object:
+        """All of it for people, without passwords."""
+        collector = self.trace_collector
+        if collector is not None and "@" in collector:
+            scheme, _, rest = collector.partition("://")
+            collector = f"{scheme}://[redacted]@{rest.rpartition('@')[2]}"
+        native = self.transport is TransportKind.NATIVE
+        limits = self.transport_limits if native else self.limits
+        return dataclasses.replace(self, trace_collector=collector, limits=limits)
+
+    @property
+    def transport_limits(self) -> Limits:
+        """The limits in force."""
+        needed = self.exchange.body_limit + _AROUND_A_BODY
+        if self.limits.max_message >= needed:
+            return self.limits
+        return dataclasses.replace(self.limits, max_message=needed)
+
     def __post_init__(self) -> None:
+        if self.transport is not TransportKind.NATIVE and (self.limits, self.upkeep) != (
+            Limits(),
+            Upkeep(),
+        ):
+            raise ValueError("limits, upkeep: only the native transport has them")
         for name in ("address", "health_address", "http_address"):
             if (address := getattr(self, name)) is not None:
                 try:

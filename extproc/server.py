@@ -134,7 +134,7 @@ class EndpointPickerServer:
                 clock,
                 self._profiles,
                 self.admission,
-                config=config,
+                config=config.shown(),
                 live=self._live,
                 names=config.http_names,
             )
@@ -286,7 +286,15 @@ class EndpointPickerServer:
         if self.config.transport is TransportKind.NATIVE:
             from extproc.transport.native import serve_native
 
-            self._serving.append(await serve_native(services, address, tls=tls))
+            self._serving.append(
+                await serve_native(
+                    services,
+                    address,
+                    tls=tls,
+                    limits=self.config.transport_limits,
+                    upkeep=self.config.upkeep,
+                )
+            )
             return
         where = parse_address(address)
         if isinstance(where, TcpAddress) and not where.host:

@@ -30,3 +30,10 @@ class ExchangeSettings:
     restore_model: bool = False
     """Put the model name that the client asked for back into the response, where the request was
     rewritten and Envoy sends us response bodies."""
+
+    def __post_init__(self) -> None:
+        if self.body_limit < 1:
+            raise ValueError("body_limit: must be at least 1 byte")
+        for name in ("pick_timeout", "upload_timeout"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: must be greater than 0 seconds")

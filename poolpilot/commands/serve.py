@@ -301,6 +301,69 @@ BodyLimit = Annotated[
         rich_help_panel=PICKING,
     ),
 ]
+PickTimeout = Annotated[
+    float,
+    typer.Option(
+        envvar="POOLPILOT_PICK_TIMEOUT",
+        min=0.001,
+        help="Seconds that a request may wait for its endpoint; then it is answered with 503. "
+        "Where requests queue, as long as the longest queue allows.",
+        rich_help_panel=PICKING,
+    ),
+]
+UploadTimeout = Annotated[
+    float,
+    typer.Option(
+        envvar="POOLPILOT_UPLOAD_TIMEOUT",
+        min=0.001,
+        help="Seconds that a client may take to send its body; then it is answered with 408.",
+        rich_help_panel=PICKING,
+    ),
+]
+InFlightExpiry = Annotated[
+    float,
+    typer.Option(
+        envvar="POOLPILOT_IN_FLIGHT_EXPIRY",
+        min=1,
+        help="Seconds after which a request whose end nobody reported counts as over: longer than "
+        "the longest answer takes.",
+        rich_help_panel=PICKING,
+    ),
+]
+RestoreModel = Annotated[
+    bool,
+    typer.Option(
+        "--restore-model",
+        envvar="POOLPILOT_RESTORE_MODEL",
+        help="Where a request's model was rewritten, put the name that the client asked for back "
+        "into the response. Only where the gateway shows responses to the picker (our own xDS "
+        "server does not have Envoy do so).",
+        rich_help_panel=PICKING,
+    ),
+]
+TransportLimit = Annotated[
+    list[str],
+    typer.Option(
+        "--transport-limit",
+        metavar="NAME=VALUE",
+        envvar="POOLPILOT_TRANSPORT_LIMITS",
+        help="A limit of the native transport, such as max_streams=5000, keepalive_interval=10 or "
+        "resets=500/5000 (per second and at once); docs/transport.md has all of them. Repeat for "
+        "more.",
+        rich_help_panel=SERVING,
+    ),
+]
+PickerHttpNames = Annotated[
+    list[str],
+    typer.Option(
+        "--http-name",
+        metavar="HOST",
+        envvar="POOLPILOT_EXTPROC_HTTP_NAMES",
+        help="A name beside localhost and IP addresses under which browsers may ask for the debug "
+        "pages. Repeat for more.",
+        rich_help_panel=SERVING,
+    ),
+]
 LogShare = Annotated[
     float,
     typer.Option(
@@ -395,7 +458,9 @@ def serve_extproc(
     address: PickerAddress = "127.0.0.1:9002",
     health_address: HealthAddress = "127.0.0.1:9003",
     http_address: PickerHttpAddress = "127.0.0.1:9090",
+    http_name: PickerHttpNames = [],  # noqa: B006  # typer reads it, nobody changes it
     transport: Transport = "native",
+    transport_limit: TransportLimit = [],  # noqa: B006  # typer reads it, nobody changes it
     drain_delay: DrainDelay = 0,
     tls_certificate: Annotated[
         Path | None,
@@ -430,6 +495,10 @@ def serve_extproc(
     health_check_interval: CheckInterval = 0,
     health_check_path: CheckPath = "/health",
     body_limit: BodyLimit = 32 * 1024 * 1024,
+    pick_timeout: PickTimeout = 30,
+    upload_timeout: UploadTimeout = 300,
+    in_flight_expiry: InFlightExpiry = 900,
+    restore_model: RestoreModel = False,
     trace_collector: TraceCollector = "",
     trace_share: TraceShare = 0,
     log_requests: LogShare = 0,
@@ -451,20 +520,31 @@ def serve_extproc(
     from extproc.signals.scraper import ScrapeSettings
     from extproc.transport.tls import TlsFiles
     from poolpilot import logs, parts
+    from poolpilot.commands.limits import transport_limits
     from poolpilot.lifecycle import run_until_stopped
 
     logs.configure(log_level, log_format)
     pools = source(manifests, kubernetes, kubeconfig, context, namespace, with_routes=False)
+    limits, upkeep = transport_limits(transport_limit)
     try:
         config = PickerConfig(
             address=address,
             health_address=health_address or None,
             http_address=http_address or None,
+            http_names=tuple(http_name),
             transport=TransportKind(transport),
+            limits=limits,
+            upkeep=upkeep,
             tls=_tls(TlsFiles, tls_certificate, tls_key, tls_client_ca),
             profile=profile,
             profiles=_checked(profiles),
-            exchange=ExchangeSettings(body_limit=body_limit),
+            exchange=ExchangeSettings(
+                body_limit=body_limit,
+                pick_timeout=pick_timeout,
+                upload_timeout=upload_timeout,
+                restore_model=restore_model,
+            ),
+            in_flight_expiry=in_flight_expiry,
             kv_events_port=kv_events_port,
             explain_header=explain_header,
             scrape=ScrapeSettings(interval=scrape_interval),
@@ -507,8 +587,14 @@ def serve_all(
     picker: Picker = ["127.0.0.1:9002"],  # noqa: B006  # typer reads it, nobody changes it
     reuse_port: ReusePort = True,
     transport: Transport = "native",
+    transport_limit: TransportLimit = [],  # noqa: B006  # typer reads it, nobody changes it
     profile: ProfileName = "default",
     profiles: ProfilesPath = None,
+    body_limit: BodyLimit = 32 * 1024 * 1024,
+    pick_timeout: PickTimeout = 30,
+    upload_timeout: UploadTimeout = 300,
+    in_flight_expiry: InFlightExpiry = 900,
+    restore_model: RestoreModel = False,
     grace: Grace = 10,
     log_level: Level = LogLevel.INFO,
     log_format: Format = LogFormat.AUTO,
@@ -522,7 +608,9 @@ def serve_all(
       poolpilot bootstrap > envoy.yaml && envoy -c envoy.yaml
     """
     from extproc.config import PickerConfig, TransportKind
+    from extproc.exchange.settings import ExchangeSettings
     from poolpilot import logs, parts
+    from poolpilot.commands.limits import transport_limits
     from poolpilot.lifecycle import run_until_stopped
     from pools.model import host_port
     from xds.config import XdsServerConfig
@@ -543,13 +631,23 @@ def serve_all(
         own_pickers=own_picker,
     )
     settings = _translate_settings(listen, picker, reuse_port, own_picker)
+    limits, upkeep = transport_limits(transport_limit)
     try:
         config = PickerConfig(
             address=host_port(host, 9002),
             health_address=host_port(host, 9003),
             transport=TransportKind(transport),
+            limits=limits,
+            upkeep=upkeep,
             profile=profile,
             profiles=_checked(profiles),
+            exchange=ExchangeSettings(
+                body_limit=body_limit,
+                pick_timeout=pick_timeout,
+                upload_timeout=upload_timeout,
+                restore_model=restore_model,
+            ),
+            in_flight_expiry=in_flight_expiry,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error

@@ -17,8 +17,12 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from typer.testing import CliRunner, Result
 
+from extproc.transport.h2 import Limits
+from extproc.transport.h2.limits import Rate
+from extproc.transport.native import Upkeep
 from poolpilot import debug
 from poolpilot.cli import app
+from poolpilot.commands.limits import transport_limits
 from poolpilot.demo import quickstart
 from pools.manifests import read_text
 
@@ -199,6 +203,32 @@ def test_a_server_says_at_once_which_option_is_wrong(
     result = poolpilot(*arguments, "--manifests", str(manifests))
     assert result.exit_code == 2
     assert message in " ".join(result.output.replace("│", " ").split())
+
+
+def test_limits_of_the_transport_are_read_by_their_names() -> None:
+    limits, upkeep = transport_limits(
+        ["max_streams=50", "keepalive_interval=2.5", "resets=5/60", "max_connection_age=3600"]
+    )
+    assert (limits.max_streams, limits.resets) == (50, Rate(5, 60))
+    assert (upkeep.keepalive_interval, upkeep.max_connection_age) == (2.5, 3600)
+    assert transport_limits([]) == (Limits(), Upkeep())
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("max_stream=50", "there are connection_window, "),
+        ("max_streams", "write NAME=VALUE"),
+        ("max_streams=many", "no whole number"),
+        ("max_streams=0", "greater than 0"),
+        ("resets=5", "PER_SECOND/BURST"),
+        ("stall_timeout=inf", "greater than 0"),
+        ("max_frame_size=1", "use 16384 to 16777215"),
+    ],
+)
+def test_a_limit_that_cannot_be_says_what_could(text: str, complaint: str) -> None:
+    with pytest.raises(typer.BadParameter, match=re.escape(complaint)):
+        transport_limits([text])
 
 
 def test_options_can_come_from_the_environment(manifests: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -15,9 +17,12 @@ from aiohttp import web
 
 from extproc.access_log import METHOD as ACCESS_LOG
 from extproc.config import PickerConfig, TransportKind
+from extproc.exchange.settings import ExchangeSettings
 from extproc.ext_proc import METHOD as EXT_PROC
 from extproc.server import EndpointPickerServer, SourceEndedError
 from extproc.signals.scraper import ScrapeSettings
+from extproc.transport.h2 import Limits
+from extproc.transport.native import Upkeep
 from extproc.wire import access_log_pb2, ext_proc_pb2, health_pb2
 from pools.model import Endpoint, InferencePool, ObjectName, World
 
@@ -291,6 +296,43 @@ async def test_it_runs_until_cancelled_and_leaves_nothing_behind() -> None:
     assert {task.get_name() for task in asyncio.all_tasks() - before} == set()
 
 
+async def test_limits_of_the_transport_are_those_that_were_set() -> None:
+    config = dataclasses.replace(CONFIG, upkeep=Upkeep(max_connections=1))
+    async with running(Worlds(), config) as server:
+        host, _, port = server.address.rpartition(":")
+        first, _ = await asyncio.open_connection(host, int(port))
+        assert await first.read(1), "the server's settings"
+        second, _ = await asyncio.open_connection(host, int(port))
+        with contextlib.suppress(ConnectionResetError):
+            assert await second.read() == b""
+
+
+def test_a_message_may_hold_a_body_of_the_largest_size() -> None:
+    config = PickerConfig(exchange=ExchangeSettings(body_limit=200 << 20))
+    assert config.transport_limits.max_message > 200 << 20
+    small = PickerConfig(limits=Limits(max_message=50 << 20))
+    assert small.transport_limits.max_message == 50 << 20
+
+
+@pytest.mark.parametrize("name", ["body_limit", "pick_timeout", "upload_timeout"])
+def test_limits_of_an_exchange_that_cannot_work_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        ExchangeSettings(**{name: 0})  # type: ignore[arg-type]  # the names are of numbers
+
+
+async def test_the_page_of_settings_shows_them_and_no_password() -> None:
+    config = dataclasses.replace(CONFIG, upkeep=Upkeep(max_connections=7))
+    async with running(Worlds(), config) as server:
+        _, text = await get(server, "/debug/config")
+    shown = json.loads(text)["config"]
+    assert shown["upkeep"]["max_connections"] == 7
+    assert shown["exchange"]["body_limit"] == 32 << 20
+    assert shown["transport"] == "native"
+    traced = str(dataclasses.replace(CONFIG, trace_collector="http://me:hunter2@otel:4318").shown())
+    assert "otel:4318" in traced
+    assert "hunter2" not in traced
+
+
 async def test_a_taken_address_is_an_error_that_names_it() -> None:
     async with running(Worlds()) as first:
         taken = first.http_address
@@ -310,6 +352,7 @@ async def test_a_taken_address_is_an_error_that_names_it() -> None:
         ({"remembered_decisions": 0}, "remembered_decisions"),
         ({"request_log_share": 2}, "request_log_share"),
         ({"drain_delay": -1}, "drain_delay"),
+        ({"transport": TransportKind.GRPCIO, "limits": Limits(max_streams=5)}, "native transport"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_by_name(
