@@ -18,6 +18,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 import structlog
+import yaml
 
 from e2e.harness import eventually
 from e2e.kube.api_server import ApiServer, pod, pod_object, pod_status
@@ -27,6 +28,7 @@ from poolpilot.demo.processes import Children
 from pools.kubernetes import KubernetesSettings, KubernetesSource, Timing
 from pools.model import ObjectName, World
 from pools.pods import Pod
+from tests.pools.pairs import pair
 
 PROMPT = 1.0
 """Seconds within which a change must reach the World, counted from when kubectl is done."""
@@ -347,6 +349,148 @@ spec:
     await asyncio.to_thread(api_server.kubectl, "delete", "--filename=-", stdin=classes)
 
 
+def gateway_of(name: str, *listeners: str) -> str:
+    """A Gateway of ours and its GatewayClass."""
+    return f"""---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {{name: {name}}}
+spec: {{controllerName: poolpilot.dev/gateway-controller}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: gateway}}
+spec:
+  gatewayClassName: {name}
+  listeners: [{", ".join(listeners)}]
+"""
+
+
+HTTPS = "{name: https, port: 8443, protocol: HTTPS, tls: {certificateRefs: [{name: tls}]}}"
+
+
+async def test_a_secret_is_rotated_and_its_key_is_nowhere_to_be_read(
+    cluster: Cluster, settings: KubernetesSettings
+) -> None:
+    first, second = pair(), pair()
+    with structlog.testing.capture_logs() as logs:
+        async with following(settings) as seen:
+            await cluster.apply(pool(), gateway_of(cluster.namespace, HTTPS))
+            await seen.until(lambda: bool(seen.now.gateways), "the Gateway is there")
+            assert seen.now.certificates == {}
+            for one in (first, second):
+                await cluster.apply("---\n" + yaml.safe_dump(one.secret(namespace="")))
+                await seen.until(
+                    lambda key=one.key: [c.key for c in seen.now.certificates.values()] == [key],
+                    "the certificate is there",
+                )
+            broken = replace(second, key=first.key).secret(namespace="")
+            await cluster.apply("---\n" + yaml.safe_dump(broken))
+            await seen.until(lambda: bool(seen.now.problems), "a wrong key is told")
+            assert [one.key for one in seen.now.certificates.values()] == [second.key]
+            shown = repr(seen.now) + "".join(map(str, seen.now.problems)) + repr(logs)
+            for one in (first, second):
+                assert one.key.decode().splitlines()[1] not in shown
+                assert one.secret()["data"]["tls.key"][40:80] not in shown
+            [origin] = [one.origin for one in seen.now.gateways]
+            assert origin is not None
+            assert (origin.generation, bool(origin.uid)) == (1, True)
+            await cluster.delete("secret", "tls")
+            await seen.until(lambda: not seen.now.certificates, "a deleted Secret is gone")
+            assert not seen.now.problems
+
+
+WEB = """---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: web}
+spec:
+  parentRefs: [{name: gateway}]
+  rules:
+  - backendRefs: [{name: web, port: 80}]
+"""
+SERVICE = """---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  selector: {app: web}
+  ports: [{name: http, port: 80, targetPort: 8080, appProtocol: kubernetes.io/h2c}]
+"""
+
+
+def slice_of(service: str, *addresses: str) -> str:
+    # No controller makes these here.
+    endpoints = "".join(
+        f"\n- {{addresses: [{address}], conditions: {{ready: true}}}}" for address in addresses
+    )
+    return f"""---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: {service}-1, labels: {{kubernetes.io/service-name: {service}}}}}
+addressType: IPv4
+ports: [{{name: http, port: 8080, protocol: TCP}}]
+endpoints: {endpoints or "[]"}
+"""
+
+
+async def test_the_addresses_of_a_service_that_a_route_names_are_followed_and_of_no_other(
+    cluster: Cluster, settings: KubernetesSettings
+) -> None:
+    http = "{name: http, port: 8081, protocol: HTTP}"
+
+    def addresses() -> list[str]:
+        service = seen.now.services.get(seen.name("web"))
+        return [f"{ip}:{port}" for ip, port in service.ports[0].addresses] if service else []
+
+    async with following(settings) as seen:
+        await cluster.apply(
+            pool(), gateway_of(cluster.namespace, http), WEB, SERVICE, slice_of("web", "10.2.0.1")
+        )
+        await seen.until(lambda: addresses() == ["10.2.0.1:8080"], "the Service has an address")
+        assert seen.now.services[seen.name("web")].ports[0].app_protocol == "kubernetes.io/h2c"
+        await cluster.apply(slice_of("web", "10.2.0.2", "10.2.0.3"))
+        await seen.until(lambda: addresses() == ["10.2.0.2:8080", "10.2.0.3:8080"], "new ones")
+        labels = seen.now.namespaces
+        assert labels == {cluster.namespace: {"kubernetes.io/metadata.name": cluster.namespace}}
+        revisions = seen.revisions
+        await cluster.apply(SERVICE.replace("web", "other"), slice_of("other", "10.2.0.9"))
+        await cluster.apply(slice_of("web", "10.2.0.4"))
+        await seen.until(lambda: addresses() == ["10.2.0.4:8080"], "the next change")
+        assert list(seen.now.services) == [seen.name("web")]
+        assert seen.revisions == revisions + 1, "nobody asked for the other Service"
+        await asyncio.to_thread(
+            cluster.server.kubectl, "label", "namespace", cluster.namespace, "team=a"
+        )
+        await seen.until(
+            lambda: seen.now.namespaces[cluster.namespace].get("team") == "a", "a label is seen"
+        )
+
+
+@pytest.mark.parametrize("version", ["v1", "v1beta1"])
+async def test_a_grant_comes_and_goes(
+    cluster: Cluster, settings: KubernetesSettings, version: str
+) -> None:
+    grant = f"""---
+apiVersion: gateway.networking.k8s.io/{version}
+kind: ReferenceGrant
+metadata: {{name: grant}}
+spec:
+  from: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: apps}}]
+  to: [{{group: "", kind: Service}}]
+"""
+    async with following(settings) as seen:
+        await cluster.apply(pool(), grant)
+        await seen.until(
+            lambda: [(one.sources, one.targets) for one in seen.now.grants] == [
+                ((("gateway.networking.k8s.io", "HTTPRoute", "apps"),), (("", "Service", None),))
+            ],
+            "the grant is there",
+        )  # fmt: skip
+        await cluster.delete("referencegrant", "grant")
+        await seen.until(lambda: not seen.now.grants, "and gone")
+
+
 async def test_a_pool_of_the_old_group_works_and_yields_to_one_of_the_new_group(
     cluster: Cluster, settings: KubernetesSettings
 ) -> None:
@@ -536,7 +680,7 @@ async def test_the_documented_permissions_are_enough_and_without_them_no_world_c
             await seen.until(
                 lambda: (
                     seen.endpoints() == {"10.1.0.1:8000": "one"}
-                    and [one.name for one in seen.now.routes] == [seen.name("llm")]
+                    and seen.name("llm") in [one.name for one in seen.now.routes]
                     and not any("cannot be read" in one.message for one in seen.now.problems)
                 ),
                 "everything is read",
@@ -546,6 +690,53 @@ async def test_the_documented_permissions_are_enough_and_without_them_no_world_c
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
     await asyncio.to_thread(kubectl, "delete", "clusterrolebinding", cluster.namespace)
+
+
+async def test_without_the_rules_for_what_is_referred_to_pools_are_served_and_it_is_told(
+    cluster: Cluster, settings: KubernetesSettings, api_server: ApiServer, tmp_path: Path
+) -> None:
+    await cluster.apply(
+        pool(),
+        pod("one", {"app": "llama"}),
+        gateway_of(cluster.namespace, HTTPS),
+        "---\n" + yaml.safe_dump(pair().secret(namespace="")),
+    )
+    await cluster.runs("one", "10.1.0.1")
+    role = yaml.safe_load(documented_role())
+    optional = {"secrets", "services", "endpointslices", "namespaces", "referencegrants"}
+    narrow = [rule for rule in role["rules"] if not optional & set(rule["resources"])]
+    assert len(narrow) < len(role["rules"])
+
+    def kubectl(*arguments: str, stdin: str | None = None) -> str:
+        return api_server.kubectl(*arguments, stdin=stdin).strip()
+
+    namespace = f"--namespace={cluster.namespace}"
+    name = f"narrow-{cluster.namespace}"
+
+    async def allow(rules: list[object]) -> None:
+        document = {**role, "metadata": {"name": name}, "rules": rules}
+        await cluster.apply(yaml.safe_dump(document))
+
+    await allow(narrow)
+    await asyncio.to_thread(kubectl, "create", "serviceaccount", "poolpilot", namespace)
+    account = f"--serviceaccount={cluster.namespace}:poolpilot"
+    await asyncio.to_thread(
+        kubectl, "create", "clusterrolebinding", name, f"--clusterrole={name}", account
+    )
+    token = await asyncio.to_thread(kubectl, "create", "token", "poolpilot", namespace)
+    kubeconfig = api_server.write_kubeconfig(tmp_path / "kubeconfig", token=token)
+    async with following(replace(settings, kubeconfig=kubeconfig)) as seen:
+        assert seen.endpoints() == {"10.1.0.1:8000": "one"}
+        assert seen.now.unread == {
+            "Secret", "Service", "EndpointSlice", "Namespace", "ReferenceGrant"
+        }  # fmt: skip
+        told = [one for one in seen.now.problems if "if any is needed" in one.message]
+        assert len(told) == len(seen.now.unread)
+        await allow(role["rules"])
+        await seen.until(lambda: not seen.now.unread, "they may be read", LIMIT)
+        assert list(seen.now.certificates) == [seen.name("tls")]
+    await asyncio.to_thread(kubectl, "delete", "clusterrolebinding", name)
+    await asyncio.to_thread(kubectl, "delete", "clusterrole", name)
 
 
 @pytest.mark.parametrize(
