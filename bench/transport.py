@@ -103,6 +103,13 @@ class Process:
         return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
     @property
+    def ticks(self) -> tuple[int, int]:
+        """User and system time so far, in ticks: the kernel samples them, so for how the time
+        divides, not for how much there was."""
+        fields = Path(f"/proc/{self.popen.pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]), int(fields[12])
+
+    @property
     def resident_mb(self) -> float:
         status = Path(f"/proc/{self.popen.pid}/status").read_text()
         match = re.search(r"VmRSS:\s+(\d+)", status)
@@ -223,6 +230,8 @@ class Result:
     envoy_us: float
     p50_ms: float
     p99_ms: float
+    kernel_share: float = 0.0
+    """How much of the server's time was the kernel's."""
 
 
 def load(url: str, body: int, connections: int, seconds: int, directory: Path) -> dict[str, float]:
