@@ -45,7 +45,7 @@ async def http_pod(
     app.router.add_route("*", "/{path:.*}", handle)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, address, port, reuse_port=True).start()
+    await web.TCPSite(runner, address, port).start()
     try:
         yield bound()
     finally:
@@ -132,7 +132,7 @@ class _H2cPod(asyncio.Protocol):
 async def h2c_pod(pod: str, address: str = "127.0.0.1", port: int = 0) -> AsyncIterator[int]:
     """A backend that speaks HTTP/2 without TLS alone; yields its port."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _H2cPod(pod, address), address, port, reuse_port=True)
+    server = await loop.create_server(lambda: _H2cPod(pod, address), address, port)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
