@@ -24,7 +24,7 @@ def has_errors(world: Json, nodes: Sequence[Json]) -> bool:
 
 def status(world: Json, nodes: Sequence[Json]) -> RenderableType:
     """The state of the xDS server, what needs attention first."""
-    return Group(*_problems(world), _nodes(nodes), Text(), _pools(world))
+    return Group(*_problems(world), _nodes(nodes), Text(), _pools(world), *_absent(world))
 
 
 def _problems(world: Json) -> list[RenderableType]:
@@ -97,6 +97,19 @@ def _pools(world: Json) -> RenderableType:
             f"{origin.get('source', '')}:{origin.get('line', '')}".strip(":"),
         )
     return grid
+
+
+def _absent(world: Json) -> list[RenderableType]:
+    """Servers that could be endpoints and are none."""
+    # A server of an older version does not tell.
+    absent = world.get("absent", [])
+    if not absent:
+        return []
+    grid = _grid("not in use", "pool", "because")
+    for one in absent:
+        name = f"{one['name']} ({one['address']})" if one["address"] else one["name"]
+        grid.add_row(name, one["pool"], Text(one["reason"], style="yellow"))
+    return [Text(), grid]
 
 
 def picks(decisions: Sequence[Json]) -> RenderableType:

@@ -181,6 +181,17 @@ def picks(
         str | None, typer.Option(metavar="NAMESPACE/NAME", help="Only this pool's.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Only for this model.")] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(metavar="IP:PORT", help="Only those sent to, or served by, this endpoint."),
+    ] = None,
+    outcome: Annotated[
+        str | None,
+        typer.Option(
+            help="Only those that came out so: routed, in-progress, failed, refused, or the code "
+            "of a refusal such as shed."
+        ),
+    ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on, one line for each new pick.")
     ] = False,
@@ -208,7 +219,13 @@ def picks(
         )
         _print_json(document)
         return
-    wanted = {"limit": limit, "pool": pool, "model": model}
+    wanted = {
+        "limit": limit,
+        "pool": pool,
+        "model": model,
+        "endpoint": endpoint,
+        "outcome": outcome,
+    }
     given = {key: value for key, value in wanted.items() if value is not None}
     if follow:
         from poolpilot.commands import explain

@@ -315,6 +315,17 @@ async def test_status_shows_pools_and_nodes(servers: tuple[str, dict[str, object
     assert re.search(r"default/llama +10\.0\.0\.1:8000 +closed +pool\.yaml:3", output)
 
 
+async def test_status_names_servers_that_get_nothing(
+    servers: tuple[str, dict[str, object]],
+) -> None:
+    url, pages = servers
+    absent = {"name": "llama-9", "address": "10.0.0.9", "pool": "default/llama"}
+    pages["/debug/world"] = {**WORLD, "absent": [{**absent, "reason": "not Ready since 12:03"}]}
+    code, output, _ = await run("status", "--xds", url)
+    assert code == 0
+    assert re.search(r"llama-9 \(10\.0\.0\.9\) +default/llama +not Ready since 12:03", output)
+
+
 async def test_status_fails_when_an_envoy_rejected_something_and_says_what(
     servers: tuple[str, dict[str, object]],
 ) -> None:

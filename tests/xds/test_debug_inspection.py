@@ -17,7 +17,16 @@ from starlette.testclient import TestClient
 from inspection.answers import PageError
 from inspection.guard import is_trusted
 from inspection.live import MOST_LISTENERS, Live
-from pools.model import Endpoint, Gateway, GatewayListener, Origin, Problem, Severity, World
+from pools.model import (
+    AbsentEndpoint,
+    Endpoint,
+    Gateway,
+    GatewayListener,
+    Origin,
+    Problem,
+    Severity,
+    World,
+)
 from tests.xds.envoy import until
 from tests.xds.scripted_node import ScriptedNode
 from tests.xds.worlds import name, pods, pool, route, rule, to, world
@@ -380,6 +389,28 @@ async def test_a_pod_that_left_is_remembered_with_the_reason(
     assert "pods.yaml:8" in found["summary"]
     (departure,) = found["departures"]
     assert departure["revision"] == 2
+
+
+async def test_a_pod_that_is_not_ready_is_absent_with_the_reason(
+    control: ControlPlane, client: httpx.AsyncClient
+):
+    reason = "not Ready since 12:03: containers with unready status: [vllm]"
+    absent = AbsentEndpoint("llama-9", reason, name("llama"), "10.0.0.2")
+    control.take(replace(FEWER, absent=(absent,)))
+    for query in ("10.0.0.2", "10.0.0.2:8000", "llama-9"):
+        found = await get(client, f"/debug/xds/why?q={query}")
+        assert found["verdict"] == "absent"
+        assert found["absence"][0]["reason"] == "absent"
+        assert reason in found["summary"]
+        assert all(one["cause"] == reason for one in found["departures"])
+    (shown,) = (await get(client, "/debug/world"))["absent"]
+    assert shown == {
+        "name": "llama-9",
+        "address": "10.0.0.2",
+        "pool": "default/llama",
+        "reason": reason,
+        "origin": "",
+    }
 
 
 async def test_a_pod_in_a_manifest_with_a_problem_is_found_in_its_words(

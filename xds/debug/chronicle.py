@@ -63,6 +63,11 @@ def _cause(endpoint: Endpoint, pool: ObjectName, after: World) -> str:
     if pool not in after.pools:
         return f"InferencePool {pool} is no longer described"
     others = after.endpoints_of(pool)
+    for absent in after.absent:
+        if absent.pool in (None, pool) and (
+            absent.name == endpoint.name or absent.address == endpoint.address
+        ):
+            return absent.reason
     renamed = next((e for e in others if e.name == endpoint.name), None)
     if renamed is not None:
         return f"{endpoint.name} has another address now: {renamed.key}"

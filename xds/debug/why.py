@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from pools.model import Endpoint, InferencePool, Problem, World, host_port, is_ip
+from pools.model import AbsentEndpoint, Endpoint, InferencePool, Problem, World, host_port, is_ip
 from xds.debug.chronicle import Departure
 from xds.debug.nodes import time_json
 from xds.debug.world import problem_json
@@ -243,6 +243,11 @@ def _addresses(body: bytes) -> frozenset[str]:
 
 def _absence(query: str, evidence: Evidence) -> Iterator[Json]:
     """Reasons for which nothing of this name is there, the most telling first."""
+    for one in evidence.world.absent:
+        if _is_absent_one(query, one):
+            where = f" of InferencePool {one.pool}" if one.pool is not None else ""
+            address = f" ({one.address})" if one.address else ""
+            yield {"reason": "absent", "text": f"{one.name}{address}{where}: {one.reason}"}
     last = next(
         (d for d in evidence.departures if _names(query, d.endpoint)),
         None,
@@ -271,6 +276,13 @@ def _absence(query: str, evidence: Evidence) -> Iterator[Json]:
             "reason": "pool",
             "text": f"this is the name of {pool.origin or pool.name}, which has {count} endpoints",
         }
+
+
+def _is_absent_one(query: str, absent: AbsentEndpoint) -> bool:
+    host = query.rpartition(":")[0] if query.count(":") == 1 else query.partition("]")[0]
+    return query in (absent.name, absent.address) or (
+        bool(absent.address) and host.strip("[]") == absent.address
+    )
 
 
 def _split(query: str, problems: Iterable[Problem]) -> tuple[list[Problem], list[Problem]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from pools.model import ObjectName, Problem, World
+from pools.model import AbsentEndpoint, ObjectName, Problem, World
 from xds.debug.redact import redacted
 
 
@@ -34,6 +34,18 @@ def world_json(world: World) -> dict[str, object]:
         "routes": [redacted(plain(one)) for one in world.routes],
         "gateways": [plain(one) for one in world.gateways],
         "problems": [problem_json(problem) for problem in world.problems],
+        "absent": [absent_json(one) for one in world.absent],
+    }
+
+
+def absent_json(absent: AbsentEndpoint) -> dict[str, object]:
+    """A server that was described or found and is no endpoint, and why."""
+    return {
+        "name": absent.name,
+        "address": absent.address,
+        "pool": str(absent.pool) if absent.pool is not None else "",
+        "reason": absent.reason,
+        "origin": str(absent.origin) if absent.origin is not None else "",
     }
 
 

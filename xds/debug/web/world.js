@@ -17,6 +17,7 @@ export const world = {
   draw(w, context) {
     const pools = Object.entries(w.pools).filter(([name, pool]) =>
       matches(context.filter, name, pool.origin?.source ?? "", ...pool.endpoints.map((e) => `${e.key} ${e.name}`)));
+    const absent = w.absent.filter((a) => matches(context.filter, a.name, a.address, a.pool, a.reason));
     const routes = w.routes.filter((r) => matches(context.filter, r.name, JSON.stringify(r.rules), ...r.hostnames));
     return [
       heading("World", h("span", { class: "dim" }, `revision ${w.revision}, as it was read from the source`), filterBox(context, "pools, pods, routes")),
@@ -25,6 +26,7 @@ export const world = {
         pools.length === 0
           ? empty(Object.keys(w.pools).length ? "No pool matches the filter." : "No InferencePool is described.", !Object.keys(w.pools).length && h("p", { class: "dim" }, "Put one into the directory of manifests; docs/manifests.md shows how."))
           : pools.map(([name, pool]) => poolItem(name, pool, context))),
+      absent.length > 0 && card("Servers that are not in use", h("span", { class: "dim" }, String(absent.length)), absentTable("Servers that are not in use", absent)),
       (w.routes.length > 0 || w.gateways.length === 0) && card("Routes", h("span", { class: "dim" }, String(routes.length)),
         w.routes.length === 0 ? empty("No HTTPRoute is described: requests reach the pools by themselves.") :
         table("Routes", [
@@ -44,6 +46,15 @@ export const world = {
     ];
   },
 };
+
+function absentTable(label, rows) {
+  return table(label, [
+    ["Server", "name", (a) => [h("a", { class: "row", href: `/ui/why?q=${encodeURIComponent(a.name)}`, title: "Why is it not there?" }, a.name), a.address && h("div", { class: "below" }, a.address)]],
+    ["Pool", "", (a) => a.pool],
+    ["Why nothing is sent to it", "wide", (a) => a.reason],
+    ["From", "", (a) => h("span", { class: "origin" }, a.origin)],
+  ], rows, (a) => `${a.pool} ${a.name} ${a.reason}`);
+}
 
 function poolItem(name, pool, context) {
   const all = pool.endpoints;
