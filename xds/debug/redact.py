@@ -28,7 +28,8 @@ def redacted(value: object) -> object:
     """A copy of a JSON value without secrets.
 
     Left out is the text below a key with a telling name (``password``), and the values beside one
-    (``{"key": "authorization", "value": ...}``, however Envoy nests its matchers).
+    (``{"key": "authorization", "value": ...}``, however Envoy nests its matchers, and
+    ``["authorization", ...]`` of a route's filters).
     """
     if isinstance(value, Mapping):
         beside = any(isinstance(value.get(n), str) and is_secret(value[n]) for n in _NAMES)
@@ -39,6 +40,8 @@ def redacted(value: object) -> object:
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):
+        if len(value) == 2 and isinstance(value[0], str) and is_secret(value[0]):
+            return [value[0], _blank(value[1])]
         return [redacted(item) for item in value]
     return value
 
