@@ -38,7 +38,11 @@ def conditions(
 
     ``keep_others``: those of types that are not wanted were written by somebody else, and stay.
     """
-    before = {one["type"]: one for one in items(current) if isinstance(one, dict) and "type" in one}
+    before = {
+        one["type"]: one
+        for one in items(current)
+        if isinstance(one, dict) and isinstance(one.get("type"), str)
+    }
     made = [_condition(before.get(one.type, {}), one, generation, now) for one in wanted]
     if keep_others:
         types = {one["type"] for one in made}
