@@ -18,16 +18,23 @@ import pytest
 from e2e.harness import eventually
 from e2e.live import Led, Script, led
 from e2e.pods import h2c_pod, http_pod
+from e2e.static_envoy import ScriptedPicker
 from e2e.tls import Connection, all_pem, certificate, serial, trusting_nobody
+from extproc.ext_proc import ExternalProcessor
+from extproc.grpc_health import Health
+from extproc.request import InferenceRequest, Outcome, Routed
+from extproc.transport.native import serve_native
 from poolpilot.demo.ports import Reservation, reserve
 from pools.model import (
     BackendKind,
     CertificateRef,
+    Endpoint,
     Filters,
     Gateway,
     GatewayListener,
     HeaderChanges,
     HTTPRoute,
+    InferencePool,
     ListenerProtocol,
     ObjectName,
     ParentRef,
@@ -46,6 +53,7 @@ from pools.model import (
     UrlRewrite,
     World,
 )
+from xds.translate import ExtProcSettings, SocketAddress, TranslateSettings
 
 NAME = ObjectName.parse
 EDGE = NAME("edge")
@@ -110,10 +118,12 @@ class Asking:
 
 
 @contextlib.asynccontextmanager
-async def serving(described: World, port: int, directory: Path) -> AsyncIterator[Asking]:
+async def serving(
+    described: World, port: int, directory: Path, settings: TranslateSettings | None = None
+) -> AsyncIterator[Asking]:
     source = Script()
     async with (
-        led(source, directory, str(EDGE)) as leading,
+        led(source, directory, str(EDGE), settings=settings) as leading,
         httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30
         ) as client,
@@ -278,7 +288,77 @@ async def test_a_services_endpoints_are_followed_and_its_protocol_is_spoken(
             assert (await gateway.client.get("/")).status_code == 500, "it does not exist"
 
 
-A, ANY_B, ELSE = "a.test", "*.b.test", "else"
+async def test_a_route_by_model_leads_to_the_pool_that_the_picker_names_and_to_no_other(
+    port: int, tmp_path: Path
+) -> None:
+    """The picker finds the pool (``m`` is served by pool ``m``) and names it in a header."""
+    pods: dict[str, str] = {}
+
+    def find(request: InferenceRequest) -> Outcome:
+        pool = request.pool or NAME(request.model or "none")
+        led = () if request.pool else (("x-poolpilot-pool", str(pool)),)
+        return Routed((pods[pool.name],), pool=pool, pick_id="1", headers=led)
+
+    picker = ScriptedPicker()
+    picker.outcome = find
+    names = ("llama", "qwen", "other")
+    async with contextlib.AsyncExitStack() as stack:
+        ports = {one: await stack.enter_async_context(http_pod(one)) for one in names}
+        pods.update({one: f"127.0.0.1:{number}" for one, number in ports.items()})
+        processor = ExternalProcessor(picker)
+        health = Health()
+        health.ready = True
+        services = {**processor.services(), **health.services()}
+        server = await serve_native(services, "127.0.0.1:0")
+        stack.push_async_callback(server.stop, 0)
+        pools = {NAME(one): InferencePool(NAME(one), (8000,)) for one in names}
+        to_both = RouteRule(
+            (prefix("/v1"),),
+            (RouteBackend(NAME("llama"), weight=0), RouteBackend(NAME("qwen"))),
+            filters=changed(PathChangeType.PREFIX, "/rewritten"),
+        )
+        described = replace(
+            world(port, at=service()),
+            pools=pools,
+            endpoints={
+                NAME(one): (Endpoint("127.0.0.1", number, one),) for one, number in ports.items()
+            },
+            routes=(
+                HTTPRoute(NAME("m"), parents=(ParentRef(EDGE),), rules=(to_both,), by_model=True),
+                HTTPRoute(
+                    NAME("o"),
+                    parents=(ParentRef(EDGE),),
+                    rules=(RouteRule(backends=(RouteBackend(NAME("other")),)),),
+                ),
+            ),
+        )
+        target = SocketAddress.parse(server.address)
+        settings = TranslateSettings(
+            listen_address="127.0.0.1", ext_proc=ExtProcSettings((target,), health_interval=0.1)
+        )
+        async with serving(described, port, tmp_path, settings) as gateway:
+
+            async def complete(model: str, path: str = "/v1/completions") -> httpx.Response:
+                body = {"model": model, "prompt": "x" * 100_000}
+                return await gateway.client.post(path, json=body)
+
+            for model in (*("llama", "qwen") * 5, "llama"):
+                answer = await complete(model)
+                assert answer.json()["pod"] == model
+                assert answer.json()["path"] == "/rewritten/completions"
+            answer = await complete("other")
+            assert (answer.status_code, answer.json()["error"]["code"]) == (
+                404,
+                "no-pool-for-model",
+            )
+            assert (await complete("llama", "/v2")).json()["pod"] == "other", "another rule"
+            answer = await gateway.client.post(
+                "/v1/completions", json={"model": "other"}, headers={"x-poolpilot-pool": "a/b"}
+            )
+            assert answer.status_code == 404
+
+
+A, ANY_B = "a.test", "*.b.test"
 
 
 def https(

@@ -24,18 +24,32 @@ from pools.model import (
     AppProtocol,
     BackendKind,
     BodyMode,
+    CertificateRef,
     Endpoint,
     FailureMode,
+    Filters,
     Gateway,
     GatewayListener,
+    HeaderChanges,
     HTTPRoute,
     InferencePool,
+    ListenerProtocol,
     ObjectName,
+    ParentRef,
+    PathChange,
+    PathChangeType,
     PathMatch,
     PathMatchType,
+    PickerRef,
+    Redirect,
+    Retry,
     RouteBackend,
     RouteMatch,
     RouteRule,
+    Service,
+    ServicePort,
+    TlsCertificate,
+    UrlRewrite,
     ValueMatch,
     ValueMatchType,
     World,
@@ -48,6 +62,7 @@ from xds.bootstrap import (
 from xds.config import XdsServerConfig
 from xds.control_plane import ControlPlane
 from xds.http import HttpConfig
+from xds.resource import CLUSTER, LISTENER
 from xds.snapshot import Node, Snapshot
 from xds.translate import (
     ExtProcSettings,
@@ -123,6 +138,83 @@ RICH = World(
 )
 
 
+HEADERS = HeaderChanges(
+    (("x-set", "1 %"), ("host", "inner.test"), ("x-empty", "")), (("x-add", "2"),), ("x-gone",)
+)
+OF_CLUSTER = World(
+    pools={
+        one.name: one
+        for one in (pool("ours"), pool("theirs", picker=PickerRef("epp", 9002)), pool("more"))
+    },
+    routes=(
+        HTTPRoute(
+            NAME("filters"),
+            parents=(ParentRef(NAME("edge")),),
+            rules=(
+                RouteRule(
+                    (RouteMatch(PathMatch(value="/a")),),
+                    (
+                        RouteBackend(NAME("ours"), filters=Filters(HEADERS, HEADERS)),
+                        RouteBackend(NAME("theirs")),
+                        RouteBackend(NAME("web"), BackendKind.SERVICE, 1, 80),
+                    ),
+                    filters=Filters(
+                        HEADERS,
+                        HEADERS,
+                        UrlRewrite("b.test", PathChange(PathChangeType.PREFIX, "/b")),
+                    ),
+                    retry=Retry(2, (500, 502), 0.2),
+                ),
+                RouteRule(
+                    (RouteMatch(PathMatch(value="/c")), RouteMatch(PathMatch(value="/d"))),
+                    filters=Filters(
+                        redirect=Redirect(
+                            "https", "c.test", 8443, PathChange(PathChangeType.PREFIX, "/"), 308
+                        )
+                    ),
+                ),
+                RouteRule(
+                    backends=to("theirs"),
+                    filters=Filters(rewrite=UrlRewrite(path=PathChange(PathChangeType.FULL, "/"))),
+                ),
+            ),
+        ),
+        HTTPRoute(
+            NAME("models"),
+            ("models.test",),
+            (ParentRef(NAME("edge")),),
+            (RouteRule(backends=to("ours", "more")),),
+            by_model=True,
+        ),
+    ),
+    gateways=(
+        Gateway(
+            NAME("edge"),
+            (
+                GatewayListener("http", 80),
+                *(
+                    GatewayListener(
+                        name,
+                        443,
+                        ListenerProtocol.HTTPS,
+                        hostname,
+                        (CertificateRef(NAME("one")), CertificateRef(NAME("two"))),
+                    )
+                    for name, hostname in (("a", "a.test"), ("b", "*.test"), ("rest", None))
+                ),
+            ),
+        ),
+    ),
+    certificates={NAME(one): TlsCertificate(NAME(one), b"chain", b"key") for one in ("one", "two")},
+    services={
+        NAME("web"): Service(NAME("web"), (ServicePort(80, addresses=(("10.0.0.9", 80),)),)),
+        NAME("epp"): Service(NAME("epp"), (ServicePort(9002, addresses=(("10.0.0.8", 1),)),)),
+    },
+    of_cluster=True,
+)
+"""All that only a cluster has."""
+
+
 def validate(snapshot: Snapshot, directory: Path) -> None:
     """Fails with Envoy's own words."""
     file = directory / "static.yaml"
@@ -142,6 +234,10 @@ def test_envoy_accepts_what_each_version_of_it_is_given(
 ) -> None:
     features = features_of(Node("e", version=version))
     validate(translate(RICH, gateway=GATEWAY, features=features), tmp_path)
+    clustered = translate(OF_CLUSTER, gateway=OF_CLUSTER.gateways[0], features=features)
+    assert len(clustered.of_type(LISTENER)) == 2
+    assert "picker/default/epp/9002" in clustered.of_type(CLUSTER)
+    validate(clustered, tmp_path)
 
 
 @pytest.mark.parametrize("lacking", [f.name for f in fields(Features)])

@@ -122,7 +122,7 @@ def ranked_entries(
     route = attached.route
     for i, rule in enumerate(route.rules):
         where = f"{of(route)}: rules[{i}]"
-        targets, lost = _targets(rule, attached.lost, backends, where, notes)
+        targets, lost = _targets(rule, attached, backends, where, notes)
         for j, raw in enumerate(rule.matches or (RouteMatch(),)):
             match = normal(raw)
             problem = problem_of_match(match)
@@ -150,7 +150,7 @@ def ranked_entries(
 
 def _targets(
     rule: RouteRule,
-    lost: Mapping[RouteBackend, str],
+    attached: Attached,
     backends: Backends,
     where: str,
     notes: list[str],
@@ -159,13 +159,13 @@ def _targets(
     targets: list[Target] = []
     weight = 0
     for backend in rule.backends:
-        found = lost.get(backend) or backends.target(backend)
+        found = attached.lost.get(backend) or backends.target(backend)
         if isinstance(found, str):
             weight += backend.weight
             notes.append(
                 f"{where}: {found}. Until then its share of the requests is answered with 500"
             )
-        elif backend.weight > 0:
+        elif backend.weight > 0 or (attached.route.by_model and isinstance(found, PoolTarget)):
             targets.append(found)
     return tuple(targets), weight
 
