@@ -120,6 +120,8 @@ class StatusWriter:
         """Resources that may not be written, as seen since everything was last looked at."""
         self._told_denied: set[str] = set()
         self._resync_at = 0.0
+        self.looks = 0
+        """How often it has compared all statuses."""
 
     def offer(self, world: World) -> None:
         """This is the newest World. Returns at once."""
@@ -207,6 +209,7 @@ class StatusWriter:
         )
         if self._clock() >= self._resync_at:
             await self._look_at_all(connection, composed, ours)
+            self.looks += 1
             spread = 0.75 + self._chance() / 2
             self._resync_at = self._clock() + self._settings.timing.resync * spread
         for target, report in list(self._ledger.due(self._clock())):
