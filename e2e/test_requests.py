@@ -147,7 +147,9 @@ async def test_nothing_is_left_of_a_client_that_hangs_up(gateway: Gateway) -> No
         client.stream("POST", "/v1/completions", json=long) as response,
     ):
         assert response.status_code == 200
-        await response.aiter_lines().__anext__()
+        # Held until the end: an iterator that nobody holds is closed, and its connection with it.
+        lines = response.aiter_lines()
+        await anext(lines)
         pod = response.headers[POD_HEADER]
         assert await gateway.in_flight() == {pod: 1}
     # The block has closed the connection in the middle of the answer.
