@@ -11,7 +11,7 @@ import pytest
 from e2e.browser import Page, browser, find_chromium
 from extproc.config import PickerConfig
 from extproc.endpoint_health import Fault
-from extproc.request import Completed, InferenceRequest, Outcome, Routed
+from extproc.request import Api, Completed, InferenceRequest, Outcome, Routed
 from extproc.scheduling import Adapters, Signals
 from extproc.server import EndpointPickerServer
 from pools.model import (
@@ -109,6 +109,7 @@ class Site:
         request = InferenceRequest(
             request_id, LLAMA, "/v1/completions", "POST", {}, model=model, prompt_bytes=len(prompt)
         )
+        request.api = Api.COMPLETIONS
         request.document = {"model": model, "prompt": prompt}
         return self.director.decide(request).outcome
 

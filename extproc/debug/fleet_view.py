@@ -11,6 +11,8 @@ import asyncio
 import itertools
 from collections.abc import Callable
 
+import msgspec
+
 from extproc.debug.rows import (
     Json,
     absent_row,
@@ -36,37 +38,43 @@ class FleetView:
     def __init__(
         self,
         director: Director,
+        ready: Callable[[], bool],
         profiles: ProfilesFile | None,
         clock: Callable[[], float],
     ) -> None:
         self._director = director
+        self._ready = ready
         self._profiles = profiles
         self._clock = clock
-        self._made: Json = {}
+        self._made = b""
         self._made_at = float("-inf")
         self._making = asyncio.Lock()
 
-    async def get(self) -> Json:
+    async def get(self) -> bytes:
+        """JSON."""
         async with self._making:
             if self._clock() - self._made_at >= KEPT_FOR:
                 self._made = await self._make()
                 self._made_at = self._clock()
             return self._made
 
-    async def _make(self) -> Json:
+    async def _make(self) -> bytes:
         director = self._director
         fleet, world, now = director.fleet, director.world, self._clock()
         pools = [pool_row(view, now) for view in fleet.pools.values()]
-        rows: list[Json] = []
-        members = iter(list(fleet.members.values()))
+        rows: list[msgspec.Raw] = []
+        members = iter(sorted(fleet.members.items()))
         while piece := list(itertools.islice(members, _PIECE)):
-            rows += [endpoint_row(one, now) | load_row(one, fleet.load) for one in piece]
+            for _, one in piece:
+                row = endpoint_row(one, now) | load_row(one, fleet.load)
+                rows.append(msgspec.Raw(msgspec.json.encode(row)))
             await asyncio.sleep(0)
-        return {
+        shown: Json = {
+            "ready": self._ready(),
             "revision": world.revision if world is not None else None,
             "error": director.world_error or None,
             "pools": pools,
-            "endpoints": sorted(rows, key=lambda row: str(row["endpoint"])),
+            "endpoints": rows,
             "absent": [absent_row(one) for one in world.absent] if world is not None else [],
             "problems": [problem_row(one) for one in world.problems] if world is not None else [],
             "profiles": profiles_row(self._profiles),
@@ -74,3 +82,4 @@ class FleetView:
             "open_requests": len(director.ledger),
             "decisions": director.decisions.number,
         }
+        return msgspec.json.encode(shown)

@@ -112,7 +112,6 @@ def _explained(page: _Page) -> _Page:
 
 
 def _json(content: object) -> Response:
-    # Not inspection.answers: hundreds of endpoints several times a second, on the picker's thread.
     body = msgspec.json.format(msgspec.json.encode(content, enc_hook=str), indent=2) + b"\n"
     headers = {"cache-control": "no-store"}
     return Response(body, media_type="application/json", headers=headers)
@@ -139,7 +138,7 @@ class _Pages:
         self._config = config
         self._live = live
         self._web = WebPages("extproc.debug")
-        self._fleet = FleetView(director, profiles, clock)
+        self._fleet = FleetView(director, ready, profiles, clock)
         self._offset = time.time() - clock()
         self._started = self._shown(clock())
 
@@ -190,7 +189,8 @@ class _Pages:
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
     async def fleet(self, _request: Request) -> Response:
-        return _json({"ready": self._ready(), **await self._fleet.get()})
+        headers = {"cache-control": "no-store"}
+        return Response(await self._fleet.get(), media_type="application/json", headers=headers)
 
     async def pools(self, _request: Request) -> Response:
         now = self._clock()
