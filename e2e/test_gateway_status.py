@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import re
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -19,7 +20,12 @@ import yaml
 
 from e2e.harness import eventually
 from e2e.kube.api_server import ApiServer
+from e2e.kube.proxy import Proxy
+from poolpilot.demo.ports import LOOPBACK, reserve
+from poolpilot.demo.processes import Children
 from pools.kubernetes import KubernetesSettings, KubernetesSource, Timing
+from pools.kubernetes.connection import MERGE_PATCH, ApiError, Connection
+from pools.kubernetes.credentials import Credentials
 from pools.kubernetes.status import ReportingSource, StatusSettings, StatusTiming, StatusWriter
 from pools.model import World
 
@@ -69,7 +75,7 @@ class Cluster:
         deadline = asyncio.get_running_loop().time() + LIMIT
         while True:
             status = (await self.get(kind, name, namespace)).get("status", {})
-            with contextlib.suppress(KeyError, IndexError):
+            with contextlib.suppress(KeyError, IndexError, ValueError):
                 if holds(status):
                     return status
             assert asyncio.get_running_loop().time() < deadline, (
@@ -675,3 +681,99 @@ async def test_objects_that_go_while_they_are_written_and_huge_ones_hold_up_noth
             status["parents"][0]["conditions"], "ResolvedRefs"
         )
         await cluster.until("httproute", "llm", lambda s: s["parents"], "the good one is told")
+
+
+async def test_while_the_api_server_is_away_nothing_is_lost_and_nobody_writes_without_a_lease(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    async with Proxy(cluster.server.port).running() as proxy:
+        kubeconfig = cluster.server.write_kubeconfig(tmp_path / "kubeconfig", port=proxy.port)
+        await cluster.apply(GATEWAY, POOL)
+        with structlog.testing.capture_logs() as logs:
+            async with reporting(cluster, kubeconfig=kubeconfig):
+                await cluster.wait("Programmed", "gateway/inference")
+                proxy.cut()
+                await cluster.apply(ROUTE)
+                await eventually(
+                    lambda: any("no longer writes" in line["event"] for line in logs),
+                    "it stops when its lease can no longer be relied on",
+                    LIMIT,
+                )
+                proxy.mend()
+                await cluster.until("httproute", "llm", lambda s: s["parents"], "it is told")
+
+
+async def written(connection: Connection, path: str, body: bytes) -> bool:
+    """Whether nobody else wrote since it was read."""
+    try:
+        await connection.send("PATCH", path, body, MERGE_PATCH)
+    except ApiError as error:
+        if error.status != 409:
+            raise
+        return False
+    return True
+
+
+async def test_two_controllers_that_write_at_once_both_have_their_say(cluster: Cluster) -> None:
+    """Each changes the same list, so each must see what the other wrote."""
+    path = f"/apis/gateway.networking.k8s.io/v1/namespaces/{cluster.namespace}/httproutes/llm"
+    async with (
+        reporting(cluster),
+        Connection(Credentials(cluster.server.kubeconfig)) as connection,
+    ):
+        await cluster.apply(GATEWAY, POOL, ROUTE)
+        generations = 12
+        for i in range(generations):
+            await cluster.apply(ROUTE + "    timeouts: {request: " + f"{i + 1}s}}\n")
+            while True:
+                current = json.loads(await connection.get(path))
+                parents = current.get("status", {}).get("parents", [])
+                kept = [one for one in parents if one["controllerName"] == cluster.controller]
+                theirs = {
+                    "parentRef": {"name": "theirs"},
+                    "controllerName": "example.com/theirs",
+                    "conditions": [{"type": "Accepted", "status": "True", "reason": f"R{i}"}],
+                }
+                metadata = {"resourceVersion": current["metadata"]["resourceVersion"]}
+                patch = {"metadata": metadata, "status": {"parents": [theirs, *kept]}}
+                body = json.dumps(patch).encode()
+                if await written(connection, f"{path}/status", body):
+                    break
+
+        def both(status: Any) -> bool:
+            theirs, ours = status["parents"]
+            return (
+                theirs["conditions"][0]["reason"] == f"R{generations - 1}"
+                and ours["controllerName"] == cluster.controller
+                and all(one["observedGeneration"] == generations for one in ours["conditions"])
+            )
+
+        await cluster.until("httproute", "llm", both, "both are there")
+
+
+async def test_the_server_writes_statuses_and_gives_its_lease_back_when_it_ends(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    await cluster.apply(GATEWAY, POOL, ROUTE)
+    grpc, http = reserve(), reserve()
+    children = Children(tmp_path)
+    children.start(
+        "xds",
+        [
+            sys.executable, "-m", "poolpilot", "serve", "xds",
+            "--kubernetes", f"--kubeconfig={cluster.server.kubeconfig}",
+            f"--namespace={cluster.namespace}", f"--lease-namespace={cluster.namespace}",
+            f"--controller-name={cluster.controller}", "--gateway-address=llm.example.com",
+            f"--address={LOOPBACK}:{grpc.port}", f"--http-address={LOOPBACK}:{http.port}",
+        ],
+    )  # fmt: skip
+    try:
+        await cluster.until("httproute", "llm", lambda s: s["parents"], "the route is told")
+        status = await cluster.until("gateway", "inference", lambda s: s["listeners"], "told")
+        assert status["addresses"] == [{"type": "Hostname", "value": "llm.example.com"}]
+        assert await _held(cluster)
+    finally:
+        await asyncio.to_thread(children.stop, grace=10.0)
+        grpc.close()
+        http.close()
+    assert not await _held(cluster)
