@@ -339,6 +339,8 @@ async def test_what_kubectl_does_is_in_effect_within_a_second(cluster: Cluster) 
     await cluster.becomes("/other/v1", 404, "the route is gone")
     await cluster.delete("gateway", "edge")
     await cluster.becomes("/other/v1", 0, "the Gateway is gone")
+    await cluster.apply(*cluster.gateway(http=cluster.port))
+    await cluster.becomes("/other/v1", 404, "it is back")
 
 
 async def test_no_request_is_lost_while_the_api_server_dies_and_comes_back(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import structlog
@@ -18,6 +18,8 @@ GATEWAY_METADATA = "gateway"
 """Key of the node metadata that names the Gateway an Envoy serves, as ``namespace/name``."""
 NO_GROUP = "none"
 """The group of nodes that no Gateway claims. They wait, and keep what they have."""
+
+_NOTHING = Snapshot.of((), cause="its Gateway was deleted")
 
 _MOST_VARIANTS = 16
 """Different sets of features that are kept up to date; a fleet has two or three."""
@@ -39,15 +41,19 @@ class WorldProvider:
     """Implements :class:`xds.snapshot.SnapshotProvider` over the newest World.
 
     Each Gateway is a group: a node says in its metadata, its cluster or its id which one it serves,
-    and need not say so where there is only one. Without Gateways all nodes form one group. A
-    configuration that cannot be made, or that would be inconsistent, is reported and the last good
-    one stays.
+    and need not say so where there is only one. Without Gateways all nodes form one group, but for
+    those of a cluster that name one: they wait for it. Who served a Gateway that was deleted from a
+    cluster is given nothing to serve; of files, where it may just be edited, it keeps what it has.
+    A configuration that cannot be made, or that would be inconsistent, is
+    reported and the last good one stays.
     """
 
     def __init__(self, translator: Translator) -> None:
         self._translator = translator
         self.world: World | None = None
         self._gateways: dict[str, Gateway | None] = {}
+        self._deleted: set[str] = set()
+        """Gateways that were there before."""
         self._features: dict[Features, None] = {ALL: None}
         self._variants: dict[tuple[str, Features], Variant] = {}
 
@@ -61,6 +67,9 @@ class WorldProvider:
         self._gateways = {str(gateway.name): gateway for gateway in world.gateways}
         if not world.gateways:
             self._gateways = {DEFAULT_GATEWAY: None}
+        if world.of_cluster:
+            self._deleted |= before
+        self._deleted -= {*self._gateways, DEFAULT_GATEWAY}
         # Where Gateways come and go, nodes may belong to another group than before.
         changed = before != self._gateways.keys()
         for key in list(self._variants):
@@ -73,11 +82,13 @@ class WorldProvider:
 
     def group(self, node: Node) -> str:
         groups = self._gateways
-        if DEFAULT_GATEWAY in groups:
-            return DEFAULT_GATEWAY
         wanted = node.metadata.get(GATEWAY_METADATA)
+        of_cluster = self.world is not None and self.world.of_cluster
+        if DEFAULT_GATEWAY in groups and (wanted is None or not of_cluster):
+            return DEFAULT_GATEWAY
         if wanted is not None:
-            return _matching(str(wanted), groups) or NO_GROUP
+            found = _matching(str(wanted), groups.keys() - {DEFAULT_GATEWAY})
+            return found or _matching(str(wanted), self._deleted) or NO_GROUP
         claimed = _matching(node.cluster, groups) or _matching(node.id, groups)
         if claimed is None and len(groups) == 1:
             (claimed,) = groups
@@ -90,16 +101,19 @@ class WorldProvider:
         if self.world is None:
             return "nothing was read from the source yet"
         wanted = node.metadata.get(GATEWAY_METADATA)
+        there = ", ".join(sorted(self._gateways.keys() - {DEFAULT_GATEWAY}))
         says = "names no Gateway" if wanted is None else f"names the Gateway {wanted!s}"
         return (
             f"the node {says} (node.metadata.{GATEWAY_METADATA} of its bootstrap), and the "
-            f"Gateways are: {', '.join(self._gateways)}"
+            f"Gateways are: {there or 'none'}"
         )
 
     def snapshot(self, node: Node) -> Snapshot | None:
         group = self.group(node)
         if group == NO_GROUP:
             return None
+        if group in self._deleted:
+            return _NOTHING
         features = features_of(node)
         if features not in self._features:
             self._remember(features)
@@ -113,6 +127,8 @@ class WorldProvider:
         group = self.group(node)
         if group == NO_GROUP or self.world is None:
             return None
+        if group in self._deleted:
+            return _NOTHING
         features = features_of(node)
         known = self._variants.get((group, features))
         if known is not None:
@@ -173,7 +189,7 @@ def _inconsistency(snapshot: Snapshot) -> str:
     return f"{kind} {resource.name} needs {missing} {name}, which is not there{more}"
 
 
-def _matching(text: str, groups: dict[str, Gateway | None]) -> str | None:
+def _matching(text: str, groups: Collection[str]) -> str | None:
     """The group of this name; a name without a namespace matches if only one Gateway has it."""
     if text in groups:
         return text
