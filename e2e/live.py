@@ -150,9 +150,14 @@ class Led:
 
 @contextlib.asynccontextmanager
 async def led(
-    source: Source, directory: Path, *gateways: str, settings: TranslateSettings | None = None
+    source: Source,
+    directory: Path,
+    *gateways: str,
+    settings: TranslateSettings | None = None,
+    delta: bool | None = None,
 ) -> AsyncIterator[Led]:
-    """An xDS server over ``source``, with an Envoy for each of ``gateways``."""
+    """An xDS server over ``source``, with an Envoy for each of ``gateways``. ``delta``: None: every
+    other one."""
     settings = settings or TranslateSettings(listen_address="127.0.0.1", ext_proc=WITHOUT_PICKER)
     control = ControlPlane(source, settings, XdsServerConfig(port=0), HttpConfig(port=0))
     await control.start()
@@ -166,7 +171,7 @@ async def led(
                     BootstrapSettings(
                         node_id=f"envoy-{i}",
                         gateway=gateway,
-                        delta=i % 2 == 0,
+                        delta=i % 2 == 0 if delta is None else delta,
                         xds=(SocketAddress("127.0.0.1", control.port),),
                     )
                 )

@@ -53,6 +53,7 @@ from pools.model import (
     UrlRewrite,
     World,
 )
+from xds.resource import SECRET
 from xds.translate import ExtProcSettings, SocketAddress, TranslateSettings
 
 NAME = ObjectName.parse
@@ -119,11 +120,16 @@ class Asking:
 
 @contextlib.asynccontextmanager
 async def serving(
-    described: World, port: int, directory: Path, settings: TranslateSettings | None = None
+    described: World,
+    port: int,
+    directory: Path,
+    settings: TranslateSettings | None = None,
+    *,
+    delta: bool = True,
 ) -> AsyncIterator[Asking]:
     source = Script()
     async with (
-        led(source, directory, str(EDGE), settings=settings) as leading,
+        led(source, directory, str(EDGE), settings=settings, delta=delta) as leading,
         httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30
         ) as client,
@@ -418,15 +424,52 @@ async def test_each_host_is_shown_its_certificate_and_served_on_its_own_connecti
                 assert rest.shown == serial(of_all)
                 assert await rest.ask("c.test") == 200
                 assert await rest.ask(A) == 421
+            assert await on_a.ask(A) == 200, "what does not change goes on"
 
 
-async def test_a_new_certificate_is_shown_while_no_connection_ends_and_no_listener_changes(
+async def test_a_certificate_that_envoy_will_not_have_keeps_no_other_name_from_being_served(
     port: int, tmp_path: Path
+) -> None:
+    """Sources find most of what is wrong with certificates before; this one they let through."""
+    of_a, of_b = certificate("of-a", A), certificate("of-b", "b.test")
+    bad = replace(of_b, key=of_a.key)
+    async with http_pod("web") as at:
+        web = service(("127.0.0.1", at))
+        async with serving(https(port, web, of_a, hostnames=(A,)), port, tmp_path) as gateway:
+            on_a = await Connection.open(port, A)
+            described = https(port, web, of_a, bad, hostnames=(A, "b.test"))
+            gateway.source.say(described)
+
+            async def is_refused() -> bool:
+                assert await on_a.ask(A) == 200
+                (node,) = gateway.led.control.status().nodes
+                (secrets,) = [
+                    kind for one in node.streams for kind in one.types if kind.type_url == SECRET
+                ]
+                return [one.name for one in secrets.rejected] == ["certificate/default/of-b"]
+
+            await eventually(is_refused, "Envoy refuses it, and it is told")
+            new = certificate("of-a", A)
+            rotated = replace(described, certificates={new.name: new, bad.name: bad})
+            gateway.source.say(rotated)
+
+            async def is_shown() -> bool:
+                return (await Connection.open(port, A)).shown == serial(new)
+
+            await eventually(is_shown, "the other name gets its new certificate")
+            assert await on_a.ask(A) == 200
+            await gateway.take(replace(rotated, certificates={new.name: new, of_b.name: of_b}))
+            assert await (await Connection.open(port, "b.test")).ask("b.test") == 200
+
+
+@pytest.mark.parametrize("delta", [False, True], ids=["sotw", "delta"])
+async def test_a_new_certificate_is_shown_while_no_connection_ends_and_no_listener_changes(
+    port: int, tmp_path: Path, delta: bool
 ) -> None:
     first = certificate("of-a", A)
     async with http_pod("web") as at:
         described = https(port, service(("127.0.0.1", at)), first, hostnames=(A,))
-        async with serving(described, port, tmp_path) as gateway:
+        async with serving(described, port, tmp_path, delta=delta) as gateway:
             (proxy,) = gateway.led.envoys.values()
             asked, failures = 0, []
             done = asyncio.Event()
