@@ -722,8 +722,8 @@ async def test_two_controllers_that_write_at_once_both_have_their_say(cluster: C
         Connection(Credentials(cluster.server.kubeconfig)) as connection,
     ):
         await cluster.apply(GATEWAY, POOL, ROUTE)
-        generations = 12
-        for i in range(generations):
+        changes = 12
+        for i in range(changes):
             await cluster.apply(ROUTE + "    timeouts: {request: " + f"{i + 1}s}}\n")
             while True:
                 current = json.loads(await connection.get(path))
@@ -743,9 +743,9 @@ async def test_two_controllers_that_write_at_once_both_have_their_say(cluster: C
         def both(status: Any) -> bool:
             theirs, ours = status["parents"]
             return (
-                theirs["conditions"][0]["reason"] == f"R{generations - 1}"
+                theirs["conditions"][0]["reason"] == f"R{changes - 1}"
                 and ours["controllerName"] == cluster.controller
-                and all(one["observedGeneration"] == generations for one in ours["conditions"])
+                and all(one["observedGeneration"] == changes + 1 for one in ours["conditions"])
             )
 
         await cluster.until("httproute", "llm", both, "both are there")
