@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.transport import run_loop
 from poolpilot.demo.ports import LOOPBACK, Ports
 from poolpilot.demo.quickstart import MODELS, manifests
 from poolpilot.demo.stack import Stack
@@ -269,7 +270,7 @@ def main() -> None:
     ):
         soak = Soak(stack, arguments.requests)
         begun = time.monotonic()
-        asyncio.run(soak.run())
+        run_loop(soak.run())
         wrong = report(soak, time.monotonic() - begun)
     if wrong:
         raise SystemExit("; ".join(wrong))
