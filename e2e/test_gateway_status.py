@@ -353,6 +353,8 @@ async def test_whatever_is_wrong_is_told_with_its_field_and_the_rest_goes_on(
     async with reporting(cluster):
         await cluster.apply(LISTENERS, POOL, ROUTE, bad_picker, lonely, bad_ports, bad_selector)
         await cluster.apply(*routes)
+        broken = GATEWAY.replace("name: inference", "name: broken").replace("8081", "99999")
+        await cluster.apply(broken)
         for name, (_, (kind, reason, field)) in BAD_ROUTES.items():
             status = await cluster.until(
                 "httproute",
@@ -373,6 +375,10 @@ async def test_whatever_is_wrong_is_told_with_its_field_and_the_rest_goes_on(
         assert condition(told["tcp"], "Accepted") == ("False", "UnsupportedProtocol")
         assert condition(told["tls"], "ResolvedRefs") == ("False", "InvalidCertificateRef")
         assert condition(gateway["conditions"], "Accepted") == ("True", "ListenersNotValid")
+        status = await cluster.until("gateway", "broken", lambda s: s["conditions"], "told")
+        assert condition(status["conditions"], "Accepted") == ("False", "Invalid")
+        assert condition(status["conditions"], "Programmed") == ("False", "Invalid")
+        assert "spec.listeners[0].port" in message(status["conditions"], "Accepted")
         pool = await cluster.until("inferencepool", "lonely", lambda s: s["parents"], "told")
         conditions = pool["parents"][0]["conditions"]
         assert condition(conditions, "ResolvedRefs") == ("False", "InvalidExtensionRef")
@@ -384,6 +390,7 @@ async def test_whatever_is_wrong_is_told_with_its_field_and_the_rest_goes_on(
             "ports": "spec.targetPorts[0].number",
             "selector": "spec.selector.matchLabels",
             "inference": "spec.listeners[tls]",
+            "broken": "spec.listeners[0].port",
         }
 
         async def all_told() -> bool:
@@ -532,20 +539,21 @@ async def holder(cluster: Cluster) -> str:
 async def test_of_two_replicas_one_writes_and_the_other_takes_over_at_once_when_it_ends(
     cluster: Cluster,
 ) -> None:
+    slow = replace(FAST, lease=30.0)
     await cluster.apply(GATEWAY, POOL, ROUTE)
-    async with reporting(cluster) as second:
+    async with reporting(cluster, timing=slow) as second:
         await eventually(lambda: second.looks > 0, "the second leads", LIMIT)
-        async with reporting(cluster) as first:
+        async with reporting(cluster, timing=slow) as first:
             held = await holder(cluster)
             await cluster.wait("Programmed", "gateway/inference")
             assert first.looks == 0
             assert await holder(cluster) == held
 
     assert await holder(cluster) == "", "it was given back"
-    async with reporting(cluster) as third:
+    async with reporting(cluster, timing=slow) as third:
         began = asyncio.get_running_loop().time()
         await eventually(lambda: third.looks > 0, "the third leads", LIMIT)
-        assert asyncio.get_running_loop().time() - began < FAST.lease, "it did not wait"
+        assert asyncio.get_running_loop().time() - began < slow.lease / 2, "it did not wait"
 
 
 async def test_a_replica_that_vanished_is_followed_when_its_lease_has_expired(
