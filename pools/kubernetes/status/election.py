@@ -103,8 +103,9 @@ class Election:
             return None
         return replace(found, holder="", duration=1.0, renewed=time)
 
-    def pause(self, now: float) -> float:
-        """Seconds until the lease is to be looked at again."""
-        if self.leads(now):
+    def pause(self, now: float, *, failed: bool = False) -> float:
+        """Seconds until the lease is to be looked at again. ``failed``: the last look did not
+        succeed, so that there is time for more of them before the deadline."""
+        if self.leads(now) and not failed:
             return self._duration * RENEW / DURATION
         return self._duration * RETRY / DURATION

@@ -74,12 +74,13 @@ class Elector:
     async def _round(self) -> float:
         """Returns the seconds until the next one."""
         began = self._clock()
-        pause = 0.0
+        pause, failed = 0.0, True
         try:
             async with asyncio.timeout(self._answer_limit):
                 if await self._claim(began):
                     self._election.won(began)
             self._failing = ""
+            failed = False
         except ApiError as error:
             if error.status == CONFLICT:
                 self._election.lost()
@@ -98,7 +99,7 @@ class Elector:
                 identity=self._election.identity,
             )
             self._on_change()
-        return max(pause, self._election.pause(now))
+        return max(pause, self._election.pause(now, failed=failed))
 
     async def _claim(self, now: float) -> bool:
         found = await self._read()
