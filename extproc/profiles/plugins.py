@@ -20,6 +20,7 @@ from extproc.scheduling.profiles import (
     classic_filter_tree,
     shed_when_full,
 )
+from extproc.scheduling.work import DECODE_TOKENS, MEMORY_TOKENS
 from pools.manifests.fields import (
     boolean,
     choice,
@@ -97,6 +98,8 @@ _positive = integer(1, _MAX)
 _share = number(0, 1)
 _milliseconds = number(0, 86_400_000)
 _rate = number(1, 1e9)
+_factor = number(0, 1e6)
+_tokens = number(0, 1e9)
 
 
 def _prefix_affinity(p: KnownFields) -> Plugin:
@@ -108,9 +111,10 @@ def _prefix_affinity(p: KnownFields) -> Plugin:
     rate = p.optional("peakPrefillThroughput", _rate, PREFILL_RATE)
     exploration = p.optional("explorationProbability", _share, 0.0)
     p.optional("ttftSource", word("prefillThroughput"), "")
+    recompute = p.optional("recomputeFactor", _factor, 0.0)
     return Plugin(
         filter=lambda: affinity.prefix_affinity(
-            threshold, multimodal, penalty / 1000, rate, exploration
+            threshold, multimodal, penalty / 1000, rate, exploration, recompute
         ),
         settings={"prefill_rate": rate},
     )
@@ -244,8 +248,21 @@ def _no_hit_lru(p: KnownFields) -> Plugin:
 
 
 def _least_work(p: KnownFields) -> Plugin:
-    tokens = p.optional("decodeTokens", number(0, 1e9), float(scorers.DECODE_TOKENS))
-    return Plugin(scorer=lambda weight: scorers.least_work(weight, tokens))
+    decode, memory = _work(p)
+    return Plugin(scorer=lambda weight: scorers.least_work(weight, decode, memory))
+
+
+def _cold_prompt_spread(p: KnownFields) -> Plugin:
+    slack = p.optional("slack", _factor, affinity.SPREAD_SLACK)
+    decode, memory = _work(p)
+    return Plugin(filter=lambda: affinity.cold_prompt_spread(slack, decode, memory))
+
+
+def _work(p: KnownFields) -> tuple[float, float]:
+    return (
+        p.optional("decodeTokens", _tokens, DECODE_TOKENS),
+        p.optional("memoryTokens", _tokens, MEMORY_TOKENS),
+    )
 
 
 def _power_of_two(p: KnownFields) -> Plugin:
@@ -302,6 +319,7 @@ def _deciders(p: KnownFields) -> str:
 PLUGINS: Mapping[str, Build] = {
     # Filters.
     "adapter-affinity-filter": _adapter_affinity,
+    "cold-prompt-spread-filter": _cold_prompt_spread,
     "concurrency-detector": _concurrency_detector,
     "context-length-aware": _context_length,
     "decode-filter": _filter(labels.decode_role),

@@ -20,6 +20,12 @@ class KnownFields(Fields):
 
     __slots__ = ()
 
+    def unsupported(self, name: str, instead: str) -> None:
+        """A field without which the step would mean something else."""
+        place = self.get(name)
+        if place is not None and place.node.value != []:
+            place.error(f"is not supported: {instead}")
+
     def refuse_others(self) -> None:
         for name in sorted(self._values.keys() - self._asked):
             place = self.place.child(self._values[name], name)

@@ -12,10 +12,15 @@ from collections.abc import Callable, Sequence
 from extproc.scheduling.candidate import Candidate
 from extproc.scheduling.load import PREFILL_RATE
 from extproc.scheduling.profile import Filter, SchedulingRequest
+from extproc.scheduling.work import DECODE_TOKENS, MEMORY_TOKENS, work_of
 
 PREFIX_THRESHOLD = 0.8
 MULTIMODAL_THRESHOLD = 0.6
 MAX_PREFIX_PENALTY = 18.0
+RECOMPUTE_FACTOR = 3.0
+"""A prefix that is computed again delays all who decode there, and pushes as much out of a cache:
+so it counts for more than its own time. In ``default``; elsewhere it has to be asked for."""
+SPREAD_SLACK = 1.0
 MAX_ADAPTER_PENALTY = 2.0
 MAX_ADAPTER_GAP = 16
 
@@ -26,12 +31,18 @@ def prefix_affinity(
     max_penalty: float = MAX_PREFIX_PENALTY,
     prefill_rate: float = PREFILL_RATE,
     exploration: float = 0.0,
+    recompute_factor: float = 0.0,
 ) -> Filter:
     """Endpoints that have at least ``threshold`` of the prompt cached, until they are saturated.
 
     Saturated: the prompts that wait at the best of them take over ``max_penalty`` seconds longer to
-    prefill than those at the best of the others, at ``prefill_rate`` tokens a second. With the
-    chance ``exploration`` all endpoints are kept.
+    prefill than those at the best of the others, at ``prefill_rate`` tokens a second. Or, with a
+    ``recompute_factor``, somebody else would be done earlier even if what he has to compute again
+    counted so many times::
+
+        work here + uncached here > work there + recompute_factor * uncached there
+
+    With the chance ``exploration`` all endpoints are kept.
     """
     limit = max_penalty * prefill_rate
 
@@ -48,6 +59,8 @@ def prefix_affinity(
         backlog = min([c.prefill_tokens for c in sticky])
         if backlog > limit and backlog - _least_elsewhere(sticky, candidates, _prefill) > limit:
             return candidates
+        if recompute_factor and _recomputing_pays(request, sticky, candidates, recompute_factor):
+            return candidates
         return sticky
 
     return Filter(
@@ -55,6 +68,69 @@ def prefix_affinity(
         apply,
         uses_prefix=True,
         because=f"less than {threshold:.0%} of the prompt is cached there",
+    )
+
+
+def _recomputing_pays(
+    request: SchedulingRequest,
+    sticky: Sequence[Candidate],
+    candidates: Sequence[Candidate],
+    factor: float,
+) -> bool:
+    # What is short of memory is left out of this: a copy elsewhere would take more of it.
+    prompt, cached = request.prompt_tokens, request.prefix.tokens_of
+    works = work_of(sticky, memory_tokens=0.0)
+    here = prompt + min([w - cached(c) for w, c in zip(works, sticky, strict=True)])
+    most = max([cached(c) for c in sticky])
+    # Nobody has less than no work, nor more cached than these: mostly that settles it.
+    if here <= factor * (prompt - most):
+        return False
+    held = request.prefix.held().get
+    kept = set(sticky)
+    others = [c for c in candidates if c not in kept]
+    works = work_of(others, memory_tokens=0.0)
+    return here > min(
+        [w + factor * (prompt - held(c, 0)) for w, c in zip(works, others, strict=True)]
+    )
+
+
+def cold_prompt_spread(
+    slack: float = SPREAD_SLACK,
+    decode_tokens: float = DECODE_TOKENS,
+    memory_tokens: float = MEMORY_TOKENS,
+) -> Filter:
+    """Spreads what is new over the caches: of the endpoints that are about as good as the best, the
+    one that had the fewest tokens of prompts that were new to it; of equal ones, the one whose last
+    such prompt came longest ago.
+
+    As good as the best: with this prompt it has at most ``slack`` times the uncached part of the
+    prompt more work than the one with the least. So a prompt that is cached has hardly a choice,
+    and a long new one waits for at most its own like to keep the caches even.
+    """
+
+    def apply(request: SchedulingRequest, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+        if len(candidates) == 1:
+            return candidates
+        work = work_of(candidates, decode_tokens, memory_tokens)
+        prefix, uncached = request.prefix, request.prompt_tokens
+        if prefix.longest:
+            cached = prefix.held().get
+            work = [w - cached(c, 0) for w, c in zip(work, candidates, strict=True)]
+        least = min(work)
+        if prefix.longest:
+            uncached = request.uncached(candidates[work.index(least)])
+        limit = least + slack * uncached
+        near = [c for w, c in zip(work, candidates, strict=True) if w <= limit]
+        if len(near) == 1:
+            return near
+        first = min([(c.cold_tokens, c.cold_order) for c in near])
+        return [c for c in near if (c.cold_tokens, c.cold_order) == first]
+
+    return Filter(
+        "cold-prompt-spread-filter",
+        apply,
+        uses_prefix=True,
+        because="more work there, or more of what was new went there",
     )
 
 

@@ -35,6 +35,10 @@ LATENCY_WEIGHT = 0.3
 """What the newest time to first token weighs in the mean."""
 ERROR_WEIGHT = 0.1
 """What the newest answer weighs in the error rate."""
+_FULL = 0.99
+"""A KV cache that is fuller is taken to be so full ..."""
+_TIGHT = 0.8
+"""... and one from here on while requests wait: then what looks free is not enough for them."""
 
 
 class Candidate:
@@ -53,6 +57,8 @@ class Candidate:
         "adapters",
         "backlog",
         "bit",
+        "cold_order",
+        "cold_tokens",
         "cold_turn",
         "endpoint",
         "error_rate",
@@ -62,6 +68,7 @@ class Candidate:
         "key",
         "known_adapters",
         "kv_usage",
+        "memory_pressure",
         "observed_at",
         "output_tokens",
         "picked",
@@ -101,6 +108,9 @@ class Candidate:
         """The part of ``queue`` that surely waits."""
         self.running = 0
         self.kv_usage = 0.0
+        self.memory_pressure = 0.0
+        """``usage / (1 - usage)`` of the KV cache: how long a queue for memory would be. At most
+        99."""
         self.active_adapters = _NO_ADAPTERS
         self.waiting_adapters = _NO_ADAPTERS
         self.adapter_capacity = 0
@@ -118,6 +128,11 @@ class Candidate:
         """Output tokens that are expected of the requests in flight."""
         self.cold_turn = 0
         """The turn in which it last got a prompt that no server had cached; 0: never."""
+        self.cold_tokens = 0
+        """Tokens of prompts that were new to it: what has to find room in its cache. Only the
+        differences between endpoints mean something."""
+        self.cold_order = 0
+        """When it had the last of them, as a number that grows from pick to pick; 0: never."""
         self.bit = 0
         """Its place in the prefix index; 0: in none."""
 
@@ -265,7 +280,10 @@ class Candidate:
             waiting = max(waiting or 0, self._assumed_waiting)
             kv_usage = max(kv_usage or 0.0, self._assumed_kv)
         self.waiting = self._assumed_waiting if waiting is None else waiting
-        self.kv_usage = self._assumed_kv if kv_usage is None else kv_usage
+        self.kv_usage = usage = self._assumed_kv if kv_usage is None else kv_usage
+        if usage >= _FULL or (usage >= _TIGHT and self.waiting):
+            usage = _FULL
+        self.memory_pressure = usage / (1 - usage)
         self.running = signals.running or 0
         if (adapters := signals.adapters) is not None:
             self.active_adapters = adapters.active

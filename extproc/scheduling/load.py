@@ -46,6 +46,8 @@ PREFILL_RATE = 15_928.0
 """Prompt tokens that a server prefills in a second (llm-d's value, a 32B model on two H100)."""
 EXPECTED_OUTPUT = 200
 """Output tokens of a request, before anything was learned of its model."""
+COLD_SHARE = 0.2
+"""A prompt of which the endpoint has to prefill more than this is new to it."""
 MAX_AUTO_BLOCK = 1024
 _OUTPUT_WEIGHT = 0.05
 _MODELS = 1000
@@ -102,6 +104,8 @@ class Load:
         self._free_at: dict[Candidate, float] = {}
         self._ahead: dict[Candidate, int] = {}
         """First tokens that were taken for given before the server told of them."""
+        self._most_cold = 0
+        """The most cold tokens of any endpoint."""
         self._output: dict[str, float] = {}
         self._expected = float(EXPECTED_OUTPUT)
 
@@ -219,12 +223,24 @@ class Load:
         candidate.output_tokens += output
         if not prefix.longest:
             candidate.cold_turn = order
+        if uncached > COLD_SHARE * asked.prompt_tokens:
+            self._count_cold(candidate, uncached, order)
         heapq.heappush(self._due, (due, order, charge))
         waiting = self._prefills.get(candidate)
         if waiting is None:
             waiting = self._prefills[candidate] = deque()
         waiting.append(charge)
         return charge
+
+    def _count_cold(self, candidate: Candidate, tokens: int, order: int) -> None:
+        """Nobody is owed more new prompts than its cache holds: not a pod that has just come, nor
+        one that was ill for an hour."""
+        floor = self._most_cold - self.index.capacity_of(candidate) * self.index.block_tokens
+        cold = candidate.cold_tokens
+        candidate.cold_order = order
+        candidate.cold_tokens = (cold if cold > floor else floor) + tokens
+        if candidate.cold_tokens > self._most_cold:
+            self._most_cold = candidate.cold_tokens
 
     def advance(self, now: float) -> None:
         """Release the prompts that should be prefilled by now. To be called before each pick."""

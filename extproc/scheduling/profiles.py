@@ -70,11 +70,16 @@ def shed_when_full(
 
 
 def sticky_until_saturated() -> Profile:
-    """Where the adapter and the prefix are, until that costs more than it saves; then the least
-    work. Everything that it goes by is counted here."""
+    """Where the adapter and the prefix are, until that costs more than it saves; what is new evenly
+    over the caches; else the least work."""
     return Profile(
         "default",
-        (shed_when_full(), affinity.adapter_affinity(), affinity.prefix_affinity()),
+        (
+            shed_when_full(),
+            affinity.adapter_affinity(),
+            affinity.prefix_affinity(recompute_factor=affinity.RECOMPUTE_FACTOR),
+            affinity.cold_prompt_spread(),
+        ),
         pickers.max_score(),
         (scorers.least_work(),),
     )

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 
 from extproc.scheduling.candidate import Candidate
 from extproc.scheduling.profile import SchedulingRequest, Scorer
+from extproc.scheduling.work import DECODE_TOKENS, MEMORY_TOKENS, work_of
 
-DECODE_TOKENS = 256
-"""What one request in flight is worth in prompt tokens: it makes every step of the batch longer."""
 LOAD_THRESHOLD = 128
 TOKEN_LOAD_LIMIT = 4_194_304
 MATCH_SCALE_TOKENS = 8192
@@ -26,33 +25,23 @@ def fewest_in_flight(weight: float = 1.0) -> Scorer:
     return Scorer("fewest-in-flight", apply, weight)
 
 
-def least_work(weight: float = 1.0, decode_tokens: float = DECODE_TOKENS) -> Scorer:
-    """The least work before and with this request, in prompt tokens:
-
-    ``prompts not prefilled yet + uncached part of this one + decode_tokens * requests there``
-
-    from the least (1) to the most (0). Requests there are those in flight from here, or the queue
-    that the server reports if that is longer. Expected output makes ``decode_tokens`` larger for
-    requests that will answer at length, as they meet everything that is decoded meanwhile.
-    """
+def least_work(
+    weight: float = 1.0,
+    decode_tokens: float = DECODE_TOKENS,
+    memory_tokens: float = MEMORY_TOKENS,
+) -> Scorer:
+    """The least :mod:`work <extproc.scheduling.work>` before and with this request, with the
+    uncached part of its prompt: from the least (1) to the most (0)."""
 
     def apply(request: SchedulingRequest, candidates: Sequence[Candidate]) -> Sequence[float]:
-        # The prompt is the same for all, so only what of it is cached makes a difference.
+        if len(candidates) == 1:
+            return [1.0]
+        work = work_of(candidates, decode_tokens, memory_tokens)
         if request.prefix.longest:
+            # The prompt is the same for all, so only what of it is cached makes a difference.
             cached = request.prefix.held().get
-            costs = [
-                c.prefill_tokens
-                + decode_tokens * (c.in_flight if c.in_flight > c.queue else c.queue)
-                - cached(c, 0)
-                for c in candidates
-            ]
-        else:
-            costs = [
-                c.prefill_tokens
-                + decode_tokens * (c.in_flight if c.in_flight > c.queue else c.queue)
-                for c in candidates
-            ]
-        return _lower_is_better(costs)
+            work = [w - cached(c, 0) for w, c in zip(work, candidates, strict=True)]
+        return _lower_is_better(work)
 
     return Scorer("least-work-scorer", apply, weight, uses_prefix=True)
 

@@ -91,6 +91,45 @@ profiles:
     assert load.prefill_rate == 20_480
 
 
+WRITTEN_OUT = """
+default: mine
+profiles:
+  mine:
+    filters:
+      - sheddable-capacity-filter
+      - adapter-affinity-filter
+      - prefix-cache-affinity-filter: {recomputeFactor: 3}
+      - cold-prompt-spread-filter: {slack: 1}
+    scorers:
+      - least-work-scorer: {decodeTokens: 256, memoryTokens: 2400}
+"""
+
+
+def test_the_default_profile_can_be_written_out() -> None:
+    assert steps(profile(OWN + WRITTEN_OUT)) == steps(profile(OWN))
+
+
+def test_the_parameters_of_work_are_taken_from_the_file() -> None:
+    busy, full = (
+        Candidate(Endpoint("10.0.0.1", 8000, "")),
+        Candidate(Endpoint("10.0.0.2", 8000, "")),
+    )
+    busy.in_flight, full.memory_pressure = 1, 1.0
+    asked = SchedulingRequest("m", 0, random.Random(1), prompt_tokens=10)
+    for decode, memory, chosen in ((1, 20, busy), (20, 1, full)):
+        own = profile(
+            OWN
+            + "default: mine\nprofiles:\n  mine:\n    filters:\n      - cold-prompt-spread-filter: "
+            f"{{slack: 0.5, decodeTokens: {decode}, memoryTokens: {memory}}}\n"
+        )
+        assert own.filters[0].apply(asked, [busy, full]) == [chosen]
+        own = profile(
+            OWN + "default: mine\nprofiles:\n  mine:\n    scorers:\n      - least-work-scorer: "
+            f"{{decodeTokens: {decode}, memoryTokens: {memory}}}\n"
+        )
+        assert own.decide(asked, [busy, full], 1).endpoints == (chosen,)
+
+
 def test_without_more_than_its_head_everything_is_as_shipped() -> None:
     assert profile(OWN).name == "default"
     assert profile(OWN + "default: weighted\n").name == "weighted"

@@ -218,3 +218,16 @@ class LoadMachine(RuleBasedStateMachine):
 
 TestLoad = LoadMachine.TestCase
 TestLoad.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+
+
+def test_what_is_new_to_an_endpoint_is_counted_and_nobody_is_owed_more_than_a_cache() -> None:
+    router = Router(pods=2)
+    busy, idle = router.pods
+    for n in range(5):
+        router.send(300, now=float(n), blocks=list(range(1000 * n + 1, 1000 * n + 301)))
+    assert (busy.cold_tokens, busy.cold_order) == (1500, 5)
+    again = router.send(310, now=6.0, blocks=[*range(4001, 4301), *range(9001, 9011)])
+    assert again.prefill_tokens == 10  # hardly anything of it was new
+    assert (busy.cold_tokens, busy.cold_order) == (1500, 5)
+    router.send(100, now=7.0, pod=1)
+    assert idle.cold_tokens == 1500 - 1000 + 100  # its cache holds 1,000 tokens

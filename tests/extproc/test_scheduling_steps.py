@@ -32,6 +32,7 @@ from extproc.scheduling.labels import Operator, Requirement
 from extproc.scheduling.limits import Concurrency, Measure
 from extproc.scheduling.prefix import PrefixIndex
 from extproc.scheduling.signals import Latency
+from extproc.scheduling.work import work_of
 from pools.model import Endpoint
 
 
@@ -170,6 +171,14 @@ def test_least_work_is_waiting_prompts_this_prompt_and_the_batch() -> None:
     assert score(scorers.least_work(), idle) == [1.0, 1.0, 1.0]
 
 
+def test_a_full_cache_is_work_as_a_queue_for_memory_would_be() -> None:
+    half, most, full = (pod(n, Signals(kv_usage=u)) for n, u in enumerate((0.5, 0.9, 1.0)))
+    assert work_of([half, most, full], memory_tokens=100) == pytest.approx([100, 900, 9900])
+    short = pod(4, Signals(waiting=1, kv_usage=0.85))  # what is free there is not enough for them
+    roomy = pod(5, Signals(waiting=1, kv_usage=0.5))
+    assert work_of([short, roomy], 0, 100) == pytest.approx([9900, 100])
+
+
 def test_a_queue_of_others_requests_is_work_too() -> None:
     pods = [pod(1, Signals(waiting=20)), pod(2, in_flight=3)]
     assert score(scorers.least_work(), pods) == [0.0, 1.0]
@@ -287,6 +296,44 @@ def test_a_prompt_stays_where_it_is_cached_until_that_is_saturated() -> None:
     asked.multimodal = True
     assert kept(step, pods, asked) == [0, 1]
     assert kept(step, pods) == [0, 1, 2]
+
+
+def test_a_prefix_is_computed_again_where_that_costs_less_than_to_wait() -> None:
+    pods = [pod(n) for n in range(3)]
+    step = affinity.prefix_affinity(recompute_factor=3)
+    asked = request(tokens=1000, cached={pods[0]: 900, pods[1]: 0, pods[2]: 500})
+    # Here: work + 100. There: work + 3 * 1000, or 3 * 500 where half of it is.
+    pods[0].prefill_tokens = 1400
+    assert kept(step, pods, asked) == [0]
+    pods[0].prefill_tokens = 1401
+    assert kept(step, pods, asked) == [0, 1, 2]
+    pods[2].prefill_tokens = 1
+    assert kept(step, pods, asked) == [0]
+    pods[0].prefill_tokens, pods[0].in_flight = 0, 12  # 256 each
+    assert kept(step, pods, asked) == [0, 1, 2]
+    scrape(pods[2], Signals(waiting=9, kv_usage=1.0))  # which is work for nine, and no more
+    pods[0].in_flight = 6
+    scrape(pods[0], Signals(kv_usage=1.0))
+    assert kept(step, pods, asked) == [0]
+    assert kept(affinity.prefix_affinity(), pods, asked) == [0]
+
+
+def test_new_prompts_go_where_the_fewest_new_tokens_went_among_those_as_good_as_the_best() -> None:
+    pods = [pod(n) for n in range(4)]
+    step = affinity.cold_prompt_spread(slack=0.5)
+    pods[0].cold_tokens, pods[1].cold_tokens, pods[2].cold_tokens = 3000, 2000, 9000
+    pods[1].prefill_tokens, pods[3].prefill_tokens = 500, 501
+    asked = request(tokens=1000)
+    assert kept(step, pods, asked) == [1]
+    pods[1].prefill_tokens = 501
+    assert kept(step, pods, asked) == [0]
+    # Half of it cached: 1000 of work against 500, which its slack of 250 does not bridge.
+    half = request(tokens=1000, cached={pods[2]: 500, pods[0]: 0})
+    assert kept(step, pods, half) == [2]
+    equal = [pod(n) for n in range(3)]
+    assert kept(step, equal, asked) == [0, 1, 2]
+    equal[0].cold_order, equal[1].cold_order, equal[2].cold_order = 9, 7, 8
+    assert kept(step, equal, asked) == [1]
 
 
 def test_with_exploration_one_in_so_many_may_go_anywhere() -> None:
