@@ -91,18 +91,26 @@ def own_namespace() -> str:
 
 class StatusWriter:
     """Writes what :func:`compose` and :func:`grievances` say of the newest World, while this
-    replica holds the lease. ``clock`` counts seconds, ``now`` tells the time of day."""
+    replica holds the lease.
+
+    ``connect`` opens the way to the API server, by default that of the settings; ``clock`` counts
+    seconds, ``now`` tells the time of day.
+    """
 
     def __init__(
         self,
         settings: StatusSettings,
         *,
         identity: str = "",
+        connect: Callable[[], Connection] | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._settings = settings
+        self._connect = connect or (
+            lambda: Connection(Credentials(settings.kubeconfig, settings.context))
+        )
         self._identity = identity or f"{socket.gethostname()}_{uuid.uuid4().hex[:12]}"
         self._clock = clock
         self._now = now
@@ -146,7 +154,7 @@ class StatusWriter:
 
     async def _connected(self) -> None:
         settings = self._settings
-        async with Connection(Credentials(settings.kubeconfig, settings.context)) as connection:
+        async with self._connect() as connection:
             elector = Elector(
                 connection,
                 Election(self._identity, settings.timing.lease),
