@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from e2e.browser import Page, browser, find_chromium
+from extproc.admission.settings import AdmissionSettings, ConcurrencySettings
 from extproc.config import PickerConfig
 from extproc.endpoint_health import Fault
 from extproc.request import Api, Completed, InferenceRequest, Outcome, Routed
@@ -87,6 +90,7 @@ class Site:
     """A running picker, and a browser that looks at it."""
 
     def __init__(self, server: EndpointPickerServer, page: Page) -> None:
+        self.server = server
         self.director = server.director
         self.page = page
         self.url = f"http://{server.http_address}"
@@ -136,22 +140,28 @@ class Site:
         return self.page
 
 
-@pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[Site]:
+CONFIG = PickerConfig(address="127.0.0.1:0", health_address=None, http_address="127.0.0.1:0")
+
+
+@asynccontextmanager
+async def opened(directory: Path, config: PickerConfig = CONFIG) -> AsyncIterator[Site]:
     assert CHROMIUM is not None
-    server = EndpointPickerServer(
-        Silent(),
-        PickerConfig(address="127.0.0.1:0", health_address=None, http_address="127.0.0.1:0"),
-    )
+    server = EndpointPickerServer(Silent(), config)
     await server.start()
     try:
-        async with browser(CHROMIUM, tmp_path) as page:
+        async with browser(CHROMIUM, directory) as page:
             yield Site(server, page)
             assert not page.complaints
             foreign = {url for url in page.requests if not url.startswith("http://127.0.0.1:")}
             assert not foreign, "pages need nothing from elsewhere"
     finally:
         await server.stop(0)
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    async with opened(tmp_path) as site:
+        yield site
 
 
 TOLD_OF_DECISIONS = """new Promise(told => {
@@ -309,3 +319,22 @@ async def test_light_and_dark(site: Site) -> None:
     assert await page.run(luminance) < 60
     await page.scheme("light")
     assert await page.run(luminance) > 200
+
+
+async def test_queues_show_who_waits_for_what(site: Site, tmp_path: Path) -> None:
+    page = await site.open("/ui/queues")
+    await page.shows("Admission is off")
+    settings = AdmissionSettings(saturation=ConcurrencySettings(1))
+    config = dataclasses.replace(CONFIG, admission=settings)
+    async with opened(tmp_path / "on", config) as full:
+        admission = full.server.admission
+        assert admission is not None
+        page = await full.open("/ui/queues")
+        for number in range(6):
+            request = InferenceRequest(
+                str(number), LLAMA, "/", "POST", {}, model="m", fairness_id=f"team-{number % 2}"
+            )
+            admission.pick(request, lambda _: None)
+        await page.shows("3 requests waiting")
+        await page.shows("100 %", "section[aria-label='default/llama']")
+        await page.shows("team-0")
