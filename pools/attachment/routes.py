@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pools.attachment.filters import are_incompatible, problem_of_filters
 from pools.attachment.hostnames import share_any
 from pools.attachment.references import References, Refusal
 from pools.attachment.values import AttachedParent, AttachedRoute, Condition
@@ -170,12 +171,9 @@ def _rules(route: HTTPRoute, references: References) -> _Rules:
             if why is not None:
                 lost[backend] = why.message
                 unresolved.append(Refusal(why.reason, f"{at}: {why.message}"))
-            elif backend.filters.unsupported:
-                named = ", ".join(backend.filters.unsupported)
-                lost[backend] = f"its filters ({named}) are not supported"
-                invalid.append(
-                    Refusal("UnsupportedValue", f"{at}.filters: {named} is not supported")
-                )
+            elif problem := problem_of_filters(backend.filters):
+                lost[backend] = f"filters: {problem}"
+                invalid.append(Refusal("UnsupportedValue", f"{at}.filters: {problem}"))
     conditions = [_resolved(unresolved)]
     accepted = None
     if route.rules and len(refused) == len(route.rules):
@@ -194,14 +192,11 @@ def _rules(route: HTTPRoute, references: References) -> _Rules:
 
 
 def _refusal(rule: RouteRule) -> Refusal | None:
-    if rule.filters.unsupported:
-        named = ", ".join(rule.filters.unsupported)
-        return Refusal("UnsupportedValue", f"filters: {named} is not supported; remove it")
-    if rule.filters.redirect is not None and rule.filters.rewrite is not None:
-        return Refusal(
-            "IncompatibleFilters",
-            "filters: RequestRedirect and URLRewrite exclude each other; remove one",
-        )
+    for match in rule.matches or (None,):
+        problem = problem_of_filters(rule.filters, match)
+        if problem:
+            reason = "IncompatibleFilters" if are_incompatible(rule.filters) else "UnsupportedValue"
+            return Refusal(reason, f"filters: {problem}")
     return None
 
 

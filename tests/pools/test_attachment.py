@@ -15,6 +15,7 @@ from pools.model import (
     Filters,
     Gateway,
     GatewayListener,
+    HeaderChanges,
     HTTPRoute,
     InferencePool,
     LabelRequirement,
@@ -25,10 +26,15 @@ from pools.model import (
     ObjectName,
     Origin,
     ParentRef,
+    PathChange,
+    PathChangeType,
+    PathMatch,
+    PathMatchType,
     PickerRef,
     Redirect,
     ReferenceGrant,
     RouteBackend,
+    RouteMatch,
     RouteRule,
     Service,
     ServicePort,
@@ -302,6 +308,30 @@ class TestRoutes:
         assert told(parent.conditions, "PartiallyInvalid").startswith("Dropped Rule")
         assert list(attached.refused) == [1]
         assert attached.sections(GATEWAY) == {"http"}
+
+    @pytest.mark.parametrize(
+        ("filters", "says"),
+        [
+            (Filters(request_headers=HeaderChanges(remove=("Host",))), "Host can only be set"),
+            (Filters(response_headers=HeaderChanges(set=(("x y", "z"),))), "'x y' is not a header"),
+            (Filters(response_headers=HeaderChanges(add=(("x", "\n"),))), "value of the header x"),
+            (Filters(redirect=Redirect(status=305)), "cannot have the status 305"),
+            (
+                Filters(rewrite=UrlRewrite(path=PathChange(PathChangeType.FULL, "x"))),
+                "begin with /",
+            ),
+            (
+                Filters(rewrite=UrlRewrite(path=PathChange(PathChangeType.PREFIX, "/x"))),
+                "needs a match of type PathPrefix",
+            ),
+        ],
+    )
+    def test_a_filter_that_cannot_be_applied_is_told(self, filters: Filters, says: str) -> None:
+        exact = RouteMatch(PathMatch(PathMatchType.EXACT, "/v1"))
+        rule = RouteRule((exact,), (RouteBackend(POOL),), filters=filters)
+        parent = parent_of(a_world(routes=(replace(a_route(), rules=(rule,)),)))
+        assert the(parent.conditions, "Accepted") == (False, "UnsupportedValue")
+        assert says in told(parent.conditions, "Accepted")
 
     def test_a_backends_filter_that_we_have_not_costs_its_share_alone(self) -> None:
         odd = RouteBackend(POOL, filters=Filters(unsupported=("RequestMirror",)))

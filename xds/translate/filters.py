@@ -13,17 +13,16 @@ from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.route import v3 as route
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
+from pools.attachment.filters import HOST
+from pools.attachment.filters import problem_of_filters as problem_of_filters
 from pools.model import (
     Filters,
     HeaderChanges,
     PathChange,
     PathChangeType,
-    PathMatchType,
     RouteMatch,
 )
-from xds.translate.matches import is_token
 
-_HOST = ("host", ":authority")
 _STATUS = {
     301: route.RedirectActionRedirectResponseCode.MOVED_PERMANENTLY,
     302: route.RedirectActionRedirectResponseCode.FOUND,
@@ -32,54 +31,6 @@ _STATUS = {
     308: route.RedirectActionRedirectResponseCode.PERMANENT_REDIRECT,
 }
 _WELL_KNOWN = {"http": 80, "https": 443}
-_NOT_IN_A_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_NOT_IN_A_PATH = re.compile(r"[^!-~]|[?#]")
-
-
-def problem_of_filters(filters: Filters, match: RouteMatch | None = None) -> str:
-    """Why a rule (or one of its backends) with these filters cannot be served as it is meant, or
-    Envoy would reject the whole table; empty if neither. ``match``: to which they apply."""
-    if filters.unsupported:
-        return f"the filter {filters.unsupported[0]} is not supported; remove it"
-    for changes in (filters.request_headers, filters.response_headers):
-        if problem := _problem_of_changes(changes):
-            return problem
-    if filters.redirect is not None and filters.rewrite is not None:
-        return "URLRewrite and RequestRedirect do not go together; remove one of them"
-    if filters.redirect is not None and filters.redirect.status not in _STATUS:
-        known = ", ".join(map(str, _STATUS))
-        return f"a redirect cannot have the status {filters.redirect.status}; use one of {known}"
-    for change in (
-        filters.rewrite.path if filters.rewrite else None,
-        filters.redirect.path if filters.redirect else None,
-    ):
-        if change is not None and (problem := _problem_of_path(change, match)):
-            return problem
-    return ""
-
-
-def _problem_of_changes(changes: HeaderChanges) -> str:
-    for name in (*(name for name, _ in changes.add), *changes.remove):
-        if name.lower() in _HOST:
-            return f"the header {name} can only be set, not added to or removed"
-    for name in (*(name for name, _ in (*changes.set, *changes.add)), *changes.remove):
-        if not is_token(name) and name.lower() not in _HOST:
-            return f"{name!r} is not a header name that HTTP allows"
-    for name, value in (*changes.set, *changes.add):
-        if _NOT_IN_A_VALUE.search(value):
-            return f"the value of the header {name} holds characters that HTTP does not allow"
-    return ""
-
-
-def _problem_of_path(change: PathChange, match: RouteMatch | None) -> str:
-    if _NOT_IN_A_PATH.search(change.value):
-        return f"{change.value!r} is not a path"
-    if change.type is PathChangeType.FULL and not change.value.startswith("/"):
-        return f"the path {change.value!r} must begin with /"
-    is_prefix = match is None or match.path.type is PathMatchType.PREFIX
-    if change.type is PathChangeType.PREFIX and not is_prefix:
-        return "ReplacePrefixMatch needs a match of type PathPrefix; use ReplaceFullPath instead"
-    return ""
 
 
 def merged(first: HeaderChanges, then: HeaderChanges) -> HeaderChanges:
@@ -113,7 +64,7 @@ def _options(
             keep_empty_value=not value,
         )
         for name, value in values
-        if name.lower() not in _HOST
+        if name.lower() not in HOST
     ]
 
 
@@ -123,7 +74,7 @@ def host_of(filters: Filters) -> str:
     if filters.rewrite is not None and filters.rewrite.hostname:
         return filters.rewrite.hostname
     changes = filters.request_headers.set
-    return next((value for name, value in changes if name.lower() in _HOST), "")
+    return next((value for name, value in changes if name.lower() in HOST), "")
 
 
 def rewrite_path(action: route.RouteAction, change: PathChange, match: RouteMatch) -> None:
