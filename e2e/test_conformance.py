@@ -108,13 +108,13 @@ def pool(of: PoolOf) -> Made:
     return made(f"{POOL_GROUP}/v1", "InferencePool", of.name, APP, spec=spec)
 
 
-def picker_service(of: PoolOf, address: str, port: int) -> list[Made]:
+def picker_service(of: PoolOf, address: str, port: int, *, ready: bool = True) -> list[Made]:
     name = f"{of.name}-epp"
     protocol = "http2" if of.tls else "kubernetes.io/h2c"
     ports = [{"name": "grpc", "port": 9002, "targetPort": port, "appProtocol": protocol}]
     ends = made("discovery.k8s.io/v1", "EndpointSlice", name, APP, addressType="IPv4")
     ends["metadata"]["labels"] = {"kubernetes.io/service-name": name}
-    ends["endpoints"] = [{"addresses": [address], "conditions": {"ready": True}}]
+    ends["endpoints"] = [{"addresses": [address], "conditions": {"ready": ready}}]
     ends["ports"] = [{"name": "grpc", "port": port, "protocol": "TCP"}]
     return [made("v1", "Service", name, APP, spec={"ports": ports}), ends]
 
@@ -216,6 +216,10 @@ def from_pod(address: str) -> Callable[[httpx.Response], bool]:
 
 def from_app(app: str) -> Callable[[httpx.Response], bool]:
     return lambda answer: answer.status_code == 200 and answer.json()["pod"].startswith(app)
+
+
+def is_asked(answer: httpx.Response) -> bool:
+    return answer.status_code == 200 and SERVED in answer.headers
 
 
 def status(*codes: int) -> Callable[[httpx.Response], bool]:
@@ -370,6 +374,23 @@ async def test_b4_a_pool_that_fails_open_is_served_without_its_own_picker(suite:
     for address in APPS["secondary"]:
         await suite.becomes(path, from_pod(f"{address}:3000"), pin=address, **more)
     await suite.becomes(closed, from_app("primary"), **more)
+    service = SECONDARY, suite.host, suite.picker_ports[SECONDARY.name]
+    cluster = f"picker/{APP}/{SECONDARY.name}-epp/9002"
+    proxy = suite.envoys["secondary"]
+
+    async def is_without_picker() -> bool:
+        return await proxy.hosts(cluster) == {}
+
+    # As the suite does it: nobody answers for the Service any more.
+    await suite.apply(*picker_service(*service, ready=False))
+    await eventually(is_without_picker, "Envoy knows it")
+    answers = await asyncio.gather(*(suite.ask(path, **more) for _ in range(CONCURRENCY)))
+    assert [answer.status_code for answer in answers] == [200] * CONCURRENCY
+    assert not [answer for answer in answers if SERVED in answer.headers], "nobody was asked"
+    await suite.apply(*picker_service(*service))
+    await suite.becomes(path, is_asked, **more)
+
+    # And as it happens at night: it is killed, and all say that it is there.
     killed = [SECONDARY.name, PRIMARY.name]
     try:
         await suite.pickers[SECONDARY.name].stop()
@@ -388,9 +409,7 @@ async def test_b4_a_pool_that_fails_open_is_served_without_its_own_picker(suite:
         for name in killed:
             await suite.pickers[name].stop()
             await suite.pickers[name].start(suite.host, suite.picker_ports[name])
-    await suite.becomes(
-        path, lambda answer: answer.status_code == 200 and SERVED in answer.headers, **more
-    )
+    await suite.becomes(path, is_asked, **more)
     await suite.becomes(closed, from_app("primary"), **more)
 
 

@@ -298,6 +298,15 @@ def test_a_rule_by_model_leads_to_its_pools_alone():
     assert "overrides" in asks["typed_per_filter_config"][EXT_PROC]
 
 
+def test_a_pool_that_cannot_be_used_is_an_error_and_not_unknown_in_a_route_by_model():
+    described = of_gateway(HTTP, routes=(by_model(*to("llama", "theirs")),))
+    theirs = with_picker("theirs")
+    described = replace(described, pools={**described.pools, theirs.name: theirs})
+    found = routes(made(described))
+    assert found["default/m/0/0/default/theirs"]["direct_response"]["status"] == 500
+    assert found["default/m/0/0/other"]["direct_response"]["status"] == 404
+
+
 def test_the_header_of_a_route_by_model_gives_it_no_precedence_over_others():
     """Its entries have one header more, which is not the user's."""
     other = route(

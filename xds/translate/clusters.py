@@ -204,7 +204,9 @@ def cluster_of_picker(picker: ServiceRef, known: ServicePort) -> Resource:
         ],
         ignore_health_on_host_removal=True,
         common_lb_config=cluster.ClusterCommonLbConfig(
-            healthy_panic_threshold=kind.Percent(value=0.0)
+            healthy_panic_threshold=kind.Percent(value=0.0),
+            # By default Envoy may keep back for a second what it knows of a host's health.
+            update_merge_window=seconds(0),
         ),
         outlier_detection=cluster.OutlierDetection(
             split_external_local_origin_errors=True,
@@ -215,7 +217,7 @@ def cluster_of_picker(picker: ServiceRef, known: ServicePort) -> Resource:
             enforcing_success_rate=0,
             enforcing_local_origin_success_rate=0,
             interval=seconds(1),
-            base_ejection_time=seconds(2),
+            base_ejection_time=seconds(5),
             max_ejection_time=seconds(10),
             max_ejection_percent=100,
         ),

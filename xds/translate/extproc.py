@@ -268,7 +268,9 @@ def _cluster(settings: ExtProcSettings, name: str, targets: tuple[TargetAddress,
         # An address that DNS no longer gives is gone, although it may still answer for a moment.
         ignore_health_on_host_removal=True,
         common_lb_config=cluster.ClusterCommonLbConfig(
-            healthy_panic_threshold=kind.Percent(value=0.0)
+            healthy_panic_threshold=kind.Percent(value=0.0),
+            # By default Envoy may keep back for a second what it knows of a host's health.
+            update_merge_window=seconds(0),
         ),
     )
     if by_dns:

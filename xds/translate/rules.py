@@ -186,8 +186,8 @@ def _action(rule: RouteRule, targets: tuple[Target, ...], lost: int) -> Forward 
 def _by_model(
     name: str, match: RouteMatch, rule: RouteRule, targets: tuple[Target, ...], listens: Listens
 ) -> Iterator[Entry]:
-    """One entry for each pool, to which the picker leads; one for the pools of other rules; and the
-    one with which a request comes to the picker."""
+    """One entry for each pool, to which the picker leads, also for those that cannot be used; one
+    for the pools of other rules; and the one with which a request comes to the picker."""
     if not listens.by_model:
         yield Entry(name, match, _CANNOT_ASK)
         return
@@ -195,6 +195,12 @@ def _by_model(
     for target in pools:
         led = _with_header(match, ValueMatch(POOL_HEADER, str(target.pool)))
         yield Entry(f"{name}/{target.pool}", led, _action(rule, (replace(target, weight=1),), 0))
+    served = {target.pool for target in pools}
+    for backend in rule.backends:
+        is_pool = backend.kind is BackendKind.INFERENCE_POOL and not backend.unknown_kind
+        if is_pool and backend.name not in served:
+            lost = _with_header(match, ValueMatch(POOL_HEADER, str(backend.name)))
+            yield Entry(f"{name}/{backend.name}", lost, _NO_BACKEND)
     any_pool = _with_header(match, ValueMatch(POOL_HEADER, ".+", ValueMatchType.REGEX))
     yield Entry(f"{name}/other", any_pool, _NOT_HERE)
     yield Entry(name, match, ByModel(shared_mode(target.body_mode for target in pools)))
