@@ -135,6 +135,8 @@ class ApiServer:
                 str(self._binaries.api_server),
                 f"--etcd-servers=http://{LOOPBACK}:{self._etcd_client.port}",
                 f"--bind-address={LOOPBACK}",
+                # Nobody is told of it; without it, a network with a default route would be needed.
+                "--advertise-address=192.0.2.1",
                 f"--secure-port={self.port}",
                 f"--tls-cert-file={certificates.certificate('server')}",
                 f"--tls-private-key-file={certificates.key('server')}",
