@@ -112,19 +112,21 @@ def cold_prompt_spread(
         if len(candidates) == 1:
             return candidates
         work = work_of(candidates, decode_tokens, memory_tokens)
-        prefix, uncached = request.prefix, request.prompt_tokens
+        prefix = request.prefix
         if prefix.longest:
             cached = prefix.held().get
             work = [w - cached(c, 0) for w, c in zip(work, candidates, strict=True)]
         least = min(work)
-        if prefix.longest:
-            uncached = request.uncached(candidates[work.index(least)])
-        limit = least + slack * uncached
+        limit = least + slack * request.uncached(candidates[work.index(least)])
         near = [c for w, c in zip(work, candidates, strict=True) if w <= limit]
         if len(near) == 1:
             return near
-        first = min([(c.cold_tokens, c.cold_order) for c in near])
-        return [c for c in near if (c.cold_tokens, c.cold_order) == first]
+        fewest = min([c.cold_tokens for c in near])
+        near = [c for c in near if c.cold_tokens == fewest]
+        if len(near) == 1:
+            return near
+        longest_ago = min([c.cold_order for c in near])
+        return [c for c in near if c.cold_order == longest_ago]
 
     return Filter(
         "cold-prompt-spread-filter",

@@ -14,6 +14,7 @@ import enum
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from extproc.request import InferenceRequest
 from extproc.scheduling.candidate import Candidate
@@ -22,6 +23,7 @@ from extproc.scheduling.prefix.match import NO_MATCH, PrefixMatch
 Step = tuple[str, Sequence[Candidate]]
 """The name of a step and what it kept. A filter that kept nothing has an empty sequence."""
 
+_QUEUE = attrgetter("queue")
 FALLBACK_WINDOW = 16
 """How many of the candidates are looked at for a fallback."""
 
@@ -261,11 +263,7 @@ def _add_fallbacks(
         if len(window) < FALLBACK_WINDOW:
             window += kept[: min(start, FALLBACK_WINDOW - len(window))]
         more = [candidate for candidate in window if candidate not in chosen]
-        more.sort(key=_queue)
+        more.sort(key=_QUEUE)
         chosen += more[: count - len(chosen)]
         if len(chosen) >= count:
             return
-
-
-def _queue(candidate: Candidate) -> int:
-    return candidate.queue
