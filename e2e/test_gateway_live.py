@@ -297,9 +297,8 @@ async def cluster(
             led(KubernetesSource(watched), tmp_path, f"{name}/edge", settings=settings)
         )
         yield described
-    with contextlib.suppress(Exception):
-        await asyncio.to_thread(api_server.kubectl, "delete", "gatewayclass", name)
-        await asyncio.to_thread(api_server.kubectl, "delete", "namespace", name, "--wait=false")
+    await asyncio.to_thread(api_server.kubectl, "delete", "gatewayclass", name)
+    await asyncio.to_thread(api_server.kubectl, "delete", "namespace", name, "--wait=false")
 
 
 async def test_what_kubectl_does_is_in_effect_within_a_second(cluster: Cluster) -> None:
