@@ -133,7 +133,7 @@ class Plain:
              "--name=vllm-0"],
         )  # fmt: skip
         self._serve(
-            "deployment", "poolpilot-xds",
+            "deployment", "poolpilot-xds", "--lease-namespace=plain",
             POOLPILOT_XDS_ADDRESS=f"{LOOPBACK}:{self.xds}",
             POOLPILOT_XDS_HTTP_ADDRESS=f"{LOOPBACK}:{self.xds_http}",
             POOLPILOT_PICKER=f"{LOOPBACK}:{self.picker}",
@@ -151,7 +151,7 @@ class Plain:
         [container] = found["spec"]["template"]["spec"]["containers"]
         return dict(container)
 
-    def _serve(self, kind: str, name: str, **changed: str) -> None:
+    def _serve(self, kind: str, name: str, *more: str, **changed: str) -> None:
         container = self.container(kind, name)
         variables = {env["name"]: env["value"] for env in container["env"]}
         assert changed.keys() <= variables.keys()
@@ -159,7 +159,14 @@ class Plain:
         kubeconfig = self.api.write_kubeconfig(self._directory / f"{name}.kubeconfig", token=token)
         self.children.start(
             name,
-            [sys.executable, "-m", "poolpilot", *container["args"], f"--kubeconfig={kubeconfig}"],
+            [
+                sys.executable,
+                "-m",
+                "poolpilot",
+                *container["args"],
+                f"--kubeconfig={kubeconfig}",
+                *more,
+            ],
             {**variables, **changed},
         )
 
@@ -226,9 +233,11 @@ async def test_with_just_its_rights_the_whole_of_plain_envoy_serves(plain: Plain
         )
     assert answer.status_code == 200
     assert answer.headers[POD_HEADER] == "vllm-0"
+
+
+def test_nothing_is_refused_to_the_servers(plain: Plain) -> None:
     for name in ("poolpilot-xds", "poolpilot-extproc"):
         log = plain.children[name].log.read_text()
-        assert "403" not in log, log
         assert "forbidden" not in log, log
 
 
@@ -261,14 +270,37 @@ def test_all_pods_keep_to_the_restricted_standard(plain: Plain) -> None:
     plain.api.kubectl("delete", "namespace", "restricted", "--wait=false")
 
 
+async def test_the_conditions_say_that_all_is_well(plain: Plain) -> None:
+    """Which takes the rights to write status, and the Lease."""
+    waits = {
+        "gatewayclass/plain": "Accepted",
+        f"gateway/{plain.settings.gateway}": "Programmed",
+        f"httproute/{plain.settings.route}": "",
+        f"inferencepool.inference.networking.k8s.io/{plain.settings.pool}": "",
+    }
+    for what, condition in waits.items():
+        wish = (
+            f"condition={condition}"
+            if condition
+            else 'jsonpath={.status.parents[0].conditions[?(@.type=="ResolvedRefs")].status}=True'
+        )
+        await asyncio.to_thread(
+            plain.api.kubectl, "wait", what, f"--for={wish}", "--namespace=plain", "--timeout=20s"
+        )
+
+
 @pytest.mark.parametrize(
     ("account", "may", "what"),
     [
-        ("xds", True, "update gateways.gateway.networking.k8s.io/status"),
+        ("xds", True, "patch gateways.gateway.networking.k8s.io/status"),
         ("xds", True, "patch inferencepools.inference.networking.k8s.io/status"),
-        ("xds", True, "create events"),
+        ("xds", True, "create events.events.k8s.io"),
         ("xds", True, "create leases.coordination.k8s.io"),
-        ("xds", True, "update leases.coordination.k8s.io/poolpilot-xds"),
+        (
+            "xds",
+            True,
+            "update leases.coordination.k8s.io/poolpilot-status-poolpilot.dev-gateway-controller",
+        ),
         ("xds", False, "update leases.coordination.k8s.io/somebody-else"),
         ("xds", False, "update gateways.gateway.networking.k8s.io"),
         ("xds", False, "delete pods"),
