@@ -10,6 +10,7 @@ import h2.config
 import h2.connection
 import h2.errors
 import h2.events
+import h2.settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -79,8 +80,11 @@ class AgainstHyperH2(RuleBasedStateMachine):
         self.client = h2.connection.H2Connection(
             h2.config.H2Configuration(client_side=True, header_encoding="utf-8")
         )
+        self.client.local_settings = h2.settings.Settings(
+            client=True, initial_values={4: window, 5: frame}
+        )
+        self.client.max_inbound_frame_size = frame
         self.client.initiate_connection()
-        self.client.update_settings({4: window, 5: frame})
         self.window = window
         self.server = Connection(LIMITS, 0.0)
         self.to_server = b""
@@ -92,6 +96,8 @@ class AgainstHyperH2(RuleBasedStateMachine):
         self.open: set[int] = set()
         self.ended: set[int] = set()
         self.reset: set[int] = set()
+        self.acknowledged = False
+        """The first SETTINGS frame was."""
 
     @rule(again=st.booleans())
     def call(self, again: bool) -> None:
@@ -136,6 +142,9 @@ class AgainstHyperH2(RuleBasedStateMachine):
         self.open.discard(stream)
         self.reset.add(stream)
 
+    # The library takes an acknowledgement for that of the oldest change of each setting, also if it
+    # belongs to the first SETTINGS frame, and then expects too much of us too early.
+    @precondition(lambda self: self.acknowledged)
     @rule(value=st.sampled_from([0, 10, 1000, 65_535]))
     def change_window(self, value: int) -> None:
         self.client.update_settings({4: value})
@@ -177,6 +186,8 @@ class AgainstHyperH2(RuleBasedStateMachine):
                     self.client.acknowledge_received_data(size, event.stream_id)
                 elif size:
                     self.client.increment_flow_control_window(size)
+            elif isinstance(event, h2.events.SettingsAcknowledged):
+                self.acknowledged = True
             elif isinstance(event, h2.events.TrailersReceived):
                 self.status[event.stream_id] = dict(event.headers)["grpc-status"]
             elif isinstance(event, h2.events.ResponseReceived):
