@@ -33,7 +33,6 @@ POOL_KINDS = ("inferencepools", "inferencemodels", "inferencepools-x", "inferenc
 LIMIT = 30.0
 """Seconds that anything may take to happen."""
 PICKER_ADDRESS = "10.1.1.1"
-XDS_ADDRESS = "10.1.1.2"
 POD_OPTIONS = ("--time-scale=200",)
 PORT = 10080
 """Of the Gateway. Envoy Gateway itself has 8081, which in a cluster is another pod's."""
@@ -244,12 +243,6 @@ class Cluster:
         for parent in (*status.get("ancestors", ()), *status.get("parents", ())):
             rows += parent.get("conditions", ())
         return {row["type"]: f"{row['status']}/{row['reason']}" for row in rows}
-
-    def envoy_config(self) -> dict[str, Any]:
-        """Envoy's own view of its configuration."""
-        answer = httpx.get("http://127.0.0.1:19000/config_dump?include_eds", trust_env=False)
-        document: dict[str, Any] = answer.json()
-        return document
 
 
 def _with_envoy_gateway_here(bootstrap: str) -> str:

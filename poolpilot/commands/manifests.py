@@ -61,13 +61,6 @@ def envoy_gateway(
             "XDSNameSchemeV2). By default as the version does by itself: V2 from 1.10 on.",
         ),
     ] = None,
-    endpoints_from: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT",
-            help="Envoy takes the pool's endpoints from our xDS server there (1.8 or later).",
-        ),
-    ] = None,
     simulated: Annotated[
         bool, typer.Option("--simulated", help="Also simulated model servers, which need no GPU.")
     ] = False,
@@ -96,7 +89,6 @@ def envoy_gateway(
             picker=picker,
             image=image,
             xds_name_scheme_v2=xds_name_scheme_v2,
-            endpoints_from=endpoints_from,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error

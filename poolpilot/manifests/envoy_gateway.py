@@ -83,8 +83,6 @@ class Settings:
     xds_name_scheme_v2: bool | None = None
     """How Envoy Gateway names its xDS resources: the runtime flag XDSNameSchemeV2, which 1.5
     brought and 1.10 turns on. None: as the version does by itself."""
-    endpoints_from: str | None = None
-    """``host:port`` of our xDS server, if Envoy is to have the pool's endpoints from it."""
 
     def __post_init__(self) -> None:
         for what in ("namespace", "gateway", "listener", "route", "pool", "picker"):
@@ -96,13 +94,6 @@ class Settings:
         check_image(self.image)
         if self.xds_name_scheme_v2 and not self.version.at_least(5):
             raise ValueError("XDSNameSchemeV2 is of Envoy Gateway 1.5 and later")
-        if self.endpoints_from is not None:
-            if self.version.recipe is not Recipe.METADATA:
-                raise ValueError("endpoints from the xDS server take Envoy Gateway 1.8 or later")
-            host, _, port = self.endpoints_from.rpartition(":")
-            if not re.fullmatch(r"[A-Za-z0-9.-]+", host) or not port.isdecimal():
-                raise ValueError(f"{self.endpoints_from!r}: must be of the form host:port")
-            check_port("port of the xDS server", int(port))
 
     @property
     def label(self) -> str:
@@ -183,11 +174,6 @@ def _values(settings: Settings) -> dict[str, object]:
             "    http:\n      streamIdleTimeout: 10m\n" if version.at_least(8) else ""
         ),
     }
-    values["bootstrap"] = values["own_endpoints"] = ""
-    if settings.endpoints_from is not None:
-        values["xds_host"], _, values["xds_port"] = settings.endpoints_from.rpartition(":")
-        values["bootstrap"] = render(FOLDER, "bootstrap-endpoints", values)
-        values["own_endpoints"] = render(FOLDER, "patch-endpoints", values)
     values["pool_metadata"] = render(FOLDER, "patch-pool", values)
     values["error_patch"] = (
         "" if version.at_least(9) else render(FOLDER, "patch-status_on_error", values)

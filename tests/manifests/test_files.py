@@ -138,8 +138,6 @@ def test_each_version_gets_what_it_can_do() -> None:
         (("envoy-gateway", "--version=1.9", "--pool=Llama"), "lower-case"),
         (("envoy-gateway", "--version=1.9", "--pool=a'b"), "lower-case"),
         (("envoy-gateway", "--version=1.4", "--xds-name-scheme-v2"), "1.5 and later"),
-        (("envoy-gateway", "--version=1.5", "--endpoints-from=xds:18000"), "1.8 or later"),
-        (("envoy-gateway", "--version=1.9", "--endpoints-from=xds"), "host:port"),
         (("envoy-gateway", "--version=1.9", "--image=a b"), "registry/name:tag"),
         (("plain-envoy", "--port=80"), "1024 or higher"),
         (("plain-envoy", "--port=70000"), "from 1 to 65535"),
