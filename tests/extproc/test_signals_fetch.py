@@ -1,127 +1,17 @@
-"""Getting pages from pods: reading HTTP/1.1 answers, and keeping connections."""
+"""Getting pages from model servers, over real connections."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from extproc.signals.fetch import IDLE, MAX_PAGE_BYTES, HttpFetch, ScrapeError
-from extproc.signals.http_response import BadResponseError, ResponseReader, TooLargeError
+from extproc.signals.fetch import MAX_PAGE_BYTES, HttpFetch, ScrapeError
 
 SIZED = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
-CHUNKED = (
-    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-    b"3;name=value\r\nhel\r\n2\r\nlo\r\n0\r\nx-checksum: 1\r\n\r\n"
-)
-INTERIM = b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n" + SIZED
-
-
-def read(*pieces: bytes, limit: int = 1000) -> ResponseReader:
-    reader = ResponseReader(limit)
-    for piece in pieces:
-        reader.feed(piece)
-    return reader
-
-
-@given(st.sampled_from([SIZED, CHUNKED, INTERIM]), st.lists(st.integers(0, 140), max_size=6))
-def test_an_answer_reads_the_same_however_it_is_cut(answer: bytes, cuts: list[int]) -> None:
-    places = sorted({0, len(answer), *(cut for cut in cuts if cut < len(answer))})
-    reader = read(*(answer[a:b] for a, b in itertools.pairwise(places)))
-    assert (reader.status, reader.body) == (200, b"hello")
-    assert reader.complete
-    assert reader.keep_alive
-
-
-@pytest.mark.parametrize("answer", [SIZED, CHUNKED, INTERIM])
-def test_an_answer_is_complete_with_its_last_byte_and_no_sooner(answer: bytes) -> None:
-    reader = read(answer[:-1])
-    assert not reader.complete
-    with pytest.raises(BadResponseError, match="closed in the middle"):
-        reader.end()
-    reader.feed(answer[-1:])
-    assert reader.complete
-
-
-def test_without_a_length_the_answer_ends_with_the_connection() -> None:
-    reader = read(b"HTTP/1.0 200 OK\r\n\r\nhel", b"lo")
-    assert not reader.complete
-    reader.end()
-    assert reader.complete
-    assert reader.body == b"hello"
-    assert not reader.keep_alive
-
-
-@pytest.mark.parametrize(
-    ("head", "kept"),
-    [
-        (b"HTTP/1.1 200 OK\r\nConnection: close", False),
-        (b"HTTP/1.0 200 OK", False),
-        (b"HTTP/1.0 200 OK\r\nConnection: Keep-Alive", True),
-        (b"HTTP/1.1 200", True),
-    ],
-)
-def test_whether_a_connection_can_be_kept(head: bytes, kept: bool) -> None:
-    reader = read(head + b"\r\nContent-Length: 0\r\n\r\n")
-    assert reader.complete
-    assert reader.keep_alive is kept
-
-
-def test_what_comes_after_an_answer_spoils_its_connection() -> None:
-    reader = read(SIZED + b"HTTP/1.1 200 OK\r\n")
-    assert reader.body == b"hello"
-    assert not reader.keep_alive
-
-
-def test_a_status_without_body_needs_no_length() -> None:
-    assert read(b"HTTP/1.1 204 No Content\r\n\r\n").complete
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"SSH-2.0-OpenSSH_9.2\r\n",
-        b"\x15\x03\x01\x00\x02\x02",
-        b"HTTP/2 200\r\n\r\n",
-        b"HTTP/1.1 20 OK\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnope\r\n",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nab\r\n",
-        b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 20_000,
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1" * 5000,
-    ],
-)
-def test_what_is_no_good_answer_is_refused(answer: bytes) -> None:
-    with pytest.raises(BadResponseError):
-        read(answer)
-
-
-@pytest.mark.parametrize(
-    "pieces",
-    [
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\n",),
-        (b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 600, b"x" * 600),
-        (
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
-            b"258\r\n" + b"x" * 600 + b"\r\n" + b"258\r\n",
-        ),
-    ],
-)
-def test_a_body_over_the_limit_is_refused_as_soon_as_that_is_known(
-    pieces: tuple[bytes, ...],
-) -> None:
-    with pytest.raises(TooLargeError):
-        read(*pieces)
-
-
-# --- Over the network
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -141,13 +31,8 @@ async def pod(serve: Serve) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def now() -> list[float]:
-    return [1000.0]
-
-
-@pytest.fixture
-async def fetch(now: list[float]) -> AsyncIterator[HttpFetch]:
-    client = HttpFetch(lambda: now[0])
+async def fetch() -> AsyncIterator[HttpFetch]:
+    client = HttpFetch()
     await client.open()
     yield client
     await client.close()
@@ -192,7 +77,7 @@ async def test_a_new_connection_that_is_closed_without_an_answer_is_an_error(
         await reader.readuntil(b"\r\n\r\n")
 
     async with pod(serve) as url:
-        with pytest.raises(ScrapeError, match="without an answer") as raised:
+        with pytest.raises(ScrapeError, match="isconnected") as raised:
             await fetch(url)
     assert not raised.value.alive
 
@@ -203,7 +88,7 @@ async def test_an_answer_that_is_cut_off_is_an_error(fetch: HttpFetch) -> None:
         writer.write(SIZED[:-2])
 
     async with pod(serve) as url:
-        with pytest.raises(ScrapeError, match="in the middle") as raised:
+        with pytest.raises(ScrapeError, match="Not enough data") as raised:
             await fetch(url)
     assert not raised.value.alive
 
@@ -239,32 +124,9 @@ async def test_who_gives_up_waiting_leaves_no_connection_behind(fetch: HttpFetch
         await asyncio.wait_for(closed.wait(), 5)
 
 
-async def test_a_connection_that_is_not_used_any_more_is_closed(
-    fetch: HttpFetch, now: list[float]
-) -> None:
-    closed = asyncio.Event()
-
-    async def gone(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(SIZED)
-        with contextlib.suppress(ConnectionError):
-            await reader.read()
-        closed.set()
-
-    async def staying(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(SIZED)
-
-    async with pod(gone) as first, pod(staying) as second:
-        await fetch(first)
-        now[0] += IDLE + 1
-        await fetch(second)
-        await asyncio.wait_for(closed.wait(), 5)
-
-
-@pytest.mark.parametrize("url", ["https://10.0.0.1/metrics", "http://10.0.0.1:9/ x", "10.0.0.1:9"])
+@pytest.mark.parametrize("url", ["http://10.0.0.1:99999/metrics", "10.0.0.1:9"])
 async def test_an_address_that_is_none_is_an_error(fetch: HttpFetch, url: str) -> None:
-    with pytest.raises(ScrapeError, match="is not of the form"):
+    with pytest.raises(ScrapeError, match=re.escape("10.0.0.1:9")):
         await fetch(url)
 
 
