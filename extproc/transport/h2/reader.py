@@ -33,12 +33,6 @@ class FrameReader:
 
         :raises ConnectionBrokenError: it is not HTTP/2, or a frame is too large.
         """
-        if self._preface_seen and not self._rest:
-            return self._whole_frames(data, 0)
-        return self._after_rest(data)
-
-    def _after_rest(self, data: bytes) -> Iterator[Frame]:
-        """The same where something of the preface or of a frame is missing."""
         rest = self._rest
         start = 0
         while rest or not self._preface_seen:
