@@ -425,3 +425,48 @@ def test_too_many_types_end_the_stream():
     client.ask("type.googleapis.com/two")
     with pytest.raises(ProtocolError, match="2 types"):
         client.ask("type.googleapis.com/three")
+
+
+def test_what_a_crossing_request_gave_up_comes_again_when_it_is_asked_for_again():
+    a, b = content(ENDPOINT, "a"), content(ENDPOINT, "b")
+    client = Sotw(a, b, type_url=ENDPOINT)
+    (both,) = client.ask(ENDPOINT, "a", "b")
+    client.ack(both, "a", "b")
+    (changed,) = client.publish(content(ENDPOINT, "a", 2), b)
+    # Sent before that arrived: b is not wanted, and the client drops it.
+    assert client.ask(ENDPOINT, "a", nonce=both.nonce) == []
+    (again,) = client.ack(changed, "a", "b")
+    assert [resource.name for resource in again.resources] == ["b"]
+
+
+def _comes_back_to_a_cluster_that_it_rejects() -> Sotw:
+    """Nobody knows what it has, and it cannot be told the whole: it is left as it is."""
+    client = Sotw(content(CLUSTER, "a"), bad_content(CLUSTER, "b"), type_url=CLUSTER)
+    client.versions[CLUSTER] = "from before a restart"
+    sent = client.ask(CLUSTER, "a", "b")
+    for _ in range(10):
+        if not sent:
+            return client
+        sent = client.nack(sent[0], "a", "b")
+        client.now += 60
+    raise AssertionError("it is told again and again")
+
+
+def test_a_client_that_cannot_be_told_more_has_nobody_wait_for_the_time_to_tell_it():
+    client = _comes_back_to_a_cluster_that_it_rejects()
+    client.ask(CLUSTER, "a", "b")
+    client.ask(CLUSTER, "a", "b")
+    assert client.stream.deadline(client.now) is None
+
+
+def test_a_client_is_told_again_once_it_does_not_ask_for_the_bad_one_any_more():
+    client = _comes_back_to_a_cluster_that_it_rejects()
+    (told,) = client.ask(CLUSTER, "a")
+    assert [resource.name for resource in told.resources] == ["a"]
+
+
+def test_a_client_that_asks_again_before_there_is_anything_has_nobody_wait():
+    client = Sotw(type_url=ENDPOINT)
+    client.ask(ENDPOINT, "a")
+    client.ask(ENDPOINT, "a")
+    assert client.stream.deadline(client.now) is None

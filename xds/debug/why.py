@@ -131,7 +131,7 @@ def _in_variant(endpoint: Endpoint, pool: InferencePool, variant: Variant) -> Js
         return _step("configuration", False, f"{who} has no configuration: {variant.problem}")
     name = pool_cluster(pool.name)
     assignment = snapshot.of_type(ENDPOINT).get(name)
-    if assignment is None:
+    if assignment is None or name not in snapshot.of_type(CLUSTER):
         note = next((n for n in snapshot.notes if str(pool.name) in n), "")
         reason = note or "no route that this group serves leads to the pool"
         return _step("configuration", False, f"{who} does not have the pool: {reason}")
@@ -147,7 +147,7 @@ def _on_node(
 ) -> Json | None:
     """What one Envoy has of it; None for a node of a group that is not to have the pool."""
     served = any(
-        v.group == node.group and v.snapshot and name in v.snapshot.of_type(ENDPOINT)
+        v.group == node.group and v.snapshot and name in v.snapshot.of_type(CLUSTER)
         for v in variants
     )
     found = _assignment_of(node)

@@ -23,6 +23,9 @@ class SotwWatch(Watch):
         self.full_state = type_url in FULL_STATE
         self._claimed = ""
         self._exact = True
+        self._given_up: set[str] = set()
+        """Names that a request left out which crossed with a response: its client may have thrown
+        them away, also where the next request names them again."""
         self._repeated_at = float("-inf")
         self._repeat_at: float | None = None
 
@@ -35,6 +38,7 @@ class SotwWatch(Watch):
             return self._subscribe(request)
         if request.nonce != self.last_nonce:
             self.counters.stale += 1
+            self._given_up |= self.subscription.names - frozenset(request.names)
             return Received(Kind.STALE, self.type_url, request.nonce, request.version)
         if self.pending is not None and request.nonce:
             if request.error is not None:
@@ -50,13 +54,15 @@ class SotwWatch(Watch):
             return Received(Kind.REPEAT, self.type_url, request.nonce, request.version)
         return received
 
-    def deadline(self) -> float | None:
-        due = [at for at in (super().deadline(), self._repeat_at) if at is not None]
-        return min(due, default=None) if self.pending is None else None
+    def _due(self) -> float | None:
+        return min((at for at in (super()._due(), self._repeat_at) if at is not None), default=None)
 
     def _subscribe(self, request: SotwRequest) -> Received:
         change = self.subscription.replace(request.names)
         self._subscribed(change)
+        if self._given_up:
+            self._ask([name for name in self._given_up if self.subscription.covers(name)])
+            self._given_up.clear()
         if self.full_state and change.added:
             # Absence from a full answer is how these types say "does not exist".
             self._must_answer = True

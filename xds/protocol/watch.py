@@ -14,7 +14,7 @@ from enum import StrEnum
 from xds.protocol.isolation import Isolation, plain_words
 from xds.protocol.memory import Recollection
 from xds.protocol.message import ErrorDetail, Response
-from xds.protocol.subscription import Change, Subscription
+from xds.protocol.subscription import NOTHING, Change, Subscription
 from xds.protocol.view import EMPTY, View
 from xds.resource import Resource
 
@@ -170,9 +170,7 @@ class Watch(ABC):
 
     def next(self, nonce: str, now: float) -> Response | None:
         """The response to send now, if any; afterwards it is pending."""
-        if self.pending is not None or self.view is None or not self.started:
-            return None
-        if now < self.not_before or self.stuck:
+        if self._must_wait or now < self.not_before:
             return None
         self._fall_due(now)
         work = self._work()
@@ -218,10 +216,19 @@ class Watch(ABC):
         return self.isolation.refuses(name, wanted.version if wanted else None)
 
     def deadline(self) -> float | None:
-        """When to look again although nothing happens."""
-        if self.pending is None and self.not_before and self._owes():
-            return self.not_before
-        return None
+        """When to look again although nothing happens. Not before something could be sent then: who
+        waits for this would look again and again."""
+        due = None if self._must_wait else self._due()
+        return due if due is None else max(due, self.not_before)
+
+    def _due(self) -> float | None:
+        """When something that was put off is to be sent."""
+        return self.not_before if self.not_before and self._owes() else None
+
+    @property
+    def _must_wait(self) -> bool:
+        """Nothing can be sent, whatever the time."""
+        return self.pending is not None or self.view is None or not self.started or self.stuck
 
     # What the client says.
 
@@ -278,6 +285,8 @@ class Watch(ABC):
 
     def _subscribed(self, change: Change) -> None:
         """Take in a change of subscription."""
+        if change != NOTHING:
+            self._held = None  # What was bad may not be asked for any more.
         self._ask(change.added)
         for name in change.dropped:
             self._forget(name)

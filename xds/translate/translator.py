@@ -96,9 +96,11 @@ class Translator:
         resources += self._pickers
         if self.settings.trace_collector is not None and features.traces:
             resources.append(self._collector(self.settings.trace_collector))
-        for pool in sorted(targets.pools):
-            resources.append(self._cluster(world.pools[pool], features))
-            resources.append(self._assignment(world.pools[pool], world.endpoints_of(pool)))
+        resources += [self._cluster(world.pools[pool], features) for pool in sorted(targets.pools)]
+        # Of every pool: a cluster that another control plane made may ask for its endpoints.
+        resources += [
+            self._assignment(pool, world.endpoints_of(pool.name)) for pool in world.pools.values()
+        ]
         for service, number in sorted(targets.services):
             resources += self._service(service, number, world.services.get(service))
         for picker in sorted(targets.pickers):
