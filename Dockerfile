@@ -4,7 +4,7 @@ FROM python:3.11-slim-bookworm AS build
 WORKDIR /src
 RUN python -m venv /opt/poolpilot
 # Optional dependencies to install (see pyproject.toml).
-ARG EXTRAS="fast"
+ARG EXTRAS="fast,kubernetes"
 # The dependencies are a layer of their own, which an edit of the code leaves alone.
 COPY pyproject.toml constraints.txt ./
 RUN python -c "import os, tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); \
