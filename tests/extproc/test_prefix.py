@@ -15,6 +15,7 @@ from extproc.apis import fields
 from extproc.request import Api, InferenceRequest
 from extproc.scheduling import Candidate
 from extproc.scheduling.prefix import PrefixIndex, Prompt, chain_of, prompt_of
+from extproc.scheduling.prefix.blocks import MAX_TOKENS, sizes_of
 from pools.model import Endpoint
 
 LONG = "All that the user has to know of the product, in one long text. " * 40
@@ -142,7 +143,7 @@ def test_a_body_too_large_to_decode_still_has_a_prompt() -> None:
     assert seen.multimodal
     assert len(seen.data) < 300
     ids = prompt(Api.COMPLETIONS, prompt=[100_000 + n for n in range(150_000)])
-    assert blocks(ids) == 131_072 // 16
+    assert sum(sizes_of(16)[: blocks(ids)]) == 131_072 // 16
     few = prompt(Api.COMPLETIONS, prompt=[100_000 + n for n in range(160)])
     assert shared(ids, few) == 10
 
@@ -302,10 +303,30 @@ def test_a_match_is_never_more_than_what_was_sent(
             assert match.tokens_of(candidate) == families.get((who, family), 0)
 
 
+@given(length=st.integers(64, 40_000), then=st.integers(0, 5_000), block=st.sampled_from([16, 64]))
+@settings(max_examples=50)
+def test_what_is_known_of_a_prompt_falls_short_by_a_block_or_a_sixteenth(
+    length: int, then: int, block: int
+) -> None:
+    (one,) = pods(1)
+    index = PrefixIndex(block)
+    index.follow({one: 100_000})
+    text = random.Random(length).randbytes(4 * length)
+    index.add(one, chain_of(text, 1, block))
+    known = index.match(chain_of(text + bytes(4 * then), 1, block)).longest
+    assert length - max(block, length / 16) <= known <= length
+    assert index.entries_of(one) * block == known
+
+
+def test_the_longest_prompt_has_a_bounded_number_of_blocks() -> None:
+    assert len(chain_of(bytes(8 * MAX_TOKENS), 1, 64)) == len(sizes_of(64)) == 176
+    assert len(chain_of(bytes(8 * MAX_TOKENS), 1, 16)) == len(sizes_of(16)) == 224
+
+
 class IndexMachine(RuleBasedStateMachine):
     """Anything may happen to an index; it stays within its cap and consistent."""
 
-    CAP = 60
+    CAP = 600
 
     def __init__(self) -> None:
         super().__init__()
@@ -314,18 +335,18 @@ class IndexMachine(RuleBasedStateMachine):
         self.followed: list[Candidate] = []
         self.rng = random.Random(0)
 
-    @rule(who=st.sets(st.integers(0, 5)), size=st.integers(0, 40))
+    @rule(who=st.sets(st.integers(0, 5)), size=st.integers(0, 400))
     def follow(self, who: set[int], size: int) -> None:
         self.followed = [self.candidates[n] for n in sorted(who)]
         self.index.follow(dict.fromkeys(self.followed, size))
 
-    @rule(who=st.integers(0, 5), family=st.integers(0, 3), length=st.integers(0, 30))
+    @rule(who=st.integers(0, 5), family=st.integers(0, 3), length=st.integers(0, 90))
     def add(self, who: int, family: int, length: int) -> None:
         self.index.add(self.candidates[who], [family * 100 + n for n in range(length)])
 
-    @rule(who=st.integers(0, 5), family=st.integers(0, 3), start=st.integers(0, 30))
+    @rule(who=st.integers(0, 5), family=st.integers(0, 3), start=st.integers(0, 90))
     def take_back(self, who: int, family: int, start: int) -> None:
-        self.index.remove(self.candidates[who], [family * 100 + n for n in range(start, 30)])
+        self.index.remove(self.candidates[who], [family * 100 + n for n in range(start, 90)])
 
     @rule(who=st.integers(0, 5))
     def restart(self, who: int) -> None:
@@ -338,11 +359,14 @@ class IndexMachine(RuleBasedStateMachine):
     @invariant()
     def only_followed_endpoints_are_credited(self) -> None:
         for family in range(4):
-            held = self.index.match([family * 100 + n for n in range(30)]).held()
+            held = self.index.match([family * 100 + n for n in range(90)]).held()
             assert set(held) <= set(self.followed)
             assert all(self.index.entries_of(c) >= tokens for c, tokens in held.items())
 
     def teardown(self) -> None:
+        for candidate in self.candidates:
+            self.index.remove(candidate, range(400))
+            assert self.index.entries_of(candidate) == 0
         self.index.follow({})
         assert len(self.index) == 0
         assert not self.index.match([0, 1, 2]).longest

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from extproc.scheduling import Candidate, SchedulingRequest, Signals
 from extproc.scheduling.load import EXPECTED_OUTPUT, Charge, Load, LoadSettings
+from extproc.scheduling.prefix import PrefixIndex
 from extproc.scheduling.signals import Latency
 from pools.model import Endpoint
 
@@ -21,6 +22,7 @@ class Router:
 
     def __init__(self, pods: int = 1) -> None:
         self.load = Load(LoadSettings(prefill_rate=RATE, block_tokens=1, cache_tokens=1000))
+        self.load.index = PrefixIndex(block_tokens=1, even=True)
         self.pods = [
             Candidate(Endpoint(f"10.0.0.{n}", 8000, f"pod-{n}")) for n in range(1, 1 + pods)
         ]

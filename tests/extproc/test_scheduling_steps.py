@@ -65,7 +65,7 @@ def request(
     http = InferenceRequest("r", None, "/", "POST", headers or {})
     asked = SchedulingRequest(model, 0, random.Random(1), http, prompt_tokens=tokens)
     if cached:
-        index = PrefixIndex(block_tokens=1)
+        index = PrefixIndex(block_tokens=1, even=True)
         index.follow(dict.fromkeys(cached, 100_000))
         prompt = list(range(1, tokens + 1))
         for candidate, count in cached.items():

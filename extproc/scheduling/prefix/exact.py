@@ -16,7 +16,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from extproc.scheduling.candidate import Candidate
-from extproc.scheduling.prefix.blocks import chain_of, seed_of
+from extproc.scheduling.prefix.blocks import even_chain_of, seed_of
 from extproc.scheduling.prefix.index import Places, PrefixIndex
 from extproc.scheduling.prefix.match import PrefixMatch
 from extproc.scheduling.prefix.prompt import token_bytes
@@ -119,7 +119,7 @@ class ExactIndex:
                         base |= candidate.bit
             for bits, adapter in ((base, ""), (live & ~base, model)):
                 if bits:
-                    exact = index.match(chain_of(data, seed_of(adapter, ""), size))
+                    exact = index.match(even_chain_of(data, seed_of(adapter, ""), size))
                     match = match.corrected(exact, bits)
         return match
 
@@ -137,7 +137,7 @@ class ExactIndex:
             parent = known
         else:
             return
-        chain = chain_of(token_bytes(event.token_ids), parent, size)
+        chain = even_chain_of(token_bytes(event.token_ids), parent, size)
         names = event.hashes
         if len(chain) != len(names):
             return
@@ -169,7 +169,7 @@ class ExactIndex:
         for size, candidates in by_size.items():
             index = self._indexes.get(size)
             if index is None:
-                index = PrefixIndex(size, self._max_entries, self._places)
+                index = PrefixIndex(size, self._max_entries, self._places, even=True)
                 self._indexes[size] = index
             index.follow(dict.fromkeys(candidates, share * size))
         self._count_live()

@@ -12,15 +12,19 @@ order of insertion), for evicting the oldest. A pick uses its whole chain, last 
 block is never evicted before those that follow it, and a look-up, which walks the chain while any
 endpoint has *every* block so far, never credits an endpoint with a block that its cache could not
 reach.
+
+Late blocks of long prompts are larger (see ``blocks``). Sizes of caches are counted in blocks of
+the first size, and a larger one counts for as many as it covers.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
+from itertools import accumulate
 
 from extproc.scheduling.candidate import Candidate
-from extproc.scheduling.prefix.blocks import BLOCK_TOKENS
+from extproc.scheduling.prefix.blocks import BLOCK_TOKENS, MAX_TOKENS, sizes_of
 from extproc.scheduling.prefix.match import Level, PrefixMatch
 
 DEFAULT_TOKENS = 500_000
@@ -62,14 +66,16 @@ class Places:
 class _Cache:
     """What one endpoint has, as far as we know."""
 
-    __slots__ = ("bit", "blocks", "candidate", "capacity")
+    __slots__ = ("bit", "blocks", "candidate", "capacity", "used")
 
     def __init__(self, candidate: Candidate, bit: int, capacity: int) -> None:
         self.candidate = candidate
         self.bit = bit
         self.capacity = capacity
-        self.blocks: dict[int, None] = {}
-        """Oldest use first."""
+        self.blocks: dict[int, int] = {}
+        """The size of each, the oldest use first."""
+        self.used = 0
+        """Their sizes together."""
 
 
 class PrefixIndex:
@@ -80,22 +86,28 @@ class PrefixIndex:
         block_tokens: int = BLOCK_TOKENS,
         max_entries: int = MAX_ENTRIES,
         places: Places | None = None,
+        *,
+        even: bool = False,
     ) -> None:
+        """``even``: blocks do not grow with the prompt."""
         if block_tokens < 1 or max_entries < 1:
             raise ValueError("block_tokens and max_entries must be at least 1")
         self.block_tokens = block_tokens
         self.max_entries = max_entries
+        self._sizes = (1,) * (MAX_TOKENS // block_tokens) if even else sizes_of(block_tokens)
+        self._ends = (0, *accumulate(self._sizes))
+        """By a number of blocks, the size of so many at the beginning of a prompt."""
         self._holders: dict[int, int] = {}
         self._caches: dict[Candidate, _Cache] = {}
         self._places = places if places is not None else Places()
 
     def __len__(self) -> int:
-        """Entries: blocks, each counted once for every endpoint that has it."""
-        return sum(len(cache.blocks) for cache in self._caches.values())
+        """Entries: blocks, each counted once for every endpoint that has it, and by its size."""
+        return sum(cache.used for cache in self._caches.values())
 
     def entries_of(self, candidate: Candidate) -> int:
         cache = self._caches.get(candidate)
-        return len(cache.blocks) if cache is not None else 0
+        return cache.used if cache is not None else 0
 
     def capacity_of(self, candidate: Candidate) -> int:
         """Blocks; 0 for an endpoint that is not followed."""
@@ -121,6 +133,7 @@ class PrefixIndex:
         if cache is not None:
             self._drop(cache, cache.blocks)
             cache.blocks = {}
+            cache.used = 0
 
     def _join(self, candidate: Candidate) -> _Cache:
         cache = self._caches[candidate] = _Cache(candidate, self._places.take(candidate), 0)
@@ -136,21 +149,23 @@ class PrefixIndex:
     def match(self, chain: Sequence[int]) -> PrefixMatch:
         """How far each endpoint has the blocks of this chain."""
         holders = self._holders
+        ends, block_tokens = self._ends, self.block_tokens
         levels: list[Level] = []
         have = -1
         depth = 0
         for block in chain:
             now = holders.get(block, 0) & have
             if now != have:
-                if depth and have != now:
-                    levels.append((depth * self.block_tokens, have ^ now))
+                if depth:
+                    levels.append((ends[depth] * block_tokens, have ^ now))
                 have = now
                 if not now:
                     break
             depth += 1
         if have > 0:
-            levels.append((depth * self.block_tokens, have))
-        levels.reverse()
+            levels.append((ends[depth] * block_tokens, have))
+        if len(levels) > 1:
+            levels.reverse()
         return PrefixMatch(chain, levels, self._places.by_bit)
 
     def add(self, candidate: Candidate, chain: Sequence[int]) -> int:
@@ -161,23 +176,23 @@ class PrefixIndex:
         cache = self._caches.get(candidate)
         if cache is None or not chain:
             return 0
-        if len(chain) > cache.capacity:
-            chain = chain[: cache.capacity]
+        ends = self._ends
+        if ends[len(chain)] > cache.capacity:
+            chain = chain[: bisect_right(ends, cache.capacity) - 1]
         blocks = cache.blocks
-        # Those that stay, as the most recently used; the first block last.
-        kept = len(chain)
-        for known, block in enumerate(chain):
+        kept = 0
+        for block in chain:
             if block not in blocks:
-                kept = known
                 break
+            kept += 1
         new = len(chain) - kept
         if new:
-            self._record(cache, chain[kept:] if kept else chain)
-        for place in range(kept - 1, -1, -1):
-            block = chain[place]
-            del blocks[block]
-            blocks[block] = None
-        if len(blocks) > cache.capacity:
+            self._record(cache, chain[kept:] if kept else chain, self._sizes[kept:])
+        # Those that stay, as the most recently used; the first block last.
+        take = blocks.pop
+        for block in chain[kept - 1 :: -1] if kept else ():
+            blocks[block] = take(block)
+        if cache.used > cache.capacity:
             self._make_room(cache, cache.capacity // _EVICTED_AT_ONCE)
         return new
 
@@ -185,7 +200,7 @@ class PrefixIndex:
         """It has these blocks, which follow one another, and said so itself."""
         cache = self._caches.get(candidate)
         if cache is not None:
-            self._record(cache, blocks)
+            self._record(cache, blocks, self._sizes)
             self._make_room(cache, cache.capacity // _EVICTED_AT_ONCE)
 
     def remove(self, candidate: Candidate, blocks: Iterable[int]) -> None:
@@ -196,12 +211,13 @@ class PrefixIndex:
         gone = [block for block in blocks if block in cache.blocks]
         self._drop(cache, gone)
         for block in gone:
-            del cache.blocks[block]
+            cache.used -= cache.blocks.pop(block)
 
-    def _record(self, cache: _Cache, chain: Sequence[int]) -> None:
+    def _record(self, cache: _Cache, chain: Sequence[int], sizes: Sequence[int]) -> None:
         holders, blocks, bit = self._holders, cache.blocks, cache.bit
         before = after = 0
-        for block in reversed(chain):
+        used = cache.used
+        for block, size in zip(reversed(chain), reversed(sizes[: len(chain)]), strict=True):
             old = holders.get(block)
             if old is None:
                 holders[block] = bit
@@ -210,18 +226,26 @@ class PrefixIndex:
                 if old != before:
                     before, after = old, old | bit
                 holders[block] = after
-            blocks.pop(block, None)
-            blocks[block] = None
+            used += size - blocks.pop(block, 0)
+            blocks[block] = size
+        cache.used = used
 
     def _make_room(self, cache: _Cache, more: int) -> None:
-        surplus = len(cache.blocks) - cache.capacity
-        if surplus <= 0:
+        used = cache.used
+        if used <= cache.capacity:
             return
-        oldest = list(islice(cache.blocks, surplus + more))
-        self._drop(cache, oldest)
+        target = max(0, cache.capacity - more)
         blocks = cache.blocks
+        oldest: list[int] = []
+        for block, size in blocks.items():
+            if used <= target:
+                break
+            oldest.append(block)
+            used -= size
+        self._drop(cache, oldest)
         for block in oldest:
             del blocks[block]
+        cache.used = used
 
     def _drop(self, cache: _Cache, blocks: Iterable[int]) -> None:
         holders, bit = self._holders, cache.bit
