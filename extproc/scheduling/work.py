@@ -4,11 +4,12 @@
 
     work = prompts not prefilled yet
          + decode_tokens * requests there
-         + memory_tokens * usage / (1 - usage) of the KV cache
+         + memory_tokens * usage / (1 - usage) of the KV cache * (1 + backlog)
 
 *Requests there* are those in flight from here, or the queue that the server reports if that is
 longer. The last term is the wait for memory, as of a queue: nothing while there is room, and at
-99 % more than any prompt.
+99 % more than any prompt. Where all are full, what counts is who has to wait behind how many: not
+who has the fewest requests, for those may be the ones that hold the most.
 """
 
 from __future__ import annotations
@@ -32,6 +33,6 @@ def work_of(
     return [
         c.prefill_tokens
         + decode_tokens * (c.in_flight if c.in_flight > c.queue else c.queue)
-        + memory_tokens * c.memory_pressure
+        + memory_tokens * c.memory_pressure * (1 + c.backlog)
         for c in candidates
     ]

@@ -176,7 +176,16 @@ def test_a_full_cache_is_work_as_a_queue_for_memory_would_be() -> None:
     assert work_of([half, most, full], memory_tokens=100) == pytest.approx([100, 900, 9900])
     short = pod(4, Signals(waiting=1, kv_usage=0.85))  # what is free there is not enough for them
     roomy = pod(5, Signals(waiting=1, kv_usage=0.5))
-    assert work_of([short, roomy], 0, 100) == pytest.approx([9900, 100])
+    assert work_of([short, roomy], 0, 100) == pytest.approx([2 * 9900, 2 * 100])
+
+
+def test_where_all_are_full_the_shortest_queue_for_memory_wins_over_the_fewest_requests() -> None:
+    few_large = pod(0, Signals(waiting=6, running=23, kv_usage=0.97))
+    many_small = pod(1, Signals(waiting=0, running=68, kv_usage=0.995))
+    for candidate, requests in ((few_large, 29), (many_small, 68)):
+        candidate.in_flight = requests
+    full = score(scorers.least_work(), [few_large, many_small])
+    assert full == [0.0, 1.0]
 
 
 def test_a_queue_of_others_requests_is_work_too() -> None:
