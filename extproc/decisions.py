@@ -8,7 +8,9 @@ a large one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+from operator import attrgetter
 
 import msgspec
 
@@ -22,6 +24,7 @@ SMALL_POOL = 32
 """Up to so many candidates every decision keeps its details."""
 SAMPLE = 16
 """In larger pools, one decision in so many does."""
+_LOOKS = attrgetter("queue", "kv_usage", "in_flight", "prefill_tokens")
 
 
 class Details(msgspec.Struct, eq=False):
@@ -31,8 +34,8 @@ class Details(msgspec.Struct, eq=False):
     values: Sequence[tuple[int, float, int, int]]
     """Queue, KV usage, requests in flight and tokens to prefill of each candidate."""
     decision: Decision
-    cached: Mapping[Candidate, int]
-    """Tokens of the prompt that were taken to be cached, where any were."""
+    cached: Sequence[int]
+    """Tokens of the prompt that each was taken to have cached; empty: nobody had any."""
 
 
 class DecisionRecord(msgspec.Struct, eq=False):
@@ -115,10 +118,13 @@ class DecisionRecord(msgspec.Struct, eq=False):
                 "kv_usage": round(kv, 4),
                 "in_flight": in_flight,
                 "prefill_tokens": prefill,
-                "cached_tokens": details.cached.get(c, 0),
+                "cached_tokens": cached,
             }
-            for c, (queue, kv, in_flight, prefill) in zip(
-                details.candidates, details.values, strict=True
+            for c, (queue, kv, in_flight, prefill), cached in zip(
+                details.candidates,
+                details.values,
+                details.cached or repeat(0, len(details.candidates)),
+                strict=True,
             )
         ]
         shown["steps"] = _steps(details)
@@ -223,8 +229,8 @@ def details_of(
     """The details to keep for the ``number``-th decision, if any."""
     if len(candidates) > SMALL_POOL and number % SAMPLE:
         return None
-    values = [(c.queue, c.kv_usage, c.in_flight, c.prefill_tokens) for c in candidates]
-    return Details(candidates, values, decision, prefix.held() if prefix.longest else {})
+    cached = prefix.tokens_of_each(candidates) if prefix.longest else ()
+    return Details(candidates, list(map(_LOOKS, candidates)), decision, cached)
 
 
 class DecisionLog:

@@ -8,6 +8,7 @@ imbalance, which would evict it everywhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import sub
 
 from extproc.scheduling.candidate import Candidate
 from extproc.scheduling.load import PREFILL_RATE
@@ -114,8 +115,7 @@ def cold_prompt_spread(
         work = work_of(candidates, decode_tokens, memory_tokens)
         prefix = request.prefix
         if prefix.longest:
-            cached = prefix.held().get
-            work = [w - cached(c, 0) for w, c in zip(work, candidates, strict=True)]
+            work = list(map(sub, work, prefix.tokens_of_each(candidates)))
         least = min(work)
         limit = least + slack * request.uncached(candidates[work.index(least)])
         near = [c for w, c in zip(work, candidates, strict=True) if w <= limit]

@@ -28,6 +28,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from extproc.request import InferenceRequest
 from extproc.scheduling.candidate import Candidate
 from extproc.scheduling.prefix import (
@@ -67,8 +69,7 @@ class LoadSettings:
     """Blocks that are remembered in all, over all endpoints."""
 
 
-@dataclass(slots=True, eq=False)
-class Charge:
+class Charge(msgspec.Struct, eq=False):
     """One request on one endpoint, until its end."""
 
     candidate: Candidate

@@ -11,7 +11,8 @@ import itertools
 import random
 from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from pools.model import (
     Criticality,
@@ -31,8 +32,7 @@ PRIORITY_OF: Mapping[Criticality, int] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolved(msgspec.Struct, frozen=True):
     """What a request asks of the server."""
 
     model: str

@@ -8,6 +8,8 @@ from extproc.scheduling.candidate import Candidate
 
 _BIT_COST = 6
 """Finding one bit costs as much as looking at so many places one after another."""
+_FEW = 64
+"""Up to so many endpoints, asking each for its bit costs less than naming those of the bits."""
 
 Level = tuple[int, int]
 """A number of tokens, and the bits of the endpoints that have exactly so many cached."""
@@ -55,6 +57,16 @@ class PrefixMatch:
             for tokens, bits in self._levels:
                 held.update(dict.fromkeys(self._endpoints(bits), tokens))
         return held
+
+    def tokens_of_each(self, candidates: Sequence[Candidate]) -> list[int]:
+        """The tokens that each of ``candidates`` has, in their order."""
+        levels = self._levels
+        if len(levels) == 1 and len(candidates) <= _FEW:
+            # A prefix that was sent often has the same length everywhere.
+            [(tokens, bits)] = levels
+            return [tokens if c.bit & bits else 0 for c in candidates]
+        held = self.held().get
+        return [held(c, 0) for c in candidates]
 
     def with_at_least(self, tokens: float, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
         """Those of ``candidates`` that have so many tokens of it (more than none)."""
