@@ -7,16 +7,14 @@ be changed. The web pages (``/ui``) read the same.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Route
 
 from extproc.admission.admitting_picker import AdmittingPicker
 from extproc.admission.views import queue_rows
@@ -34,9 +32,9 @@ from extproc.debug.rows import (
 )
 from extproc.director import Director
 from extproc.profiles import ProfilesFile
-from inspection.answers import PageError, failure
+from inspection.answers import PageError
+from inspection.application import Page, application_of
 from inspection.assets import WebPages
-from inspection.guard import Guard
 from inspection.live import Live
 from pools.model import ObjectName
 
@@ -57,9 +55,6 @@ PAGES: Mapping[str, str] = {
 }
 
 
-_Page = Callable[[Request], Awaitable[Response]]
-
-
 def application(
     director: Director,
     registry: CollectorRegistry,
@@ -76,7 +71,7 @@ def application(
     names to answer to."""
     live = live or Live(lambda: pulse(director, clock(), profiles, admission))
     pages = _Pages(director, registry, ready, clock, profiles, admission, config, live)
-    routes: dict[str, _Page] = {
+    routes: dict[str, Page] = {
         "/": pages.index,
         "/ui": pages.shell,
         "/ui/{path:path}": pages.shell,
@@ -95,20 +90,7 @@ def application(
         "/healthz": pages.healthz,
         "/readyz": pages.readyz,
     }
-    return Starlette(
-        routes=[Route(path, _explained(page)) for path, page in routes.items()],
-        middleware=[Middleware(Guard, names=tuple(names))],
-    )
-
-
-def _explained(page: _Page) -> _Page:
-    async def handle(request: Request) -> Response:
-        try:
-            return await page(request)
-        except PageError as error:
-            return failure(error.status, str(error))
-
-    return handle
+    return application_of(routes, names)
 
 
 def _json(content: object) -> Response:

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import takewhile
 from typing import Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Route
 
-from inspection.answers import PageError, answer, failure, name_filter
+from inspection.answers import PageError, answer, name_filter
+from inspection.application import Page, application_of
 from inspection.assets import WebPages
-from inspection.guard import Guard
 from inspection.live import Live
 from xds.debug.admin import admin_address, fetch_dump
 from xds.debug.chronicle import Chronicle
@@ -99,16 +97,13 @@ class Subject(Protocol):
     def status(self) -> XdsStatus: ...
 
 
-_Page = Callable[[Request], Awaitable[Response]]
-
-
 def app(
     subject: Subject, *, names: Collection[str] = (), envoy_admins: Collection[str] = ()
 ) -> Starlette:
     """``names``: further host names to answer to. ``envoy_admins``: further ``host:port`` of Envoy
     admins that may be asked."""
     pages = _Pages(subject, envoy_admins)
-    routes: dict[str, _Page] = {
+    routes: dict[str, Page] = {
         "/": pages.index,
         "/ui": pages.shell,
         "/ui/{path:path}": pages.shell,
@@ -131,20 +126,7 @@ def app(
         "/healthz": pages.healthz,
         "/readyz": pages.readyz,
     }
-    return Starlette(
-        routes=[Route(path, _explained(page)) for path, page in routes.items()],
-        middleware=[Middleware(Guard, names=tuple(names))],
-    )
-
-
-def _explained(page: _Page) -> _Page:
-    async def handle(request: Request) -> Response:
-        try:
-            return await page(request)
-        except PageError as error:
-            return failure(error.status, str(error))
-
-    return handle
+    return application_of(routes, names)
 
 
 class _Pages:
