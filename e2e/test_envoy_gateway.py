@@ -6,113 +6,39 @@ Needs root, for a network in which Envoy Gateway's fixed ports are free, and the
 
 from __future__ import annotations
 
-import contextlib
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import pytest
 
 from e2e.envoy_gateway import binaries
-from e2e.envoy_gateway.network import NoNetworkError, private_network
-from e2e.envoy_gateway.stack import PORT, URL, Cluster, wait_until
-from e2e.kube.binaries import MissingError, build_missing
-from e2e.kube.binaries import find as find_kube
+from e2e.envoy_gateway.quickstart import PODS, STRANGER, Quickstart, endpoints_from_xds, walked
+from e2e.envoy_gateway.stack import NAMESPACE, PORT, SYSTEM, URL, wait_until
+from e2e.kube.api_server import pod_status
 from poolpilot.demo.load import POD_HEADER
-from poolpilot.envoy_binary import find_envoy
 from poolpilot.manifests import envoy_gateway
-from poolpilot.manifests.envoy_gateway import Recipe, Settings, Version
+from poolpilot.manifests.envoy_gateway import Recipe, Version
 
-PICKER_URL = "http://127.0.0.1:9090"
 DESTINATION = "x-gateway-destination-endpoint"
-STRANGER = "10.1.0.200"
-PODS = {f"vllm-{number}": f"10.1.0.{number + 10}" for number in range(3)}
+ADMIN = "http://127.0.0.1:19000"
+SOON = 2.0
+"""Seconds that a change of the pool may take to reach requests."""
+LATECOMER, LATE_ADDRESS = "vllm-late", "10.1.0.50"
 TRIES = 8
 
 pytestmark = pytest.mark.timeout(180)
-
-
-@dataclass
-class Quickstart:
-    """The quickstart after its last step."""
-
-    cluster: Cluster
-    settings: Settings
-    dry_runs: dict[str, str]
-    """What the API server said of each file before it was applied."""
-
-    def ask(
-        self, prompt: str = "San Francisco", headers: dict[str, str] | None = None
-    ) -> httpx.Response:
-        body = {"model": "tweet-summary", "prompt": prompt, "max_tokens": 4}
-        return httpx.post(
-            f"{URL}/v1/completions", json=body, headers=headers, timeout=20, trust_env=False
-        )
-
-    def decision(self, response: httpx.Response) -> dict[str, Any]:
-        """What the picker decided on the request that got this answer."""
-        request_id = response.json()["id"].removeprefix("cmpl-")
-        answer = httpx.get(f"{PICKER_URL}/debug/decisions?limit=200", trust_env=False)
-        [found] = [one for one in answer.json()["decisions"] if one["request_id"] == request_id]
-        return dict(found)
-
-    def endpoints(self) -> list[dict[str, Any]]:
-        answer = httpx.get(f"{PICKER_URL}/debug/endpoints", trust_env=False)
-        return list(answer.json()["endpoints"])
 
 
 @pytest.fixture(scope="module", params=binaries.wanted())
 def quickstart(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Quickstart]:
-    version: str = request.param
-    try:
-        build_missing()
-        build, kube = binaries.find(version), find_kube()
-    except MissingError as error:
-        pytest.skip(str(error))
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(private_network())
-        except NoNetworkError as error:
-            pytest.skip(str(error))
-        cluster = Cluster(tmp_path_factory.mktemp(version), build, kube)
-        stack.callback(cluster.stop)
-        cluster.start()
-        settings = Settings(Version.parse(version), port=PORT)
-        yield _walk_through(cluster, settings)
-
-
-def _walk_through(cluster: Cluster, settings: Settings) -> Quickstart:
-    """Every step in its order."""
-    first = envoy_gateway.enable_patch_policy()
-    steps = {
-        "enable_patch_policy.yaml": first,
-        "vllm-simulated-deployment.yaml": envoy_gateway.model_servers(settings, simulated=True),
-        **envoy_gateway.documents(settings),
-    }
-    said = {}
-    for name, text in steps.items():
-        said[name] = cluster.api.kubectl(
-            "apply", "--server-side", "--dry-run=server", "--filename=-", stdin=text
-        )
-        cluster.api.apply(text)
-        if text is first:
-            cluster.start_envoy_gateway(text)
-    cluster.run_pods(settings.pool, PODS, settings.target_port)
-    cluster.start_picker(settings.picker)
-    cluster.start_envoy(settings.gateway, find_envoy())
-    cluster.start_pod("stranger", STRANGER)
-    quickstart = Quickstart(cluster, settings, said)
-    wait_until(lambda: quickstart.ask().status_code == 200, "a request is answered")
-    wait_until(
-        lambda: [one["fresh"] for one in quickstart.endpoints()] == [True] * len(PODS),
-        "the picker has seen every pod",
-    )
-    return quickstart
+    with walked(request.param, tmp_path_factory.mktemp(request.param)) as quickstart:
+        yield quickstart
 
 
 def test_every_step_is_accepted_by_the_api_server(quickstart: Quickstart) -> None:
@@ -266,3 +192,142 @@ def test_patches_for_the_wrong_names_are_told_in_the_status(quickstart: Quicksta
     assert quickstart.ask().status_code == 200, "the rest is in effect"
     cluster.api.apply(right)
     wait_until(lambda: programmed() == "True/Programmed", "it is mended")
+
+
+def endpoints_of_envoy() -> dict[str, str]:
+    """Address to health of what Envoy has in the pool's cluster."""
+    answer = httpx.get(f"{ADMIN}/clusters?format=json", trust_env=False).json()
+    [found] = [
+        one for one in answer["cluster_statuses"] if one["name"].startswith("httproute/default/")
+    ]
+    return {
+        host["address"]["socket_address"]["address"]: host["health_status"]["eds_health_status"]
+        for host in found.get("host_statuses", ())
+    }
+
+
+def objects_of_envoy_gateway(quickstart: Quickstart) -> dict[str, Any]:
+    """Everything that Envoy Gateway reads, with the generation of each."""
+    api, kinds = quickstart.cluster.api, "gateway,httproute,backend,envoyproxy,envoypatchpolicy"
+    listed = [
+        *api.get(kinds, f"--namespace={NAMESPACE}")["items"],
+        *api.get("service,endpointslice", f"--namespace={NAMESPACE}")["items"],
+        *api.get("deployment", f"--namespace={SYSTEM}")["items"],
+    ]
+    return {
+        f"{one['kind']}/{one['metadata']['name']}": one.get("spec", one.get("endpoints"))
+        for one in listed
+    }
+
+
+def version_from_envoy_gateway() -> str:
+    """Of the clusters that Envoy took from it."""
+    answer = httpx.get(f"{ADMIN}/config_dump?resource=dynamic_active_clusters", trust_env=False)
+    rows = answer.json()["configs"]
+    assert rows
+    return json.dumps([one["version_info"] for one in rows])
+
+
+def soon(holds: Callable[[], object], what: str) -> None:
+    wait_until(holds, what, limit=SOON)
+
+
+def served_by(quickstart: Quickstart) -> str:
+    response = quickstart.ask(f"{time.monotonic()} " * 300)
+    assert response.status_code == 200, response.text
+    pod: str = response.headers[POD_HEADER]
+    return pod
+
+
+@pytest.fixture(scope="class")
+def eds(quickstart: Quickstart) -> Iterator[Quickstart]:
+    if quickstart.settings.version.recipe is not Recipe.METADATA:
+        pytest.skip("it takes override_host by patch")
+    with endpoints_from_xds(quickstart) as moved:
+        yield moved
+
+
+class TestThePodsComeFromOurXdsServer:
+    def test_envoy_gateway_takes_all_of_it(self, eds: Quickstart) -> None:
+        for name, said in eds.dry_runs.items():
+            assert all(line.endswith("(server dry run)") for line in said.splitlines()), name
+        seen, settings = eds.cluster.conditions, eds.settings
+        accepted = {"Accepted": "True/Accepted"}
+        expected = {
+            ("gateway", settings.gateway): {**accepted, "Programmed": "True/Programmed"},
+            ("httproute", settings.route): {**accepted, "ResolvedRefs": "True/ResolvedRefs"},
+            ("backend", settings.pool): accepted,
+            ("envoyextensionpolicy", "ext-proc-policy"): accepted,
+            ("backendtrafficpolicy", settings.route): accepted,
+            ("envoypatchpolicy", "custom-response-patch-policy"): {
+                **accepted,
+                "Programmed": "True/Programmed",
+            },
+        }
+        for (kind, name), conditions in expected.items():
+            wait_until(
+                lambda kind=kind, name=name, conditions=conditions: (  # type: ignore[misc]  # as values
+                    seen(kind, name).items() >= conditions.items()
+                ),
+                f"{kind} {name}: {conditions}, not {seen(kind, name)}",
+            )
+
+    def test_there_is_no_service_for_the_pods_and_the_picks_are_followed(
+        self, eds: Quickstart
+    ) -> None:
+        services = eds.cluster.api.get("service", f"--namespace={NAMESPACE}")["items"]
+        assert eds.settings.pool not in {one["metadata"]["name"] for one in services}
+        pods = set()
+        for number in range(12):
+            response = eds.ask(f"{number} " * 400, {"x-gateway-destination-endpoint": STRANGER})
+            assert response.status_code == 200, response.text
+            pod = response.headers[POD_HEADER]
+            assert eds.decision(response)["endpoints"][0] == f"{PODS[pod]}:8000"
+            pods.add(pod)
+        assert len(pods) > 1, "different prompts spread"
+        assert set(endpoints_of_envoy()) == set(PODS.values())
+
+    def test_the_picker_hears_who_served(self, eds: Quickstart) -> None:
+        response = eds.ask()
+        wait_until(lambda: eds.decision(response)["completed"], "the decision knows its end")
+        decision = eds.decision(response)
+        assert decision["completed"]["served"] == decision["endpoints"][0]
+
+    def test_pods_come_and_go_and_envoy_gateway_knows_nothing_of_it(self, eds: Quickstart) -> None:
+        cluster, app = eds.cluster, eds.settings.pool
+        before, version = objects_of_envoy_gateway(eds), version_from_envoy_gateway()
+        cluster.run_pods(app, {LATECOMER: LATE_ADDRESS})
+        try:
+            soon(lambda: LATE_ADDRESS in endpoints_of_envoy(), "Envoy has the new pod")
+            soon(lambda: served_by(eds) == LATECOMER, "it serves")
+        finally:
+            cluster.api.kubectl("delete", "pod", LATECOMER, f"--namespace={NAMESPACE}", "--now")
+        soon(lambda: LATE_ADDRESS not in endpoints_of_envoy(), "Envoy does not have it any more")
+        # Its process still answers, so only the configuration keeps requests from it.
+        assert httpx.get(f"http://{LATE_ADDRESS}:8000/v1/models", trust_env=False).is_success
+        assert {served_by(eds) for _ in range(12)} <= PODS.keys()
+        cluster.children[LATECOMER].kill()
+        assert objects_of_envoy_gateway(eds) == before
+        assert version_from_envoy_gateway() == version
+
+    def test_without_the_xds_server_envoy_keeps_the_pods(self, eds: Quickstart) -> None:
+        cluster = eds.cluster
+        cluster.children["xds"].kill()
+        try:
+            assert {served_by(eds) for _ in range(8)} <= PODS.keys()
+        finally:
+            cluster.start_xds(eds.settings.xds)
+        # What changed meanwhile is caught up with.
+        name, address = next(iter(PODS.items()))
+        not_ready = pod_status(address, ready=False)
+        cluster.api.patch_status("pod", name, not_ready, namespace=NAMESPACE)
+        try:
+            wait_until(
+                lambda: address not in endpoints_of_envoy(), "the pod that is not ready is out"
+            )
+        finally:
+            cluster.api.patch_status("pod", name, pod_status(address), namespace=NAMESPACE)
+        wait_until(lambda: set(endpoints_of_envoy()) == set(PODS.values()), "and in again")
+
+    def test_the_server_is_refused_nothing(self, eds: Quickstart) -> None:
+        assert "forbidden" not in eds.cluster.children["xds"].log.read_text()

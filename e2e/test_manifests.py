@@ -22,7 +22,7 @@ from poolpilot.demo.ports import LOOPBACK, Reservation, reserve
 from poolpilot.demo.processes import Children
 from poolpilot.envoy_binary import find_envoy
 from poolpilot.manifests import plain_envoy
-from poolpilot.manifests.files import VERSIONS
+from poolpilot.manifests.files import DIRECTORIES
 
 ROOT = Path(__file__).parents[1] / "manifests"
 ENVOY_GATEWAY_KINDS = Path(__file__).parent / "envoy_gateway" / "crds"
@@ -50,8 +50,8 @@ def dry_run(server: ApiServer, *what: str) -> list[str]:
     "folder",
     [
         "vllm",
-        *(f"v{version}" for version in VERSIONS),
-        *(f"overlays/v{version}-simulated" for version in VERSIONS),
+        *DIRECTORIES,
+        *(f"overlays/{directory}-simulated" for directory in DIRECTORIES),
     ],
 )
 def test_every_directory_of_the_quickstart_is_accepted(api_server: ApiServer, folder: str) -> None:

@@ -33,6 +33,8 @@ POOL_KINDS = ("inferencepools", "inferencemodels", "inferencepools-x", "inferenc
 LIMIT = 30.0
 """Seconds that anything may take to happen."""
 PICKER_ADDRESS = "10.1.1.1"
+XDS_ADDRESS, XDS_PORT = "10.1.1.2", 18500
+"""Of our xDS server; Envoy Gateway's own has 18000 at every address of the network."""
 POD_OPTIONS = ("--time-scale=200",)
 PORT = 10080
 """Of the Gateway. Envoy Gateway itself has 8081, which in a cluster is another pod's."""
@@ -148,7 +150,6 @@ class Cluster:
             self.api.apply(yaml.safe_dump(pod_object(name, {"app": app})), namespace=NAMESPACE)
             self.api.patch_status("pod", name, pod_status(address), namespace=NAMESPACE)
             self.start_pod(name, address, port)
-        self.endpoints(app, "http", port, addresses.values())
 
     def start_pod(self, name: str, address: str, port: int = 8000) -> None:
         """The process alone."""
@@ -184,6 +185,17 @@ class Cluster:
         )
         self.endpoints(name, "grpc", 9002, [PICKER_ADDRESS])
 
+    def start_xds(self, name: str) -> None:
+        """Our xDS server, as :meth:`start_picker` does."""
+        container = self._container(name, NAMESPACE)
+        arguments = [
+            one.replace("=0.0.0.0:18000", f"={XDS_ADDRESS}:{XDS_PORT}") for one in container["args"]
+        ]
+        self.children.start(
+            "xds",
+            [sys.executable, "-m", "poolpilot", *arguments, "--kubeconfig", self._as(name)],
+        )
+
     def _as(self, account: str) -> str:
         """A kubeconfig with which one is this service account."""
         path = self._directory / f"{account}.kubeconfig"
@@ -195,13 +207,17 @@ class Cluster:
         container: dict[str, Any] = found["spec"]["template"]["spec"]["containers"][0]
         return container
 
-    def start_envoy(self, gateway: str, envoy: str) -> None:
-        """As the Deployment says that Envoy Gateway made for the Gateway."""
+    def start_envoy(self, gateway: str, envoy: str, *, asks_us: bool = False) -> None:
+        """As the Deployment says that Envoy Gateway made for the Gateway. ``asks_us``: whether it
+        is to have our xDS server in its bootstrap."""
         label = f"gateway.envoyproxy.io/owning-gateway-name={gateway}"
         listing = ["deployment,configmap", f"--namespace={SYSTEM}", f"--selector={label}"]
-        wait_until(
-            lambda: len(self.api.get(*listing)["items"]) >= 2, "Envoy Gateway asks for an Envoy"
-        )
+
+        def is_there() -> bool:
+            items = self.api.get(*listing)["items"]
+            return len(items) >= 2 and ("name: poolpilot-xds" in str(items)) == asks_us
+
+        wait_until(is_there, "Envoy Gateway asks for such an Envoy")
         found = {one["kind"]: one for one in self.api.get(*listing)["items"]}
         home = self._directory / "envoy"
         for name, text in found["ConfigMap"]["data"].items():
@@ -224,7 +240,7 @@ class Cluster:
         if arguments[where] == flag:
             del arguments[where]
         bootstrap = arguments.pop(where).removeprefix(flag).lstrip()
-        arguments += [flag, _with_envoy_gateway_here(bootstrap)]
+        arguments += [flag, _with_servers_here(bootstrap)]
         self.children.start(
             "envoy", [envoy, *arguments, "--disable-hot-restart", "--concurrency", "1"]
         )
@@ -245,16 +261,20 @@ class Cluster:
         return {row["type"]: f"{row['status']}/{row['reason']}" for row in rows}
 
 
-def _with_envoy_gateway_here(bootstrap: str) -> str:
-    """There is no DNS that would know Envoy Gateway's Service, and there are no nodes with zones,
+def _with_servers_here(bootstrap: str) -> str:
+    """There is no DNS that would know the xDS servers' Services, and there are no nodes with zones,
     for which Envoy would wait 15 s."""
+    here = {"xds_cluster": ("127.0.0.1", 18000), "poolpilot-xds": (XDS_ADDRESS, XDS_PORT)}
     document = yaml.safe_load(bootstrap)
     clusters = document["static_resources"]["clusters"]
     zones = document.pop("cluster_manager", {}).get("local_cluster_name")
     clusters[:] = [cluster for cluster in clusters if cluster["name"] != zones]
     for cluster in clusters:
-        if cluster["name"] == "xds_cluster":
+        if cluster["name"] in here:
             [locality] = cluster["load_assignment"]["endpoints"]
             [member] = locality["lb_endpoints"]
-            member["endpoint"]["address"]["socket_address"]["address"] = "127.0.0.1"
+            address, port = here[cluster["name"]]
+            member["endpoint"]["address"]["socket_address"] = {
+                "address": address, "port_value": port,
+            }  # fmt: skip
     return yaml.safe_dump(document)

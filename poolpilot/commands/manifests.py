@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -61,6 +61,13 @@ def envoy_gateway(
             "XDSNameSchemeV2). By default as the version does by itself: V2 from 1.10 on.",
         ),
     ] = None,
+    endpoints: Annotated[
+        Literal["service", "eds"],
+        typer.Option(
+            help="Who tells Envoy the pool's pods: Envoy Gateway, from a Service, or our xDS "
+            "server, from the InferencePool (1.8 or later)."
+        ),
+    ] = "service",
     simulated: Annotated[
         bool, typer.Option("--simulated", help="Also simulated model servers, which need no GPU.")
     ] = False,
@@ -89,6 +96,7 @@ def envoy_gateway(
             picker=picker,
             image=image,
             xds_name_scheme_v2=xds_name_scheme_v2,
+            endpoints=made.Endpoints(endpoints),
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error

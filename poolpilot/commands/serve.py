@@ -18,6 +18,7 @@ from poolpilot.sources import (
     source,
 )
 from poolpilot.statuses import (
+    GATEWAY_API,
     ControllerName,
     GatewayAddresses,
     LeaseNamespace,
@@ -44,6 +45,17 @@ OWN_PICKER = "poolpilot-extproc"
 ENVOY = "What Envoy is told"
 TLS = "TLS"
 
+Routes = Annotated[
+    bool,
+    typer.Option(
+        "--routes/--no-routes",
+        envvar="POOLPILOT_ROUTES",
+        help="Watch routes, Gateways and what they refer to. Without, only pools and their pods "
+        "are read and no status is written: for Envoys that another control plane configures and "
+        "that ask us for endpoints alone.",
+        rich_help_panel=GATEWAY_API,
+    ),
+]
 XdsAddress = Annotated[
     str,
     typer.Option(
@@ -384,6 +396,7 @@ def serve_xds(
     kubeconfig: Kubeconfig = None,
     context: Context = None,
     namespace: Namespaces = [],  # noqa: B006  # typer reads it, nobody changes it
+    routes: Routes = True,
     controller_name: ControllerName = CONTROLLER,
     status: WriteStatus = True,
     lease_namespace: LeaseNamespace = "",
@@ -428,7 +441,8 @@ def serve_xds(
         context,
         namespace,
         controller_name,
-        status=status,
+        with_routes=routes,
+        status=status and routes,
         lease_namespace=lease_namespace,
         gateway_addresses=gateway_address,
         own_pickers=own_picker,
@@ -674,18 +688,22 @@ def _reported_source(
     namespaces: list[str],
     controller: str,
     *,
+    with_routes: bool = True,
     status: bool,
     lease_namespace: str,
     gateway_addresses: list[str],
     own_pickers: list[str],
 ) -> MakeSource:
     """The source that the options choose; if it is Kubernetes, statuses are written there."""
+    if not with_routes and not kubernetes:
+        raise typer.BadParameter("only goes with --kubernetes", param_hint="--no-routes")
     pools = source(
         manifests,
         kubernetes,
         kubeconfig,
         context,
         namespaces,
+        with_routes=with_routes,
         controller=checked_controller(controller),
     )
     if not kubernetes or not status:

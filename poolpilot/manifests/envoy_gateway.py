@@ -9,7 +9,8 @@ What a version can do decides how the pick reaches Envoy's load balancing:
 =========  ========================================================================================
 
 Patches find what they change by name. The names of Envoy Gateway's xDS resources have two schemes:
-see :class:`Settings.xds_name_scheme_v2`.
+see :class:`Settings.xds_name_scheme_v2`. From 1.8 on the pool's pods may come from our own xDS
+server instead of a Service: see :class:`Endpoints`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from poolpilot.manifests.template import check_image, check_label, check_port, render
+from pools.model import ObjectName
+from xds.translate.names import pool_cluster
 
 FOLDER = "envoy_gateway"
 DEFAULT_IMAGE = "poolpilot:latest"
@@ -29,6 +32,15 @@ class Recipe(Enum):
     ORIGINAL_DST = "original_dst"
     HEADER = "header"
     METADATA = "metadata"
+
+
+class Endpoints(Enum):
+    """Who tells Envoy the pods of the pool."""
+
+    SERVICE = "service"
+    """Envoy Gateway, from a Service with the pool's selector."""
+    EDS = "eds"
+    """Our xDS server, from the InferencePool."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -83,6 +95,7 @@ class Settings:
     xds_name_scheme_v2: bool | None = None
     """How Envoy Gateway names its xDS resources: the runtime flag XDSNameSchemeV2, which 1.5
     brought and 1.10 turns on. None: as the version does by itself."""
+    endpoints: Endpoints = Endpoints.SERVICE
 
     def __post_init__(self) -> None:
         for what in ("namespace", "gateway", "listener", "route", "pool", "picker"):
@@ -94,10 +107,19 @@ class Settings:
         check_image(self.image)
         if self.xds_name_scheme_v2 and not self.version.at_least(5):
             raise ValueError("XDSNameSchemeV2 is of Envoy Gateway 1.5 and later")
+        if self.endpoints is Endpoints.EDS:
+            check_label("xDS server", self.xds)
+            if self.version.recipe is not Recipe.METADATA:
+                raise ValueError("endpoints from our xDS server take Envoy Gateway 1.8 or later")
 
     @property
     def label(self) -> str:
         return self.app or self.pool
+
+    @property
+    def xds(self) -> str:
+        """Our xDS server's Service, where there is one."""
+        return f"{self.gateway}-xds"
 
     @property
     def new_names(self) -> bool:
@@ -140,6 +162,8 @@ def documents(settings: Settings) -> dict[str, str]:
         "ext_proc.yaml": render(FOLDER, "ext_proc", values),
         "extension_policy.yaml": render(FOLDER, f"extension_policy-{kind}", values),
     }
+    if settings.endpoints is Endpoints.EDS:
+        made["xds.yaml"] = render(FOLDER, "xds", values)
     if recipe is not Recipe.HEADER:
         made["patch_policy.yaml"] = render(FOLDER, f"patch_policy-{kind}", values)
     return made
@@ -158,7 +182,9 @@ def _values(settings: Settings) -> dict[str, object]:
         "pool": settings.pool,
         "app": settings.label,
         "target_port": settings.target_port,
+        "pool_endpoints": pool_cluster(ObjectName(settings.namespace, settings.pool)),
         "picker": settings.picker,
+        "xds": settings.xds,
         "image": settings.image,
         "extension_policy": EXTENSION_POLICY,
         "endpoints_per_pick": 1 if version.recipe is Recipe.ORIGINAL_DST else 3,
@@ -174,6 +200,12 @@ def _values(settings: Settings) -> dict[str, object]:
             "    http:\n      streamIdleTimeout: 10m\n" if version.at_least(8) else ""
         ),
     }
+    source = settings.endpoints
+    ours = source is Endpoints.EDS
+    values["backend"] = render(FOLDER, f"backend-{source.value}", values)
+    values["backend_ref"] = render(FOLDER, f"backend_ref-{source.value}", values)
+    values["bootstrap"] = render(FOLDER, "bootstrap-eds", values) if ours else ""
+    values["endpoints_patch"] = render(FOLDER, "patch-eds", values) if ours else ""
     values["pool_metadata"] = render(FOLDER, "patch-pool", values)
     values["error_patch"] = (
         "" if version.at_least(9) else render(FOLDER, "patch-status_on_error", values)

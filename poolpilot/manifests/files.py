@@ -10,9 +10,17 @@ import sys
 from pathlib import Path
 
 from poolpilot.manifests import envoy_gateway, plain_envoy
+from poolpilot.manifests.envoy_gateway import Endpoints
 
-VERSIONS = ("1.2.1", "1.5", "1.8", "1.9")
-"""One directory each. The versions in between take the files of the one before."""
+DIRECTORIES = {
+    "v1.2.1": ("1.2.1", Endpoints.SERVICE),
+    "v1.5": ("1.5", Endpoints.SERVICE),
+    "v1.8": ("1.8", Endpoints.SERVICE),
+    "v1.9": ("1.9", Endpoints.SERVICE),
+    "v1.8-eds": ("1.8", Endpoints.EDS),
+    "v1.9-eds": ("1.9", Endpoints.EDS),
+}
+"""The variants of the quickstart. The versions in between take the files of the one before."""
 
 
 def repository_files() -> dict[str, str]:
@@ -34,7 +42,7 @@ def write(directory: Path) -> None:
 
 
 def _envoy_gateway() -> dict[str, str]:
-    latest = envoy_gateway.Settings(envoy_gateway.Version.parse(VERSIONS[-1]))
+    latest = envoy_gateway.Settings(envoy_gateway.Version.parse("1.9"))
     files = {"enable_patch_policy.yaml": envoy_gateway.enable_patch_policy()}
     for folder, name, simulated in (
         ("vllm", "vllm-lora-deployment.yaml", False),
@@ -42,13 +50,13 @@ def _envoy_gateway() -> dict[str, str]:
     ):
         files[f"{folder}/{name}"] = envoy_gateway.model_servers(latest, simulated=simulated)
         files[f"{folder}/kustomization.yaml"] = _kustomization([name])
-    for version in VERSIONS:
-        settings = envoy_gateway.Settings(envoy_gateway.Version.parse(version))
+    for folder, (version, endpoints) in DIRECTORIES.items():
+        settings = envoy_gateway.Settings(envoy_gateway.Version.parse(version), endpoints=endpoints)
         documents = envoy_gateway.documents(settings)
-        files |= {f"v{version}/{name}": text for name, text in documents.items()}
-        files[f"v{version}/kustomization.yaml"] = _kustomization(list(documents))
-        files[f"overlays/v{version}-simulated/kustomization.yaml"] = _kustomization(
-            ["../../vllm-simulated", f"../../v{version}"]
+        files |= {f"{folder}/{name}": text for name, text in documents.items()}
+        files[f"{folder}/kustomization.yaml"] = _kustomization(list(documents))
+        files[f"overlays/{folder}-simulated/kustomization.yaml"] = _kustomization(
+            ["../../vllm-simulated", f"../../{folder}"]
         )
     return files
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import typer
+from typer.testing import CliRunner
 
+from poolpilot.cli import app
 from poolpilot.commands import serve
 from poolpilot.statuses import checked_controller
 from pools.attachment import OWN_PICKERS
@@ -21,3 +25,12 @@ def test_a_controllers_name_has_a_domain() -> None:
     for wrong in ("gateways", "/gateways", "example.com/", "Example.com/x y"):
         with pytest.raises(typer.BadParameter, match="domain/name"):
             checked_controller(wrong)
+
+
+def test_routes_of_a_directory_are_always_read(tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        app, ["serve", "xds", "--manifests", str(tmp_path), "--no-routes"], env={"COLUMNS": "200"}
+    )
+    assert result.exit_code == 2
+    assert "--no-routes" in result.output
+    assert "only goes with --kubernetes" in result.output

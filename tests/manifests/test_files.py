@@ -12,10 +12,18 @@ from typer.testing import CliRunner
 
 from poolpilot.cli import app
 from poolpilot.manifests import envoy_gateway, plain_envoy
-from poolpilot.manifests.files import VERSIONS, repository_files
+from poolpilot.manifests.files import DIRECTORIES, repository_files
+from pools.model import ObjectName
+from xds.bootstrap import BootstrapSettings, bootstrap
+from xds.translate.names import pool_cluster
+from xds.translate.settings import SocketAddress
 
 ROOT = Path(__file__).parents[2] / "manifests"
 runner = CliRunner()
+every_variant = pytest.mark.parametrize(
+    ("directory", "version", "endpoints"),
+    [(name, version, endpoints.value) for name, (version, endpoints) in DIRECTORIES.items()],
+)
 
 
 def printed(*arguments: str) -> str:
@@ -54,10 +62,12 @@ def test_the_files_are_what_the_templates_give() -> None:
         assert found[path] == text, f"{path}: run: python -m poolpilot.manifests.files manifests"
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_what_is_printed_for_the_usual_names_is_what_the_directory_holds(version: str) -> None:
-    text = printed("envoy-gateway", "--version", version)
-    assert objects(text) == of_directory(f"envoy-gateway/v{version}")
+@every_variant
+def test_what_is_printed_for_the_usual_names_is_what_the_directory_holds(
+    directory: str, version: str, endpoints: str
+) -> None:
+    text = printed("envoy-gateway", "--version", version, "--endpoints", endpoints)
+    assert objects(text) == of_directory(f"envoy-gateway/{directory}")
 
 
 def test_plain_envoy_is_printed_as_its_overlays_hold_it() -> None:
@@ -77,11 +87,13 @@ def test_envoys_bootstrap_is_what_poolpilot_bootstrap_prints() -> None:
     assert config["data"]["envoy.yaml"] == command.output
 
 
-def test_the_users_own_names_are_everywhere_and_the_quickstarts_nowhere() -> None:
+@pytest.mark.parametrize("endpoints", ["service", "eds"])
+def test_the_users_own_names_are_everywhere_and_the_quickstarts_nowhere(endpoints: str) -> None:
     text = printed(
-        "envoy-gateway", "--version=1.8", "--namespace=models", "--gateway=edge",
-        "--gateway-class=eg", "--listener=web", "--route=chat", "--pool=llama", "--app=llama-pods",
-        "--port=9999", "--target-port=8080", "--picker=picker", "--image=registry/poolpilot:1",
+        "envoy-gateway", "--version=1.8", f"--endpoints={endpoints}", "--namespace=models",
+        "--gateway=edge", "--gateway-class=eg", "--listener=web", "--route=chat", "--pool=llama",
+        "--app=llama-pods", "--port=9999", "--target-port=8080", "--picker=picker",
+        "--image=registry/poolpilot:1",
     )  # fmt: skip
     for name in ("inference-gateway", "llm-gw", "llm-route", "vllm-llama2", "8081", "default/"):
         assert name not in text, name
@@ -90,13 +102,45 @@ def test_the_users_own_names_are_everywhere_and_the_quickstarts_nowhere() -> Non
     assert "value: models/llama\n" in text
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_patches_go_by_name_and_never_by_position(version: str) -> None:
-    for one in objects(printed("envoy-gateway", "--version", version)):
+@every_variant
+def test_patches_go_by_name_and_never_by_position(
+    directory: str, version: str, endpoints: str
+) -> None:
+    for one in of_directory(f"envoy-gateway/{directory}"):
         for patch in one.get("spec", {}).get("jsonPatches", ()) if "spec" in one else ():
             operation = patch["operation"]
             where = operation.get("jsonPath", "") + "/" + operation.get("path", "")
             assert not re.search(r"/\d+(/|$)|\[\d+\]", where), where
+
+
+def test_endpoints_of_our_own_are_asked_for_as_our_own_envoys_do() -> None:
+    made = objects(printed("envoy-gateway", "--version=1.9", "--endpoints=eds", "--pool=llama"))
+    [proxy] = [one for one in made if one["kind"] == "EnvoyProxy"]
+    [addition] = proxy["spec"]["bootstrap"]["jsonPatches"]
+    ours: dict[str, Any] = bootstrap(
+        BootstrapSettings(xds=(SocketAddress("inference-gateway-xds.default.svc", 18000),))
+    )
+    [cluster] = ours["static_resources"]["clusters"]
+    cluster["name"] = cluster["load_assignment"]["cluster_name"] = "poolpilot-xds"
+    assert addition["value"] == cluster
+
+    [policy] = [one for one in made if one["kind"] == "EnvoyPatchPolicy"]
+    [eds] = [
+        patch["operation"]["value"]
+        for patch in policy["spec"]["jsonPatches"]
+        if patch["operation"]["path"] == "/eds_cluster_config"
+    ]
+    assert eds["service_name"] == pool_cluster(ObjectName("default", "llama"))
+    asks = ours["dynamic_resources"]["ads_config"]
+    asks["grpc_services"][0]["envoy_grpc"]["cluster_name"] = "poolpilot-xds"
+    assert eds["eds_config"] == {"resource_api_version": "V3", "api_config_source": asks}
+
+
+def test_endpoints_of_our_own_take_no_service_for_the_pods() -> None:
+    made = objects(printed("envoy-gateway", "--version=1.9", "--endpoints=eds", "--pool=llama"))
+    named = {(one["kind"], one["metadata"]["name"]) for one in made}
+    assert ("Service", "llama") not in named
+    assert {("Service", "inference-gateway-xds"), ("Backend", "llama")} <= named
 
 
 def test_the_naming_scheme_decides_what_patches_are_for() -> None:
@@ -138,6 +182,8 @@ def test_each_version_gets_what_it_can_do() -> None:
         (("envoy-gateway", "--version=1.9", "--pool=Llama"), "lower-case"),
         (("envoy-gateway", "--version=1.9", "--pool=a'b"), "lower-case"),
         (("envoy-gateway", "--version=1.4", "--xds-name-scheme-v2"), "1.5 and later"),
+        (("envoy-gateway", "--version=1.7", "--endpoints=eds"), "1.8 or later"),
+        (("envoy-gateway", "--version=1.9", "--endpoints=eds", f"--gateway={'g' * 60}"), "-xds"),
         (("envoy-gateway", "--version=1.9", "--image=a b"), "registry/name:tag"),
         (("plain-envoy", "--port=80"), "1024 or higher"),
         (("plain-envoy", "--port=70000"), "from 1 to 65535"),
@@ -155,7 +201,7 @@ def workloads() -> list[dict[str, Any]]:
         for one in (
             *of_directory("plain-envoy/overlays/simulated"),
             *of_directory(
-                *(f"envoy-gateway/overlays/v{version}-simulated" for version in VERSIONS)
+                *(f"envoy-gateway/overlays/{directory}-simulated" for directory in DIRECTORIES)
             ),
         )
         if one["kind"] in ("Deployment", "StatefulSet")
