@@ -4,7 +4,8 @@
 
     work = prompts not prefilled yet
          + decode_tokens * requests there
-         + memory_tokens * usage / (1 - usage) of the KV cache * (1 + backlog)
+         + memory_tokens * usage / (1 - usage) of the KV cache
+           (where memory is short: * (1 + backlog))
 
 *Requests there* are those in flight from here, or the queue that the server reports if that is
 longer. The last term is the wait for memory, as of a queue: nothing while there is room, and at
@@ -22,6 +23,9 @@ DECODE_TOKENS = 256.0
 """What one request in flight is worth in prompt tokens: it makes every step of the batch longer."""
 MEMORY_TOKENS = 2400.0
 """What the KV cache being half in use is worth: 0.15 s of prefill."""
+_SHORT = 4.0
+"""Memory pressure from which on who waits, waits for memory: 80 % in use. With more room it is for
+a step of the batch, which is soon over."""
 
 
 def work_of(
@@ -33,6 +37,7 @@ def work_of(
     return [
         c.prefill_tokens
         + decode_tokens * (c.in_flight if c.in_flight > c.queue else c.queue)
-        + memory_tokens * c.memory_pressure * (1 + c.backlog)
+        + memory_tokens
+        * (c.memory_pressure if c.memory_pressure < _SHORT else c.memory_pressure * (1 + c.backlog))
         for c in candidates
     ]

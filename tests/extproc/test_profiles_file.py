@@ -98,7 +98,8 @@ profiles:
     filters:
       - sheddable-capacity-filter
       - adapter-affinity-filter
-      - prefix-cache-affinity-filter: {recomputeFactor: 3}
+      - prefix-cache-affinity-filter:
+          {affinityThreshold: 0.5, multimodalAffinityThreshold: 0.5, recomputeFactor: 3}
       - cold-prompt-spread-filter: {slack: 1}
     scorers:
       - least-work-scorer: {decodeTokens: 256, memoryTokens: 2400}

@@ -176,7 +176,7 @@ def test_a_full_cache_is_work_as_a_queue_for_memory_would_be() -> None:
     assert work_of([half, most, full], memory_tokens=100) == pytest.approx([100, 900, 9900])
     short = pod(4, Signals(waiting=1, kv_usage=0.85))  # what is free there is not enough for them
     roomy = pod(5, Signals(waiting=1, kv_usage=0.5))
-    assert work_of([short, roomy], 0, 100) == pytest.approx([2 * 9900, 2 * 100])
+    assert work_of([short, roomy], 0, 100) == pytest.approx([2 * 9900, 100])
 
 
 def test_where_all_are_full_the_shortest_queue_for_memory_wins_over_the_fewest_requests() -> None:
@@ -305,6 +305,13 @@ def test_a_prompt_stays_where_it_is_cached_until_that_is_saturated() -> None:
     asked.multimodal = True
     assert kept(step, pods, asked) == [0, 1]
     assert kept(step, pods) == [0, 1, 2]
+
+
+def test_default_keeps_a_long_system_prompt_together_that_is_just_below_four_fifths() -> None:
+    busy, idle = pod(0, in_flight=8), pod(1)
+    asked = request(tokens=5000, cached={busy: 3968})
+    [chosen] = PROFILES["default"]().decide(asked, [busy, idle], 1).endpoints
+    assert chosen is busy
 
 
 def test_a_prefix_is_computed_again_where_that_costs_less_than_to_wait() -> None:
