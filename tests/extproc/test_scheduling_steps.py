@@ -308,7 +308,8 @@ def test_a_prompt_stays_where_it_is_cached_until_that_is_saturated() -> None:
 
 
 def test_default_keeps_a_long_system_prompt_together_that_is_just_below_four_fifths() -> None:
-    busy, idle = pod(0, in_flight=8), pod(1)
+    busy, idle = pod(0, in_flight=14), pod(1)
+    busy.cold_tokens = 4000
     asked = request(tokens=5000, cached={busy: 3968})
     [chosen] = PROFILES["default"]().decide(asked, [busy, idle], 1).endpoints
     assert chosen is busy
