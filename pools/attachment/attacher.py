@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pools.attachment.listeners import attach_gateway
 from pools.attachment.references import References, Refusal, service_facts
 from pools.attachment.routes import RouteOutcome, attach_route
 from pools.attachment.values import (
+    AttachedGateway,
     AttachedPool,
     Attachments,
     Condition,
@@ -68,8 +69,9 @@ class Attacher:
         if last is not None and last.routes == world.routes:
             return last.attachments
         references = References(world, self._own_pickers)
-        outcomes = _routes(world, references, last.outcomes if last else {})
-        attachments = _attachments(world, references, outcomes)
+        gateways = {one.name: attach_gateway(one, references) for one in world.gateways}
+        outcomes = _routes(world, gateways, references, last.outcomes if last else {})
+        attachments = _attachments(world, gateways, references, outcomes)
         self._last = _Last(inputs, world.routes, references, outcomes, attachments)
         return attachments
 
@@ -83,12 +85,15 @@ def _services_changed(last: _Last, world: World) -> bool:
 
 
 def _routes(
-    world: World, references: References, before: Mapping[ObjectName, RouteOutcome]
+    world: World,
+    attached: Mapping[ObjectName, AttachedGateway],
+    references: References,
+    before: Mapping[ObjectName, RouteOutcome],
 ) -> dict[ObjectName, RouteOutcome]:
     gateways = {gateway.name: gateway for gateway in world.gateways}
     served = {
-        name: frozenset(one.listener.name for one in attach_gateway(gateway, references, {}).served)
-        for name, gateway in gateways.items()
+        name: frozenset(one.listener.name for one in gateway.served)
+        for name, gateway in attached.items()
     }
     outcomes: dict[ObjectName, RouteOutcome] = {}
     for route in world.routes:
@@ -103,15 +108,26 @@ def _routes(
 
 
 def _attachments(
-    world: World, references: References, outcomes: Mapping[ObjectName, RouteOutcome]
+    world: World,
+    gateways: Mapping[ObjectName, AttachedGateway],
+    references: References,
+    outcomes: Mapping[ObjectName, RouteOutcome],
 ) -> Attachments:
     counts = Counter(joined for outcome in outcomes.values() for joined in outcome.listeners)
-    gateways = {}
-    for gateway in world.gateways:
-        of_listeners = {one.name: counts[gateway.name, one.name] for one in gateway.listeners}
-        gateways[gateway.name] = attach_gateway(gateway, references, of_listeners)
+    counted = {name: _with_routes(gateway, counts) for name, gateway in gateways.items()}
     routes = {name: outcome.attached for name, outcome in outcomes.items()}
-    return Attachments(gateways, routes, _pools(world, references, outcomes.values()))
+    return Attachments(counted, routes, _pools(world, references, outcomes.values()))
+
+
+def _with_routes(
+    gateway: AttachedGateway, counts: Mapping[tuple[ObjectName, str], int]
+) -> AttachedGateway:
+    """``counts``: how many routes are attached, by Gateway and listener."""
+    listeners = tuple(
+        replace(one, routes=counts.get((gateway.name, one.listener.name), 0))
+        for one in gateway.listeners
+    )
+    return replace(gateway, listeners=listeners)
 
 
 def _pools(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 from pools.model import (
+    HTTP_TOKEN,
+    REDIRECTS,
     Filters,
     HeaderChanges,
     PathChange,
@@ -14,10 +16,8 @@ from pools.model import (
 )
 
 HOST = ("host", ":authority")
-REDIRECTS = (301, 302, 303, 307, 308)
 
 _NONE = Filters()
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NOT_IN_A_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _NOT_IN_A_PATH = re.compile(r"[^!-~]|[?#]")
 
@@ -56,7 +56,7 @@ def _problem_of_changes(changes: HeaderChanges) -> str:
         if name.lower() in HOST:
             return f"the header {name} can only be set, not added to or removed"
     for name in (*(name for name, _ in (*changes.set, *changes.add)), *changes.remove):
-        if not _TOKEN.fullmatch(name) and name.lower() not in HOST:
+        if not HTTP_TOKEN.fullmatch(name) and name.lower() not in HOST:
             return f"{name!r} is not a header name that HTTP allows"
     for name, value in (*changes.set, *changes.add):
         if _NOT_IN_A_VALUE.search(value):

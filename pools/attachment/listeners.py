@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pools.attachment.references import References, Refusal
@@ -11,14 +11,11 @@ from pools.attachment.values import AttachedGateway, AttachedListener, Condition
 from pools.model import Gateway, GatewayListener, ListenerProtocol, TlsCertificate
 
 
-def attach_gateway(
-    gateway: Gateway, references: References, routes: Mapping[str, int]
-) -> AttachedGateway:
-    """``routes``: how many are attached to each listener, by its name."""
+def attach_gateway(gateway: Gateway, references: References) -> AttachedGateway:
+    """Without the numbers of routes, which depend on what this comes to."""
     conflicts = _conflicts(gateway.listeners)
     listeners = tuple(
-        _listener(gateway, one, conflicts.get(one.name), references, routes.get(one.name, 0))
-        for one in gateway.listeners
+        _listener(gateway, one, conflicts.get(one.name), references) for one in gateway.listeners
     )
     return AttachedGateway(gateway.name, listeners, _of_gateway(listeners))
 
@@ -34,7 +31,6 @@ def _listener(
     listener: GatewayListener,
     conflict: Refusal | None,
     references: References,
-    routes: int,
 ) -> AttachedListener:
     certificates = _certificates(gateway, listener, references)
     refused = conflict
@@ -51,8 +47,7 @@ def _listener(
         listener,
         served,
         certificates.usable,
-        routes,
-        (
+        conditions=(
             _condition("Accepted", refused),
             Condition("Programmed", True, "Programmed")
             if served

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pools.kubernetes.kinds import SOURCE
+from pools.kubernetes.moments import rfc3339
 from pools.model import Problem, Severity
 
 FORBIDDEN = 403
@@ -72,13 +73,13 @@ class Outages:
         for status, failure in sorted(self._first.items()):
             yield _problem(
                 f"the API server {url or '(not found yet)'} {_OF_THE_SERVER[status]} since"
-                f" {_time(failure.since)} ({failure.reason}); what it said last stays in effect"
+                f" {rfc3339(failure.since)} ({failure.reason}); what it said last stays in effect"
                 f"{_advice(status)}"
             )
         for what, failure in sorted(self._failures.items()):
             if failure.status in _OF_THE_SERVER:
                 continue
-            begin = f"{what} cannot be read since {_time(failure.since)} ({failure.reason});"
+            begin = f"{what} cannot be read since {rfc3339(failure.since)} ({failure.reason});"
             advice = _advice(failure.status)
             if what in never_read:
                 message = f"{begin} none is known, as if there were none{advice}, if any is needed"
@@ -97,7 +98,3 @@ def _advice(status: int) -> str:
 
 def _problem(message: str) -> Problem:
     return Problem(Severity.ERROR, message, source=SOURCE)
-
-
-def _time(moment: datetime.datetime) -> str:
-    return moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -21,15 +21,22 @@ from pools.manifests.fields import (
     unique,
     word,
 )
-from pools.model import Filters, HeaderChanges, PathChange, PathChangeType, Redirect, UrlRewrite
+from pools.model import (
+    HTTP_TOKEN,
+    REDIRECTS,
+    Filters,
+    HeaderChanges,
+    PathChange,
+    PathChangeType,
+    Redirect,
+    UrlRewrite,
+)
 
 PATH = re.compile(r"/(?:[-A-Za-z0-9/._~!$&'()*+,;=:@]|%[0-9a-fA-F]{2})*")
-REDIRECTS = (301, 302, 303, 307, 308)
 
-_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+")
 _PRECISE_HOST = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
-token = text("an HTTP header name", _TOKEN, high=256)
+token = text("an HTTP header name", HTTP_TOKEN, high=256)
 _header_value = text(
     "a header's value without line breaks",
     re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*"),
@@ -88,7 +95,7 @@ def _filter(fields: Fields, of_backend: bool) -> tuple[str, object]:
 def _protected(changes: HeaderChanges) -> list[str]:
     """Headers that Envoy lets nobody change in this way."""
     names = [*(name for name, _ in (*changes.set, *changes.add)), *changes.remove]
-    return [name for name in names if name == "host" or not _TOKEN.fullmatch(name)]
+    return [name for name in names if name == "host" or not HTTP_TOKEN.fullmatch(name)]
 
 
 _headers = list_of(

@@ -42,6 +42,8 @@ from pools.model.inference import (
 )
 from pools.model.objects import DEFAULT_NAMESPACE, ObjectName, Origin, Problem, Severity
 from pools.model.route import (
+    HTTP_TOKEN,
+    REDIRECTS,
     BackendKind,
     Filters,
     HeaderChanges,
@@ -64,6 +66,8 @@ from pools.model.world import World
 
 __all__ = [
     "DEFAULT_NAMESPACE",
+    "HTTP_TOKEN",
+    "REDIRECTS",
     "AbsentEndpoint",
     "AllowedRoutes",
     "AppProtocol",

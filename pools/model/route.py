@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass
 
 from pools.model.objects import ObjectName, Origin
+
+HTTP_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""What the name of a header or method may be (RFC 9110 5.6.2), as a whole."""
+REDIRECTS = (301, 302, 303, 307, 308)
+"""Statuses that a redirect may have."""
 
 
 class PathMatchType(enum.StrEnum):

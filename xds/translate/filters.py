@@ -14,7 +14,6 @@ from envoy_data_plane.envoy.config.route import v3 as route
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
 from pools.attachment.filters import HOST
-from pools.attachment.filters import problem_of_filters as problem_of_filters
 from pools.model import (
     Filters,
     HeaderChanges,
@@ -77,7 +76,9 @@ def host_of(filters: Filters) -> str:
     return next((value for name, value in changes if name.lower() in HOST), "")
 
 
-def rewrite_path(action: route.RouteAction, change: PathChange, match: RouteMatch) -> None:
+def rewrite_path(
+    action: route.RouteAction | route.RedirectAction, change: PathChange, match: RouteMatch
+) -> None:
     prefix, expression = _rewrite(change, match)
     if expression is not None:
         action.regex_rewrite = expression
@@ -110,11 +111,7 @@ def redirect_action(
         if redirect.path.type is PathChangeType.FULL:
             message.path_redirect = redirect.path.value
         else:
-            prefix, expression = _rewrite(redirect.path, match)
-            if expression is not None:
-                message.regex_rewrite = expression
-            else:
-                message.prefix_rewrite = prefix
+            rewrite_path(message, redirect.path, match)
     return message
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from pools.model import PathMatchType, RouteMatch, ValueMatch, ValueMatchType
+from pools.model import HTTP_TOKEN, PathMatchType, RouteMatch, ValueMatch, ValueMatchType
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NOT_RE2 = re.compile(r"(?<!\\)(?:\\\\)*(\(\?(?:[=!>(#]|<[=!]|P=)|\\[1-9Z])")
 
 MatchRank = tuple[int, int, int, int, int]
@@ -52,7 +51,7 @@ def problem_of_match(match: RouteMatch) -> str:
     ):
         return f"the path {path.value!r} must begin with / and hold neither ? nor #"
     for name in (*(header.name for header in match.headers), match.method or "GET"):
-        if not is_token(name):
+        if not HTTP_TOKEN.fullmatch(name):
             return f"{name!r} is not a name that HTTP allows"
     patterns = [path.value] if path.type is PathMatchType.REGEX else []
     values = (*match.headers, *match.query)
@@ -66,8 +65,3 @@ def problem_of_match(match: RouteMatch) -> str:
         if unsupported:
             return f"{pattern!r}: Envoy's regular expressions (RE2) have no {unsupported[1]!r}"
     return ""
-
-
-def is_token(name: str) -> bool:
-    """Whether HTTP allows this as the name of a header or a method."""
-    return _TOKEN.fullmatch(name) is not None

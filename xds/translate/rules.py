@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from pools.attachment import AttachedPool
+from pools.attachment.filters import problem_of_filters
 from pools.model import (
     BackendKind,
     BodyMode,
@@ -20,7 +21,6 @@ from pools.model import (
     ValueMatch,
     ValueMatchType,
 )
-from xds.translate.filters import problem_of_filters
 from xds.translate.matches import match_rank, normal, problem_of_match
 from xds.translate.names import POOL_HEADER
 from xds.translate.table import (

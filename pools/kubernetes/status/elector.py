@@ -12,6 +12,7 @@ import msgspec
 import structlog
 
 from pools.kubernetes.connection import ApiError, Connection, UnreachableError
+from pools.kubernetes.moments import micro_time
 from pools.kubernetes.status.document import mapping
 from pools.kubernetes.status.election import DURATION, RETRY, Election, Record
 
@@ -103,7 +104,7 @@ class Elector:
 
     async def _claim(self, now: float) -> bool:
         found = await self._read()
-        time = _micro_time(self._now())
+        time = micro_time(self._now())
         if found is None:
             claimed = self._election.claim(None, "", now, time)
             if claimed is None:
@@ -124,7 +125,7 @@ class Elector:
         if found is None:
             return
         metadata, record = found
-        released = self._election.release(record, _micro_time(self._now()))
+        released = self._election.release(record, micro_time(self._now()))
         if released is not None:
             await self._send("PUT", f"{self._path}/{self._name}", metadata, released)
 
@@ -162,7 +163,3 @@ class Elector:
         if why != self._failing:
             self._failing = why
             log.warning("no lease, so no status is written", why=why, fix=advice)
-
-
-def _micro_time(moment: datetime.datetime) -> str:
-    return moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

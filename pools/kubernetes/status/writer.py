@@ -22,6 +22,7 @@ from pools.attachment import OWN_PICKERS, Attacher, Attachments
 from pools.kubernetes.backoff import delay
 from pools.kubernetes.connection import MERGE_PATCH, ApiError, Connection, UnreachableError
 from pools.kubernetes.credentials import Credentials
+from pools.kubernetes.moments import micro_time, rfc3339
 from pools.kubernetes.source import CONTROLLER
 from pools.kubernetes.status.composition import compose
 from pools.kubernetes.status.document import mapping
@@ -283,7 +284,7 @@ class StatusWriter:
         target = Target(kind, version, name)
         report = self._ledger.expected(target, str(metadata.get("uid")))
         if report is not None:
-            said = report.patch(current, ours, self._time()) is None
+            said = report.patch(current, ours, rfc3339(self._now())) is None
             self._ledger.found(target, report, said=said)
 
     async def _write(
@@ -311,7 +312,7 @@ class StatusWriter:
             metadata = mapping(current.get("metadata"))
             if metadata.get("uid") != report.uid:
                 return  # Another object by now, of which a newer World tells.
-            patch = report.patch(current, ours, self._time())
+            patch = report.patch(current, ours, rfc3339(self._now()))
             if patch is None:
                 return
             document = {
@@ -349,7 +350,7 @@ class StatusWriter:
     async def _tell(self, connection: Connection, grievance: Grievance) -> None:
         if "events" in self._denied:
             return
-        event = grievance.event(self._settings.controller, self._identity, self._micro_time())
+        event = grievance.event(self._settings.controller, self._identity, micro_time(self._now()))
         await self._go()
         try:
             path = events_path(grievance.namespace)
@@ -366,12 +367,6 @@ class StatusWriter:
         wait = self._pace.wait(self._clock())
         if wait > 0:
             await asyncio.sleep(wait)
-
-    def _time(self) -> str:
-        return self._now().astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-    def _micro_time(self) -> str:
-        return self._now().astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 @dataclass(frozen=True, slots=True)
