@@ -79,20 +79,16 @@ def _recomputing_pays(
     factor: float,
 ) -> bool:
     # What is short of memory is left out of this: a copy elsewhere would take more of it.
-    prompt, cached = request.prompt_tokens, request.prefix.tokens_of
-    works = work_of(sticky, memory_tokens=0.0)
-    here = prompt + min([w - cached(c) for w, c in zip(works, sticky, strict=True)])
-    most = max([cached(c) for c in sticky])
+    prompt, tokens_of_each = request.prompt_tokens, request.prefix.tokens_of_each
+    cached = tokens_of_each(sticky)
+    here: float = prompt + min(map(sub, work_of(sticky, memory_tokens=0.0), cached))
     # Nobody has less than no work, nor more cached than these: mostly that settles it.
-    if here <= factor * (prompt - most):
+    if here <= factor * (prompt - max(cached)):
         return False
-    held = request.prefix.held().get
     kept = set(sticky)
     others = [c for c in candidates if c not in kept]
-    works = work_of(others, memory_tokens=0.0)
-    return here > min(
-        [w + factor * (prompt - held(c, 0)) for w, c in zip(works, others, strict=True)]
-    )
+    works, held = work_of(others, memory_tokens=0.0), tokens_of_each(others)
+    return here > min([w + factor * (prompt - h) for w, h in zip(works, held, strict=True)])
 
 
 def cold_prompt_spread(

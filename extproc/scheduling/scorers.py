@@ -6,6 +6,7 @@ Names and formulas are llm-d's where it has the scorer, so that weights mean the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import sub
 
 from extproc.scheduling.candidate import Candidate
 from extproc.scheduling.profile import SchedulingRequest, Scorer
@@ -39,8 +40,7 @@ def least_work(
         work = work_of(candidates, decode_tokens, memory_tokens)
         if request.prefix.longest:
             # The prompt is the same for all, so only what of it is cached makes a difference.
-            cached = request.prefix.held().get
-            work = [w - cached(c, 0) for w, c in zip(work, candidates, strict=True)]
+            work = list(map(sub, work, request.prefix.tokens_of_each(candidates)))
         return _lower_is_better(work)
 
     return Scorer("least-work-scorer", apply, weight, uses_prefix=True)
