@@ -23,7 +23,7 @@ _NOT_IN_A_PATH = re.compile(r"[^!-~]|[?#]")
 
 
 def problem_of_filters(filters: Filters, match: RouteMatch | None = None) -> str:
-    """Why a rule (or one of its backends) with these filters cannot be served as it is meant, or
+    """Why a rule with these filters cannot be served as it is meant, or
     Envoy would reject the whole table; empty if neither. ``match``: to which they apply."""
     if filters == _NONE:
         return ""
@@ -44,6 +44,14 @@ def problem_of_filters(filters: Filters, match: RouteMatch | None = None) -> str
         if change is not None and (problem := _problem_of_path(change, match)):
             return problem
     return ""
+
+
+def problem_of_backend_filters(filters: Filters) -> str:
+    """The same for those of a single backend."""
+    problem = problem_of_filters(filters)
+    if not problem and (filters.rewrite is not None or filters.redirect is not None):
+        return "for one backend only headers can be changed; move the filter to the rule"
+    return problem
 
 
 def are_incompatible(filters: Filters) -> bool:

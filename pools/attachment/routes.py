@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pools.attachment.filters import are_incompatible, problem_of_filters
+from pools.attachment.filters import (
+    are_incompatible,
+    problem_of_backend_filters,
+    problem_of_filters,
+)
 from pools.attachment.hostnames import share_any
 from pools.attachment.references import References, Refusal
 from pools.attachment.values import AttachedParent, AttachedRoute, Condition
@@ -171,7 +175,7 @@ def _rules(route: HTTPRoute, references: References) -> _Rules:
             if why is not None:
                 lost[backend] = why.message
                 unresolved.append(Refusal(why.reason, f"{at}: {why.message}"))
-            elif problem := problem_of_filters(backend.filters):
+            elif problem := problem_of_backend_filters(backend.filters):
                 lost[backend] = f"filters: {problem}"
                 invalid.append(Refusal("UnsupportedValue", f"{at}.filters: {problem}"))
     conditions = [_resolved(unresolved)]

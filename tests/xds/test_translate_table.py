@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from pools.attachment import covers, shared_hostname
+from pools.attachment import attach, covers, shared_hostname
 from pools.model import (
     BackendKind,
     BodyMode,
@@ -23,7 +23,7 @@ from pools.model import (
     ValueMatch,
     ValueMatchType,
 )
-from tests.xds.worlds import exact, name, pool, prefix, regex, route, rule, to
+from tests.xds.worlds import exact, name, pool, prefix, regex, route, rule, to, world
 from xds.translate.rules import Attached, Backends, Listens
 from xds.translate.table import (
     Answer,
@@ -44,7 +44,8 @@ HTTP = GatewayListener("http", 80)
 def table(*routes: HTTPRoute, listeners: tuple[GatewayListener, ...] = (HTTP,)) -> Table:
     """Every route attached to every listener."""
     sections = frozenset(listener.name for listener in listeners)
-    attached = [Attached(one, sections) for one in routes]
+    described = attach(world(LLAMA, QWEN, routes=routes)).routes.values()
+    attached = [Attached(one.route, sections, one.lost, one.refused) for one in described]
     return table_for(listeners, attached, backends(LLAMA, QWEN), Listens(80))
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from pools.attachment import AttachedPool
-from pools.attachment.filters import problem_of_filters
 from pools.model import (
     BackendKind,
     BodyMode,
@@ -51,7 +50,7 @@ _CANNOT_ASK = Answer(500, "route_by_model", "This gateway's Envoy cannot choose 
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """A route and the listeners of one port that serve it."""
+    """A route and the listeners of one port that serve it, as :mod:`pools.attachment` says."""
 
     route: HTTPRoute
     sections: frozenset[str]
@@ -70,23 +69,14 @@ class Backends:
     attached: Mapping[ObjectName, AttachedPool] = field(default_factory=dict)
 
     def target(self, backend: RouteBackend) -> Target | str:
-        """Where a share goes, or why it cannot."""
-        what = f"{backend.kind} {backend.name}"
-        problem = problem_of_filters(backend.filters)
-        if not problem and (backend.filters.rewrite or backend.filters.redirect):
-            problem = "for one backend only headers can be changed; move the filter to the rule"
-        if problem:
-            return f"{what} cannot be used: {problem}"
+        """Where the share of a backend that is not lost goes, or why it cannot."""
         if backend.kind is BackendKind.SERVICE:
-            if backend.port is None:
-                return f"{what} has no port; set backendRefs.port"
+            assert backend.port is not None, "or it would be lost"
             return ServiceTarget(backend.name, backend.port, backend.weight, backend.filters)
-        pool = self.pools.get(backend.name)
-        if pool is None:
-            return f"{what} does not exist; create it or correct the name"
+        pool = self.pools[backend.name]
         attached = self.attached.get(pool.name)
         if attached is not None and attached.invalid:
-            return f"{pool.origin or what}: {attached.invalid}"
+            return f"{pool.origin or f'{backend.kind} {backend.name}'}: {attached.invalid}"
         return self.pool(pool, backend.weight, backend.filters)
 
     def pool(
@@ -131,9 +121,8 @@ def ranked_entries(
                 continue
             name = f"{route.name}/{i}/{j}"
             rank = *match_rank(match), route.created or "~", route.name, i, j
-            problem = attached.refused.get(i) or problem_of_filters(rule.filters, match)
-            if problem:
-                notes.append(f"{where}: {problem}. Until then its requests are answered with 500")
+            if why := attached.refused.get(i):
+                notes.append(f"{where}: {why}. Until then its requests are answered with 500")
                 entries: Iterable[Entry] = (Entry(name, match, _NOT_SERVED),)
             elif rule.filters.redirect is not None:
                 redirection = Redirection(rule.filters, listens.scheme, listens.port)
