@@ -20,7 +20,6 @@ from extproc.debug.rows import (
     index_row,
     load_row,
     pool_row,
-    problem_row,
     profiles_row,
 )
 from extproc.director import Director
@@ -76,7 +75,7 @@ class FleetView:
             "pools": pools,
             "endpoints": rows,
             "absent": [absent_row(one) for one in world.absent] if world is not None else [],
-            "problems": [problem_row(one) for one in world.problems] if world is not None else [],
+            "problems": [one.parts() for one in world.problems] if world is not None else [],
             "profiles": profiles_row(self._profiles),
             "prefix_index": index_row(fleet.load),
             "open_requests": len(director.ledger),

@@ -7,7 +7,7 @@ from extproc.profiles import ProfilesFile
 from extproc.scheduling.load import Load
 from extproc.scheduling.profile import Profile
 from extproc.scheduling.signals import SIGNAL_NAMES
-from pools.model import AbsentEndpoint, Problem
+from pools.model import AbsentEndpoint
 
 Json = dict[str, object]
 
@@ -109,21 +109,6 @@ def absent_row(absent: AbsentEndpoint) -> Json:
         "pool": str(absent.pool) if absent.pool is not None else None,
         "address": absent.address or None,
         "origin": str(absent.origin) if absent.origin is not None else None,
-    }
-
-
-def problem_row(problem: Problem) -> Json:
-    """A problem as one line, and in its parts."""
-    origin = problem.origin
-    line = problem.line if problem.line is not None or origin is None else origin.line
-    return {
-        "severity": problem.severity.value,
-        "text": str(problem),
-        "message": problem.message,
-        "object": f"{origin.kind} {origin.name}" if origin is not None else "",
-        "source": problem.source or (origin.source if origin is not None else ""),
-        "line": line,
-        "field": problem.field,
     }
 
 

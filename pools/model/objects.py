@@ -73,10 +73,29 @@ class Problem:
     field: str = ""
     """Path of the field at fault, such as ``spec.targetPorts[0].number``."""
 
+    def parts(self) -> dict[str, object]:
+        """For JSON: the problem as one line, and what that is made of."""
+        source, line, what = self._place()
+        return {
+            "severity": self.severity.value,
+            "text": str(self),
+            "message": self.message,
+            "object": what,
+            "source": source,
+            "line": line,
+            "field": self.field,
+        }
+
+    def _place(self) -> tuple[str, int | None, str]:
+        """Source, line and object."""
+        origin = self.origin
+        if origin is None:
+            return self.source, self.line, ""
+        line = self.line if self.line is not None else origin.line
+        return self.source or origin.source, line, f"{origin.kind} {origin.name}"
+
     def __str__(self) -> str:
-        source = self.source or (self.origin.source if self.origin else "")
-        line = self.line if self.line is not None else (self.origin.line if self.origin else None)
+        source, line, what = self._place()
         where = f"{source}:{line}" if source and line is not None else source
-        what = f"{self.origin.kind} {self.origin.name}" if self.origin else ""
         head = " ".join(part for part in (where and f"{where}:", what, self.field) if part)
         return f"{head.removesuffix(':')}: {self.message}" if head else self.message

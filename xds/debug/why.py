@@ -13,7 +13,6 @@ from functools import lru_cache
 from pools.model import AbsentEndpoint, Endpoint, InferencePool, Problem, World, host_port, is_ip
 from xds.debug.chronicle import Departure
 from xds.debug.nodes import time_json
-from xds.debug.world import problem_json
 from xds.provider import Variant
 from xds.resource import CLUSTER, ENDPOINT, Resource
 from xds.status import NodeStatus, StreamStatus, TypeStatus
@@ -261,13 +260,13 @@ def _absence(query: str, evidence: Evidence) -> Iterator[Json]:
         }
     named, others = _split(query, evidence.world.problems)
     for problem in named:
-        yield {"reason": "problem", "text": str(problem), "problem": problem_json(problem)}
+        yield {"reason": "problem", "text": str(problem), "problem": problem.parts()}
     if last is None and not named:
         for problem in others[:_HINTS]:
             yield {
                 "reason": "possible",
                 "text": str(problem),
-                "problem": problem_json(problem),
+                "problem": problem.parts(),
             }
     pool = next((p for n, p in evidence.world.pools.items() if query in (str(n), n.name)), None)
     if pool is not None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from pools.model import AbsentEndpoint, ObjectName, Problem, World
+from pools.model import AbsentEndpoint, ObjectName, World
 from xds.debug.redact import redacted
 
 
@@ -33,7 +33,7 @@ def world_json(world: World) -> dict[str, object]:
         "rewrites": [plain(one) for one in world.rewrites],
         "routes": [redacted(plain(one)) for one in world.routes],
         "gateways": [plain(one) for one in world.gateways],
-        "problems": [problem_json(problem) for problem in world.problems],
+        "problems": [problem.parts() for problem in world.problems],
         "absent": [absent_json(one) for one in world.absent],
     }
 
@@ -46,23 +46,6 @@ def absent_json(absent: AbsentEndpoint) -> dict[str, object]:
         "pool": str(absent.pool) if absent.pool is not None else "",
         "reason": absent.reason,
         "origin": str(absent.origin) if absent.origin is not None else "",
-    }
-
-
-def problem_json(problem: Problem) -> dict[str, object]:
-    """A problem as one line, and in its parts."""
-    origin = problem.origin
-    line = problem.line
-    if line is None and origin is not None:
-        line = origin.line
-    return {
-        "severity": problem.severity.value,
-        "text": str(problem),
-        "message": problem.message,
-        "object": f"{origin.kind} {origin.name}" if origin is not None else "",
-        "source": problem.source or (origin.source if origin is not None else ""),
-        "line": line,
-        "field": problem.field,
     }
 
 
