@@ -38,6 +38,13 @@ from inspection.assets import WebPages
 from inspection.live import Live
 from pools.model import ObjectName
 
+_WITHOUT_SCRIPT = (
+    "/debug/fleet",
+    "/debug/decisions",
+    "/debug/queues",
+    "/debug/profiles",
+    "/debug/config",
+)
 PAGES: Mapping[str, str] = {
     "/ui": "the same as web pages",
     "/debug/fleet": "pools, endpoints, absent ones and problems, all at one moment",
@@ -119,7 +126,7 @@ class _Pages:
         self._admission = admission
         self._config = config
         self._live = live
-        self._web = WebPages("extproc.debug")
+        self._web = WebPages("extproc.debug", "picker", _WITHOUT_SCRIPT)
         self._fleet = FleetView(director, ready, profiles, clock)
         self._offset = time.time() - clock()
         self._started = self._shown(clock())

@@ -45,6 +45,13 @@ from xds.resource import version_of
 from xds.snapshot import Snapshot
 from xds.status import GroupStatus, NodeStatus, SnapshotStatus, TypeStatus, XdsStatus
 
+_WITHOUT_SCRIPT = (
+    "/debug/xds/status",
+    "/debug/world",
+    "/debug/xds/snapshots",
+    "/debug/xds/nodes",
+    "/debug/xds/history",
+)
 PAGES: Mapping[str, str] = {
     "/ui": "the same as web pages",
     "/debug/xds/status": "the server at a glance: nodes by state, problems, the last change",
@@ -136,7 +143,7 @@ class _Pages:
     def __init__(self, subject: Subject, envoy_admins: Collection[str]) -> None:
         self._subject = subject
         self._envoy_admins = envoy_admins
-        self._web = WebPages("xds.debug")
+        self._web = WebPages("xds.debug", "xDS", _WITHOUT_SCRIPT)
 
     async def index(self, request: Request) -> Response:
         if (
