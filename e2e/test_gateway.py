@@ -162,7 +162,7 @@ async def test_paths_and_hosts_are_rewritten_as_the_gateway_api_says(
     ]
     rules.append(rule(prefix("/full"), changed(PathChangeType.FULL, r"/new/\1/x")))
     rules.append(rule(prefix("/host"), Filters(rewrite=UrlRewrite("inner.test"))))
-    rules.append(rule(prefix("/"), changed(PathChangeType.PREFIX, "/root")))
+    rules.append(rule(prefix("/"), changed(PathChangeType.PREFIX, "/base")))
     async with http_pod("web") as at:
         described = world(port, *rules, at=service(("127.0.0.1", at)))
         async with serving(described, port, tmp_path) as gateway:
@@ -170,7 +170,7 @@ async def test_paths_and_hosts_are_rewritten_as_the_gateway_api_says(
                 assert (await gateway.asked(asked))["path"] == expected, asked
             assert (await gateway.asked("/full/a/b?q=1"))["path"] == r"/new/\1/x?q=1"
             assert (await gateway.asked("/host"))["host"] == "inner.test"
-            assert (await gateway.asked("/other"))["path"] == "/root/other"
+            assert (await gateway.asked("/other"))["path"] == "/base/other"
 
 
 async def test_headers_are_set_added_and_removed_for_a_rule_and_for_one_backend_of_it(

@@ -3,43 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import ssl
 import warnings
 from collections.abc import Sequence
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from pools.model import ObjectName, TlsCertificate
+from tests.certificates import self_signed
 
 
 def certificate(name: str, *hosts: str) -> TlsCertificate:
     """A new one for these hosts."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, hosts[0])])
-    now = datetime.datetime.now(datetime.UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=2))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(h) for h in hosts]), False)
-        .sign(key, hashes.SHA256())
-    )
-    return TlsCertificate(
-        ObjectName.parse(name),
-        signed.public_bytes(serialization.Encoding.PEM),
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        ),
-    )
+    made = self_signed(*hosts)
+    return TlsCertificate(ObjectName.parse(name), made.chain, made.key)
 
 
 def serial(found: TlsCertificate) -> int:

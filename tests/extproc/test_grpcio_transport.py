@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from extproc.transport.api import GrpcStatus, Stream
 from extproc.transport.grpcio import serve_grpcio
 from extproc.transport.tls import TlsFiles
+from tests.certificates import self_signed
 
 
 class Script:
@@ -190,29 +186,10 @@ async def test_a_taken_port_is_an_error_and_not_shared(peer: Peer) -> None:
 
 
 def certificate(folder: Path, serial: int) -> TlsFiles:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(serial)
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
+    made = self_signed("localhost", serial=serial)
     files = TlsFiles(folder / "tls.crt", folder / "tls.key")
-    files.certificate.write_bytes(built.public_bytes(serialization.Encoding.PEM))
-    files.key.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
+    files.certificate.write_bytes(made.chain)
+    files.key.write_bytes(made.key)
     return files
 
 

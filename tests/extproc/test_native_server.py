@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
 import os
 import socket
 import ssl
@@ -12,10 +11,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from structlog.testing import capture_logs
 
 from extproc.transport.h2 import Limits
@@ -23,6 +18,7 @@ from extproc.transport.listen import parse_address
 from extproc.transport.native import NativeServer, Upkeep, serve_native
 from extproc.transport.native_connection import ServerConnection
 from extproc.transport.tls import ServerTls, TlsFiles
+from tests.certificates import self_signed
 from tests.extproc.h2_peer import (
     END_HEADERS,
     GOAWAY,
@@ -147,30 +143,10 @@ async def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
 
 def write_certificate(directory: Path, name: str) -> TlsFiles:
     """A self-signed certificate for localhost."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
+    made = self_signed("localhost", name=name, authority=True)
     files = TlsFiles(directory / "tls.crt", directory / "tls.key")
-    files.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    files.key.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
+    files.certificate.write_bytes(made.chain)
+    files.key.write_bytes(made.key)
     return files
 
 

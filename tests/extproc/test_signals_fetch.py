@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from aiohttp import web
 
 from extproc.signals.fetch import MAX_PAGE_BYTES, HttpFetch, ScrapeError
 
@@ -28,6 +29,22 @@ async def pod(serve: Serve) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/metrics?x=1"
     finally:
         server.close()
+
+
+@contextlib.asynccontextmanager
+async def http_pod(
+    metrics: Callable[[web.Request], Awaitable[web.StreamResponse]],
+) -> AsyncIterator[str]:
+    app = web.Application()
+    app.router.add_get("/metrics", metrics)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    [(host, port)] = runner.addresses
+    try:
+        yield f"http://{host}:{port}/metrics"
+    finally:
+        await runner.cleanup()
 
 
 @pytest.fixture
@@ -143,3 +160,39 @@ async def test_an_ipv6_address_is_asked_without_its_brackets(fetch: HttpFetch) -
     async with server:
         port = server.sockets[0].getsockname()[1]
         assert f"Host: [::1]:{port}\r\n".encode() in await fetch(f"http://[::1]:{port}/metrics")
+
+
+async def test_pages_are_fetched_over_one_connection(fetch: HttpFetch) -> None:
+    peers: set[object] = set()
+
+    async def metrics(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        peers.add(request.transport.get_extra_info("peername"))
+        return web.Response(body=b"vllm:num_requests_waiting 1\n" * 10_000)
+
+    async with http_pod(metrics) as url:
+        for _ in range(5):
+            assert len(await fetch(url)) == 280_000
+    assert len(peers) == 1
+
+
+@pytest.mark.parametrize(("status", "alive"), [(404, True), (500, False), (503, False)])
+async def test_another_status_is_an_error(fetch: HttpFetch, status: int, alive: bool) -> None:
+    async def metrics(request: web.Request) -> web.Response:
+        return web.Response(status=status)
+
+    async with http_pod(metrics) as url:
+        with pytest.raises(ScrapeError, match=str(status)) as raised:
+            await fetch(url)
+    assert raised.value.alive is alive
+
+
+async def test_a_server_that_is_not_there_is_not_alive(fetch: HttpFetch) -> None:
+    async def metrics(request: web.Request) -> web.Response:
+        return web.Response()
+
+    async with http_pod(metrics) as url:
+        pass
+    with pytest.raises(ScrapeError) as raised:
+        await fetch(url)
+    assert not raised.value.alive

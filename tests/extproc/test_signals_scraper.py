@@ -10,10 +10,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
-from aiohttp import web
 
 from extproc.scheduling.signals import Signals
-from extproc.signals.fetch import HttpFetch, ScrapeError
+from extproc.signals.fetch import ScrapeError
 from extproc.signals.scraper import Scraper, ScrapeSettings, delay_before_next
 
 SETTINGS = ScrapeSettings(interval=0.2, timeout=1.0, max_backoff=5.0)
@@ -185,69 +184,3 @@ def test_the_interval_grows_with_the_fleet_and_old_is_relative_to_it() -> None:
 def test_settings_that_cannot_work_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match="interval"):
         ScrapeSettings(interval=0)
-
-
-# The HTTP client, against a real server.
-
-
-@asynccontextmanager
-async def http_pod(handler: object) -> AsyncIterator[str]:
-    assert callable(handler)
-    app = web.Application()
-    app.router.add_get("/metrics", handler)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    [(host, port)] = runner.addresses
-    fetch = HttpFetch()
-    await fetch.open()
-    try:
-        yield f"http://{host}:{port}/metrics"
-    finally:
-        await fetch.close()
-        await runner.cleanup()
-
-
-@pytest.fixture
-async def fetch() -> AsyncIterator[HttpFetch]:
-    client = HttpFetch()
-    await client.open()
-    yield client
-    await client.close()
-
-
-async def test_pages_are_fetched_over_one_connection(fetch: HttpFetch) -> None:
-    peers: set[object] = set()
-
-    async def metrics(request: web.Request) -> web.Response:
-        assert request.transport is not None
-        peers.add(request.transport.get_extra_info("peername"))
-        return web.Response(body=b"vllm:num_requests_waiting 1\n" * 10_000)
-
-    async with http_pod(metrics) as url:
-        for _ in range(5):
-            assert len(await fetch(url)) == 280_000
-    assert len(peers) == 1
-
-
-@pytest.mark.parametrize(("status", "alive"), [(404, True), (500, False), (503, False)])
-async def test_another_status_is_an_error(fetch: HttpFetch, status: int, alive: bool) -> None:
-    async def metrics(request: web.Request) -> web.Response:
-        return web.Response(status=status)
-
-    async with http_pod(metrics) as url:
-        with pytest.raises(ScrapeError, match=str(status)) as raised:
-            await fetch(url)
-    assert raised.value.alive is alive
-
-
-async def test_a_server_that_is_not_there_is_not_alive(fetch: HttpFetch) -> None:
-    async def metrics(request: web.Request) -> web.Response:
-        return web.Response()
-
-    async with http_pod(metrics) as url:
-        pass
-    with pytest.raises(ScrapeError) as raised:
-        await fetch(url)
-    assert not raised.value.alive

@@ -8,14 +8,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.x509.oid import NameOID
-
-PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
-BEGIN = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
-END = datetime.datetime(2090, 1, 1, tzinfo=datetime.UTC)
+from tests.certificates import END, PrivateKey, self_signed
 
 
 @dataclass(frozen=True)
@@ -40,30 +33,8 @@ def pair(
     private: PrivateKey | None = None, *, end: datetime.datetime = END, passphrase: bytes = b""
 ) -> Pair:
     """A certificate that its own key signed."""
-    private = private or ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "llm.example.com")])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(private.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(BEGIN)
-        .not_valid_after(end)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.DNSName("llm.example.com")]), critical=False
-        )
-        .sign(private, None if isinstance(private, ed25519.Ed25519PrivateKey) else hashes.SHA256())
-    )
-    encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
-    if passphrase:
-        encryption = serialization.BestAvailableEncryption(passphrase)
-    return Pair(
-        certificate.public_bytes(serialization.Encoding.PEM),
-        private.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
-        ),
-    )
+    made = self_signed("llm.example.com", private=private, end=end, passphrase=passphrase)
+    return Pair(made.chain, made.key)
 
 
 @functools.cache

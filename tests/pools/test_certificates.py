@@ -16,7 +16,8 @@ from pools.catalog import Catalog
 from pools.certificates import examine
 from pools.manifests import Manifest, read_text
 from pools.model import ObjectName, TlsCertificate, World
-from tests.pools.pairs import END, Pair, PrivateKey, good_pair, pair
+from tests.certificates import END, PrivateKey
+from tests.pools.pairs import Pair, good_pair, pair
 
 TLS = ObjectName("default", "tls")
 GATEWAY = """
