@@ -121,10 +121,10 @@ def _prefix_affinity(p: KnownFields) -> Plugin:
 
 
 def _adapter_affinity(p: KnownFields) -> Plugin:
-    penalty = p.optional("maxPenaltyMs", _milliseconds, affinity.MAX_ADAPTER_PENALTY * 1000)
-    gap = p.optional("maxRequestGap", _count, affinity.MAX_ADAPTER_GAP)
-    rate = p.optional("peakPrefillThroughput", _rate, PREFILL_RATE)
-    return Plugin(filter=lambda: affinity.adapter_affinity(penalty / 1000, gap, rate))
+    tokens = p.optional("adapterTokens", _tokens, affinity.ADAPTER_TOKENS)
+    for name in ("maxPenaltyMs", "maxRequestGap", "peakPrefillThroughput"):
+        p.without_effect(name, "adapterTokens takes its place")
+    return Plugin(filter=lambda: affinity.adapter_affinity(tokens))
 
 
 def _filter_tree(p: KnownFields) -> Plugin:

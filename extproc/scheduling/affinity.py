@@ -22,8 +22,9 @@ RECOMPUTE_FACTOR = 3.0
 """A prefix that is computed again delays all who decode there, and pushes as much out of a cache:
 so it counts for more than its own time. In ``default``; elsewhere it has to be asked for."""
 SPREAD_SLACK = 1.0
-MAX_ADAPTER_PENALTY = 2.0
-MAX_ADAPTER_GAP = 16
+ADAPTER_TOKENS = 4096.0
+"""What it costs to load an adapter, which takes a slot from others: 0.25 s of prefill, or 16
+requests in flight."""
 
 
 def prefix_affinity(
@@ -132,50 +133,55 @@ def cold_prompt_spread(
     )
 
 
-def adapter_affinity(
-    max_penalty: float = MAX_ADAPTER_PENALTY,
-    max_gap: int = MAX_ADAPTER_GAP,
-    prefill_rate: float = PREFILL_RATE,
-) -> Filter:
-    """Endpoints that have the request's LoRA adapter loaded, until they are saturated; else those
-    with room for one more.
+def adapter_affinity(adapter_tokens: float = ADAPTER_TOKENS) -> Filter:
+    """Endpoints that have the request's LoRA adapter in a slot, and with them those that have a
+    slot to spare and so much less work that loading it costs less than waiting::
 
-    Loaded: reported as running or waiting, or sent there from here lately. Saturated: the best of
-    them has prompts waiting that take over ``max_penalty`` seconds longer than elsewhere, or over
-    ``max_gap`` more requests in flight. Requests for anything but a known adapter pass.
+        work here > work there + adapter_tokens
+
+    Where every slot is in use, a request for another adapter waits until all requests of one of
+    them have ended, while the server lets others pass: that may be for ever. So it goes there only
+    if no endpoint has a slot to spare. And an endpoint where somebody waits for a slot gets no
+    more requests for an adapter that is loaded elsewhere too, so that one will be free.
+
+    Requests for anything but a known adapter pass.
     """
-    limit = max_penalty * prefill_rate
 
     def apply(request: SchedulingRequest, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
         model = request.model
         if not candidates or model not in candidates[0].known_adapters:
             return candidates
         loaded = [c for c in candidates if model in c.adapters]
-        if len(loaded) == len(candidates):
-            return candidates
-        if loaded:
-            backlog = min([c.prefill_tokens for c in loaded])
-            requests = min([c.in_flight for c in loaded])
-            if (
-                requests <= max_gap
-                or requests - _least_elsewhere(loaded, candidates, _in_flight) <= max_gap
-            ) and (
-                backlog <= limit
-                or backlog - _least_elsewhere(loaded, candidates, _prefill) <= limit
-            ):
-                return loaded
-        room = [c for c in candidates if len(c.adapters) < c.adapter_capacity]
-        return [*loaded, *[c for c in room if model not in c.adapters]] if room else candidates
+        spare = [c for c in candidates if c.adapter_slots_left > 0 and model not in c.adapters]
+        if not loaded:
+            return _to_load_it(model, spare, candidates)
+        if len(loaded) > 1:
+            loaded = [c for c in loaded if c.adapter_slots_left >= 0] or loaded
+        if spare:
+            here = min(work_of(loaded))
+            if here > adapter_tokens and here > min(work_of(spare)) + adapter_tokens:
+                return loaded + spare
+        return loaded
 
     return Filter("adapter-affinity-filter", apply, because="the adapter is not loaded there")
 
 
+def _to_load_it(
+    model: str, spare: Sequence[Candidate], candidates: Sequence[Candidate]
+) -> Sequence[Candidate]:
+    """Where an adapter should go that is in no slot: into an empty one; into one that nobody uses
+    now; where it waits already; where the fewest others wait."""
+    if spare:
+        return [c for c in spare if len(c.adapters) < c.adapter_capacity] or spare
+    waits = [c for c in candidates if model in c.adapter_requests or model in c.waiting_adapters]
+    if waits:
+        return waits
+    most = max([c.adapter_slots_left for c in candidates])
+    return [c for c in candidates if c.adapter_slots_left == most]
+
+
 def _prefill(candidate: Candidate) -> int:
     return candidate.prefill_tokens
-
-
-def _in_flight(candidate: Candidate) -> int:
-    return candidate.in_flight
 
 
 def _least_elsewhere(

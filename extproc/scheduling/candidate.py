@@ -54,6 +54,8 @@ class Candidate:
         "_unseen_now",
         "active_adapters",
         "adapter_capacity",
+        "adapter_requests",
+        "adapter_slots_left",
         "adapters",
         "backlog",
         "bit",
@@ -137,10 +139,16 @@ class Candidate:
         """Its place in the prefix index; 0: in none."""
 
         self.known_adapters = known_adapters if known_adapters is not None else set()
+        self.adapter_requests: dict[str, int] = {}
+        """Requests in flight from here for each adapter that has any."""
         self.recent_adapters: dict[str, None] = {}
         """Adapters sent there from here, the latest last: at most ``adapter_capacity``."""
+        self.adapter_slots_left = 0
+        """Slots that no request there runs with or waits for. Below 0: so many adapters wait until
+        all requests of another have ended."""
         self.adapters: frozenset[str] = _NO_ADAPTERS
-        """Adapters that are loaded there, as far as we know: active, waiting or recent."""
+        """Adapters in a slot there, as far as we know: those in use if all of them fit, with the
+        latest that no request uses now; else those that run."""
 
         self.first_tokens = 0
         """First tokens that it gave between its last two scrapes, over all who send to it."""
@@ -175,7 +183,7 @@ class Candidate:
     def charge(self, tokens: int = 0, model: str = "") -> int:
         """A request was sent. Returns the epoch to hand back to :meth:`release`."""
         if model in self.known_adapters:
-            self._used_adapter(model)
+            self._use_adapter(model)
         self.in_flight += 1
         self.picked += 1
         self.tokens += tokens
@@ -185,10 +193,12 @@ class Candidate:
             self.backlog += 1
         return self._epoch
 
-    def release(self, epoch: int, tokens: int = 0) -> None:
+    def release(self, epoch: int, tokens: int = 0, model: str = "") -> None:
         """A request that was charged in ``epoch`` has ended."""
         self.in_flight -= 1
         self.tokens -= tokens
+        if model in self.adapter_requests:
+            self._leave_adapter(model)
         if epoch >= self._seen_epoch:
             if epoch == self._epoch:
                 self._unseen_now -= 1
@@ -196,18 +206,35 @@ class Candidate:
                 self._unseen_before -= 1
             self._recount()
 
-    def _used_adapter(self, name: str) -> None:
+    def _use_adapter(self, name: str) -> None:
         recent = self.recent_adapters
         recent.pop(name, None)
         recent[name] = None
         while len(recent) > max(1, self.adapter_capacity):
             del recent[next(iter(recent))]
-        if name not in self.adapters or len(self.adapters) > len(recent):
-            self.adapters = self._loaded_adapters()
+        requests = self.adapter_requests.get(name, 0)
+        self.adapter_requests[name] = requests + 1
+        if not requests:
+            self._recount_adapters()
 
-    def _loaded_adapters(self) -> frozenset[str]:
-        names = self.active_adapters | self.waiting_adapters
-        return names.union(self.recent_adapters) if self.recent_adapters else names
+    def _leave_adapter(self, name: str) -> None:
+        requests = self.adapter_requests[name]
+        if requests > 1:
+            self.adapter_requests[name] = requests - 1
+        else:
+            del self.adapter_requests[name]
+            self._recount_adapters()
+
+    def _recount_adapters(self) -> None:
+        in_use = self.active_adapters.union(self.waiting_adapters, self.adapter_requests)
+        self.adapter_slots_left = left = self.adapter_capacity - len(in_use)
+        if left < 0:
+            self.adapters = self.active_adapters
+        elif left > 0:
+            idle = [name for name in self.recent_adapters if name not in in_use]
+            self.adapters = in_use.union(idle[-left:])
+        else:
+            self.adapters = in_use
 
     def answered(self, well: bool) -> None:
         """It answered a request; not ``well`` if that was a failure of its own."""
@@ -295,8 +322,8 @@ class Candidate:
         else:
             self.active_adapters = self.waiting_adapters = _NO_ADAPTERS
             self.adapter_capacity = 0 if self.fresh else self._assumed_capacity
-        if self.active_adapters or self.waiting_adapters or self.adapters:
-            self.adapters = self._loaded_adapters()
+        if self.active_adapters or self.waiting_adapters or self.recent_adapters:
+            self._recount_adapters()
         self._recount()
 
     def _recount(self) -> None:

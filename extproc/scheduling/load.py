@@ -288,7 +288,7 @@ class Load:
             else:
                 self._prefilled(charge)
         candidate.output_tokens -= charge.output_tokens
-        candidate.release(charge.epoch, charge.prompt_tokens)
+        candidate.release(charge.epoch, charge.prompt_tokens, charge.model)
 
     def learn(self, charge: Charge, output_tokens: int) -> None:
         """So many output tokens the request turned out to have."""

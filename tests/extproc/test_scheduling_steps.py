@@ -361,23 +361,65 @@ def test_with_exploration_one_in_so_many_may_go_anywhere() -> None:
     assert 400 < explored < 600
 
 
-def test_an_adapter_stays_where_it_is_loaded_until_that_is_saturated() -> None:
+def adapter_pods(*active: set[str], slots: int = 2) -> list[Candidate]:
+    """Pods of one fleet that run these adapters."""
     known = {"m"}
-    pods = [Candidate(Endpoint(f"10.0.0.{n}", 8000, ""), known) for n in range(3)]
-    for one, active in zip(pods, ({"m"}, {"a"}, {"a", "b"}), strict=True):
-        scrape(one, Signals(adapters=Adapters(frozenset(active), capacity=2)))
-    step = affinity.adapter_affinity(max_penalty=1.0, max_gap=4, prefill_rate=1000)
+    pods = [Candidate(Endpoint(f"10.0.0.{n}", 8000, ""), known) for n in range(len(active))]
+    for one, adapters in zip(pods, active, strict=True):
+        scrape(one, Signals(adapters=Adapters(frozenset(adapters), capacity=slots)))
+    return pods
+
+
+def test_an_adapter_stays_where_it_is_loaded_until_loading_it_elsewhere_costs_less() -> None:
+    pods = adapter_pods({"m"}, {"a"}, {"a", "b"})
+    step = affinity.adapter_affinity(adapter_tokens=1000)
     assert kept(step, pods) == [0]
-    pods[0].in_flight = 4
+    pods[0].prefill_tokens = 1000
     assert kept(step, pods) == [0]
-    pods[0].in_flight = 5
-    assert kept(step, pods) == [0, 1]  # there and where there is room
-    pods[1].in_flight = pods[2].in_flight = 1
     pods[0].prefill_tokens = 1001
+    assert kept(step, pods) == [0, 1]  # there and where a slot is left
+    pods[1].in_flight = 1
+    assert kept(step, pods) == [0]
+    pods[0].in_flight = 2
     assert kept(step, pods) == [0, 1]
     assert kept(step, pods, request("base")) == [0, 1, 2]
-    assert kept(step, pods[1:]) == [0]
-    assert kept(step, pods[2:]) == [0]
+
+
+def test_no_load_is_a_reason_to_wait_for_a_slot() -> None:
+    pods = adapter_pods({"m"}, {"a", "b"})
+    pods[0].prefill_tokens = 1_000_000
+    assert kept(affinity.adapter_affinity(), pods) == [0]
+
+
+def test_an_adapter_that_is_not_loaded_goes_to_an_empty_slot_then_to_an_idle_one() -> None:
+    step = affinity.adapter_affinity()
+    full, idle, _ = pods = adapter_pods({"a", "b"}, {"a"}, {"a"})
+    idle.known_adapters.add("c")
+    idle.release(idle.charge(1, "c"), 1, "c")  # "c" stays in its slot
+    assert kept(step, pods) == [2]
+    assert kept(step, [full, idle]) == [1]
+
+
+def test_an_adapter_without_a_slot_anywhere_waits_where_it_waits_already_or_fewest_wait() -> None:
+    step = affinity.adapter_affinity()
+    pods = adapter_pods({"a", "b"}, {"a", "c"}, {"d", "e"})
+    assert kept(step, pods) == [0, 1, 2]
+    pods[0].known_adapters.add("f")
+    pods[0].charge(1, "f")
+    assert kept(step, pods) == [1, 2]
+    pods[1].charge(1, "m")
+    assert kept(step, pods) == [1]
+
+
+def test_what_is_loaded_elsewhere_too_makes_room_where_an_adapter_waits_for_a_slot() -> None:
+    pods = adapter_pods({"m", "a"}, {"m", "b"})
+    step = affinity.adapter_affinity()
+    assert kept(step, pods) == [0, 1]
+    waiting = Adapters(frozenset({"m", "a"}), frozenset({"x"}), capacity=2)
+    scrape(pods[0], Signals(adapters=waiting))
+    assert kept(step, pods) == [1]
+    assert kept(step, pods[:1]) == [0]
+    assert kept(step, pods, request("a")) == [0]  # there is no other place for it
 
 
 def test_an_adapter_counts_as_loaded_as_soon_as_it_was_sent_there() -> None:
@@ -385,11 +427,29 @@ def test_an_adapter_counts_as_loaded_as_soon_as_it_was_sent_there() -> None:
     one = Candidate(Endpoint("10.0.0.1", 8000, ""), known)
     scrape(one, Signals(adapters=Adapters(capacity=2)))
     for model in ("m", "base", "n", "m", "o"):
-        one.charge(1, model)
+        one.release(one.charge(1, model), 1, model)
     assert one.adapters == {"m", "o"}  # two fit; "n" was used longest ago
+    assert one.adapter_slots_left == 2
     scrape(one, Signals(adapters=Adapters(frozenset({"x"}), capacity=2)))
-    assert one.adapters == {"x", "m", "o"}
+    assert one.adapters == {"x", "o"}
+    assert one.adapter_slots_left == 1
     assert "x" in known
+
+
+def test_an_adapter_that_waits_for_a_slot_is_not_loaded() -> None:
+    one = Candidate(Endpoint("10.0.0.1", 8000, ""), {"m", "n", "o"})
+    scrape(one, Signals(adapters=Adapters(frozenset({"m", "n"}), capacity=2)))
+    epochs = {model: one.charge(1, model) for model in ("m", "o")}
+    assert one.adapters == {"m", "n"}
+    assert one.adapter_slots_left == -1
+    scrape(one, Signals(adapters=Adapters(frozenset({"m", "o"}), capacity=2)))
+    assert one.adapters == {"m", "o"}
+    for model, epoch in epochs.items():
+        one.release(epoch, 1, model)
+    assert one.adapter_requests == {}
+    scrape(one, Signals(adapters=Adapters(capacity=2)))
+    assert one.adapter_slots_left == 2
+    assert one.adapters == {"m", "o"}  # nobody took their slots
 
 
 @pytest.mark.parametrize("name", ["default", "weighted", "filter-tree"])
