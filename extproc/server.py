@@ -17,6 +17,7 @@ from extproc.active_checks import ActiveChecks
 from extproc.admission.admitting_picker import AdmittingPicker
 from extproc.admission.scrapes import AdmittingSink
 from extproc.admission.views import AdmissionCollector
+from extproc.compiled import is_compiled
 from extproc.config import PickerConfig, TransportKind
 from extproc.debug import application, pulse
 from extproc.decisions import DecisionRecord
@@ -203,7 +204,12 @@ class EndpointPickerServer:
         if self._profiles is not None:
             following = self._follow_profiles(self._profiles)
             self._tasks.append(asyncio.create_task(following, name="profiles file"))
-        log.info("endpoint picker listens", address=self.address, profile=config.profile)
+        log.info(
+            "endpoint picker listens",
+            address=self.address,
+            profile=config.profile,
+            compiled=is_compiled(),
+        )
 
     async def stop(self, grace: float = 10.0) -> None:
         """Say "not ready", take no new streams, and let those in progress finish for up to

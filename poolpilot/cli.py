@@ -45,17 +45,29 @@ app.command("fake-vllm")(fake_vllm.fake_vllm)
 app.command()(simulate.simulate)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        import platform
+        from importlib.metadata import version as installed
+
+        from extproc.compiled import is_compiled
+
+        path = "compiled" if is_compiled() else "interpreted"
+        python = f"{platform.python_implementation()} {platform.python_version()}"
+        typer.echo(f"poolpilot {installed('poolpilot')} ({python}, request path {path})")
+        raise typer.Exit
+
+
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
+        bool,
+        typer.Option(
+            "--version", help="Show the version and exit.", is_eager=True, callback=_show_version
+        ),
     ] = False,
 ) -> None:
-    if version:
-        from importlib.metadata import version as installed
-
-        typer.echo(f"poolpilot {installed('poolpilot')}")
-        raise typer.Exit
+    pass
 
 
 def main() -> None:

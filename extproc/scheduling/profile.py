@@ -48,7 +48,7 @@ class SchedulingRequest(msgspec.Struct, eq=False):
     rng: random.Random
     request: InferenceRequest | None = None
     """The whole request, for steps that look at the headers."""
-    trace: list[Step] = msgspec.field(default_factory=list)
+    trace: list[Step] = []  # msgspec makes a new one for each request
     now: float = 0.0
     """Seconds, on the caller's clock."""
     prompt_tokens: int = 1

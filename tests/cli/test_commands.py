@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from typer.testing import CliRunner, Result
 
+from extproc.compiled import is_compiled
 from extproc.transport.h2 import Limits
 from extproc.transport.h2.limits import Rate
 from extproc.transport.native import Upkeep
@@ -64,6 +66,15 @@ def test_help_loads_neither_envoys_types_nor_grpc() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "set()"
+
+
+def test_the_version_says_whether_the_request_path_is_compiled() -> None:
+    result = poolpilot("--version")
+    assert result.exit_code == 0
+    path = "compiled" if is_compiled() else "interpreted"
+    assert re.fullmatch(
+        rf"poolpilot {version('poolpilot')} \(CPython \d.*, request path {path}\)\n", result.output
+    )
 
 
 # bootstrap

@@ -74,3 +74,16 @@ def test_every_dependency_has_an_exact_version() -> None:
         for name in names
     }
     assert wanted - pinned == set()
+
+
+def test_every_module_that_is_to_be_compiled_is_there() -> None:
+    hook = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["mypyc"]
+    for pattern in hook["include"]:
+        path = ROOT / pattern.lstrip("/")
+        assert path.is_dir() if pattern.endswith("/") else path.is_file(), pattern
+
+
+def test_what_compiling_takes_is_one_list() -> None:
+    hook = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["mypyc"]
+    extra = PROJECT["project"]["optional-dependencies"]["compile"]
+    assert set(extra) == {*hook["dependencies"], *PROJECT["build-system"]["requires"]}

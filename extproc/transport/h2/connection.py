@@ -186,8 +186,8 @@ class Connection:
                         self._on_frame(kind, flags, stream_id, source[start:stop], now)
                 except StreamBrokenError as fault:
                     self._on_stream_fault(fault, now)
-        except ConnectionBrokenError as fault:
-            self._events.append(self._close(fault.code, fault.reason))
+        except ConnectionBrokenError as broken:
+            self._events.append(self._close(broken.code, broken.reason))
         else:
             self._acknowledge_connection()
             if self._sender.unsent:
