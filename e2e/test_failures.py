@@ -30,9 +30,10 @@ from e2e.harness import eventually
 from e2e.live import Envoy, envoy
 from e2e.static_envoy import Pod, Seen, dead_endpoint
 from extproc.config import PickerConfig, TransportKind
+from extproc.director import Director
 from extproc.endpoint_health import HealthPolicy
 from extproc.exchange import ExchangeSettings
-from extproc.request import InferenceRequest, Outcome
+from extproc.request import Completed, InferenceRequest, Outcome
 from extproc.scheduling.candidate import Candidate
 from extproc.scheduling.profile import Picker, Profile, SchedulingRequest
 from extproc.server import EndpointPickerServer
@@ -120,7 +121,7 @@ class Worlds:
 class Questions:
     """Between the protocol and the policy: holds back what a test wants held back."""
 
-    ask: Callable[[InferenceRequest, Callable[[Outcome], None]], Callable[[], None]]
+    director: Director
     hung: list[InferenceRequest] = field(default_factory=list)
     withdrawn: list[InferenceRequest] = field(default_factory=list)
     gathered: list[tuple[InferenceRequest, Callable[[Outcome], None]]] = field(default_factory=list)
@@ -136,9 +137,12 @@ class Questions:
                 self.gathered.append((request, answer))
                 if len(self.gathered) == AT_ONCE:
                     for asked, tell in self.gathered:
-                        self.ask(asked, tell)
+                        self.director.pick(asked, tell)
                 return lambda: None
-        return self.ask(request, answer)
+        return self.director.pick(request, answer)
+
+    def settle(self, completed: Completed) -> None:
+        self.director.settle(completed)
 
 
 @dataclass
@@ -326,8 +330,9 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sit
             ),
         )
         server.director.fleet.use(lambda pool: scripted())
-        questions = Questions(server.director.pick)
-        patch.setattr(server.director, "pick", questions.pick)
+        questions = Questions(server.director)
+        # Where the server puts traces around its picker, there is room for this too.
+        patch.setattr(server, "_traced", lambda picker: questions)
         await server.start()
         stack.push_async_callback(server.stop, 0)
         control = ControlPlane(
