@@ -46,7 +46,7 @@ $(COMPILED)/.built: $(STAMP) pyproject.toml $(shell find $(PACKAGES) -type f -no
 
 test-compiled: $(COMPILED)/.built  ## The tests of what is compiled, compiled
 	@$(WITH_COMPILED) $(BIN)/python -c "from extproc.compiled import is_compiled as it; assert it()"
-	$(WITH_COMPILED) $(BIN)/pytest -n $(WORKERS) --dist worksteal -o pythonpath= $(or $(ARGS),tests/extproc $(wildcard e2e/test_extproc_*.py) e2e/test_requests.py e2e/test_failures.py e2e/test_transport_native.py)
+	$(WITH_COMPILED) $(BIN)/pytest -n $(WORKERS) --dist worksteal -o pythonpath= $(or $(ARGS),tests/extproc tests/fuzz $(wildcard e2e/test_extproc_*.py) e2e/test_requests.py e2e/test_failures.py e2e/test_transport_native.py)
 
 lint: $(STAMP)  ## Style and formatting
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
