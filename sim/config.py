@@ -34,6 +34,7 @@ class PodConfig:
     max_model_len: int = 131_072  # tokens, prompt and output
     engine: EngineConfig = field(default_factory=EngineConfig)
     time_scale: float = 1.0  # simulated seconds that pass in one real second
+    stream_interval: int = 1  # tokens in a chunk after the first, as vLLM's --stream-interval
     seed: int = 0
     # Output length where the request does not say: mean of a log-normal distribution.
     output_tokens_mean: float = 200.0
@@ -57,6 +58,8 @@ class PodConfig:
                 raise ValueError(f"adapter name {name!r} must not be empty or hold a comma")
         if not (self.time_scale > 0 and math.isfinite(self.time_scale)):
             raise ValueError(f"time_scale {self.time_scale} must be above 0")
+        if self.stream_interval < 1:
+            raise ValueError(f"stream_interval {self.stream_interval} must be at least 1")
         if self.output_tokens_mean < 1:
             raise ValueError(f"output_tokens_mean {self.output_tokens_mean} must be at least 1")
         if self.grace_seconds < 0:

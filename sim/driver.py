@@ -12,7 +12,8 @@ from sim.events import Finished, FirstToken, Request
 from sim.metrics import Metrics
 
 # Work on behalf of streams rests ten times as long as it took. Where tokens come faster than
-# that, a chunk carries several, as it does in vLLM when its API server falls behind.
+# that, a chunk carries several, as it does in vLLM when its API server falls behind. First tokens
+# and ends are not kept waiting by it.
 _REST = 10
 _MIN_REST_SECONDS = 0.001
 
@@ -107,20 +108,24 @@ class Driver:
 
     def _wake(self) -> None:
         self._timer = None
-        begun = self._loop.time()
         self.settle()
-        for request_id, listener in self._streams.items():
-            listener.on_tokens(self.engine.generated(request_id))
-        ended = self._loop.time()
-        self._rest_until = ended + max(_MIN_REST_SECONDS, _REST * (ended - begun))
+        begun = self._loop.time()
+        if self._streams and begun >= self._rest_until:
+            for request_id, listener in self._streams.items():
+                listener.on_tokens(self.engine.generated(request_id))
+            ended = self._loop.time()
+            self._rest_until = ended + max(_MIN_REST_SECONDS, _REST * (ended - begun))
         self._arm()
 
     def _arm(self) -> None:
         engine = self.engine
-        due = engine.next_step_time() if self._streams else engine.next_event_time()
+        due = engine.next_event_time()
         if due == math.inf or self._closed:
             return
-        when = max(self._origin + due / self._scale, self._rest_until)
+        when = self._origin + due / self._scale
+        if self._streams:
+            step = self._origin + engine.next_step_time() / self._scale
+            when = min(when, max(step, self._rest_until))
         if self._timer is not None:
             if self._timer_due <= when:
                 return

@@ -227,7 +227,8 @@ class Pod:
             await response.prepare(request)
             stream = EventStream(request, failure.reset_after)
             writer = ChunkWriter(job, answer.id, answer.created)
-            choices = [StreamedChoice(answer, c, stream, writer) for c in job.choices]
+            interval = self.config.stream_interval
+            choices = [StreamedChoice(answer, c, stream, writer, interval) for c in job.choices]
             self._submit(job, choices, sequences)
             await answer.done()
             end_stream(answer, stream, writer)

@@ -48,6 +48,9 @@ def fake_vllm(
     legacy_metrics: Annotated[
         bool, typer.Option("--legacy-metrics", help="Also the metric names of older vLLMs.")
     ] = False,
+    stream_interval: Annotated[
+        int, typer.Option(help="Tokens in a chunk of a stream, but for the first.")
+    ] = 1,
     max_num_seqs: Annotated[
         int, typer.Option(help="Sequences computed at once.", rich_help_panel=ENGINE)
     ] = 256,
@@ -60,6 +63,18 @@ def fake_vllm(
     max_model_len: Annotated[
         int, typer.Option(help="Most tokens of one request.", rich_help_panel=ENGINE)
     ] = 131_072,
+    prefill: Annotated[
+        float, typer.Option(help="Prompt tokens computed a second.", rich_help_panel=ENGINE)
+    ] = 13_000,
+    decode_base_ms: Annotated[
+        float, typer.Option(help="A decode step without sequences.", rich_help_panel=ENGINE)
+    ] = 12,
+    decode_sequence_ms: Annotated[
+        float, typer.Option(help="Each sequence in a decode step.", rich_help_panel=ENGINE)
+    ] = 0.3,
+    adapter_load_ms: Annotated[
+        float, typer.Option(help="Bringing an adapter into a slot.", rich_help_panel=ENGINE)
+    ] = 200,
     log_level: Level = LogLevel.INFO,
     log_format: Format = LogFormat.AUTO,
     grace: Grace = 5,
@@ -78,6 +93,7 @@ def fake_vllm(
     from poolpilot.lifecycle import run_until_stopped
     from poolpilot.parts import simulated_pod
     from sim.config import QUICKSTART_ADAPTERS, PodConfig, pod_name
+    from sim.cost import CostModel
     from sim.engine import EngineConfig
 
     logs.configure(log_level, log_format)
@@ -91,9 +107,18 @@ def fake_vllm(
             adapters=tuple(adapter) if adapter else QUICKSTART_ADAPTERS,
             max_model_len=max_model_len,
             engine=EngineConfig(
-                max_num_seqs=max_num_seqs, max_loras=max_loras, kv_cache_tokens=kv_cache_tokens
+                max_num_seqs=max_num_seqs,
+                max_loras=max_loras,
+                kv_cache_tokens=kv_cache_tokens,
+                cost=CostModel(
+                    prefill_tokens_per_second=prefill,
+                    decode_base_seconds=decode_base_ms / 1000,
+                    decode_per_sequence_seconds=decode_sequence_ms / 1000,
+                    adapter_load_seconds=adapter_load_ms / 1000,
+                ),
             ),
             time_scale=time_scale,
+            stream_interval=stream_interval,
             output_tokens_mean=output_tokens,
             legacy_metrics=legacy_metrics,
             grace_seconds=grace,

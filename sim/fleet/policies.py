@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from extproc.scheduling import PROFILES, Candidate, Picker, Profile, SchedulingRequest
+from sim.fleet.cache_aware import cache_aware
 
 
 def least_request() -> Profile:
@@ -26,5 +27,9 @@ def least_request() -> Profile:
     return Profile("least-request", (), Picker("least-request", apply))
 
 
-POLICIES: Mapping[str, Callable[[], Profile]] = {**PROFILES, "least-request": least_request}
+POLICIES: Mapping[str, Callable[[], Profile]] = {
+    **PROFILES,
+    "least-request": least_request,
+    "cache-aware": cache_aware,
+}
 """By name. Called once for each run: a profile may keep state."""

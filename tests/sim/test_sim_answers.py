@@ -43,7 +43,7 @@ async def test_tokens_wait_while_the_client_does_not_read_and_then_come_in_one_c
     transport = Transport()
     connection: Any = Connection(transport)
     writer = ChunkWriter(job, answer.id, answer.created)
-    choice = StreamedChoice(answer, job.choices[0], EventStream(connection, None), writer)
+    choice = StreamedChoice(answer, job.choices[0], EventStream(connection, None), writer, 1)
 
     def texts() -> list[str]:
         lines = transport.written.split(b"\n")
@@ -62,3 +62,19 @@ async def test_tokens_wait_while_the_client_does_not_read_and_then_come_in_one_c
     assert [len(text.split()) for text in texts()] == [1, 1, 3]
     choice.on_finished(Finished("1", 1.0, 0.0, 0.0, 0.1, 0))
     assert "".join(texts()) == job.choices[0].text()
+
+
+async def test_with_an_interval_the_first_token_comes_alone_and_the_others_in_bundles():
+    job = read_completion(b'{"prompt": "a", "max_tokens": 10, "stream": true}', PodConfig())
+    answer = Answer(job, "cmpl-1")
+    transport = Transport()
+    connection: Any = Connection(transport)
+    writer = ChunkWriter(job, answer.id, answer.created)
+    choice = StreamedChoice(answer, job.choices[0], EventStream(connection, None), writer, 4)
+    choice.on_first_token(FirstToken("1", 0.1, 0))
+    for generated in range(1, 10):
+        choice.on_tokens(generated)
+    choice.on_finished(Finished("1", 1.0, 0.0, 0.0, 0.1, 0))
+    lines = [line for line in transport.written.split(b"\n") if line.startswith(b"data: {")]
+    texts = [json.loads(line[6:])["choices"][0]["text"] for line in lines]
+    assert [len(text.split()) for text in texts] == [1, 4, 4, 1]

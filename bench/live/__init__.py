@@ -1,0 +1,1 @@
+"""Workloads against real processes: ``python -m bench.policies_live``."""
