@@ -187,7 +187,7 @@ class PrefixIndex:
             kept += 1
         new = len(chain) - kept
         if new:
-            self._record(cache, chain[kept:] if kept else chain, self._sizes[kept:])
+            self._record(cache, chain[kept:] if kept else chain, self._sizes[kept : len(chain)])
         # Those that stay, as the most recently used; the first block last.
         take = blocks.pop
         for block in chain[kept - 1 :: -1] if kept else ():
@@ -200,7 +200,7 @@ class PrefixIndex:
         """It has these blocks, which follow one another, and said so itself."""
         cache = self._caches.get(candidate)
         if cache is not None:
-            self._record(cache, blocks, self._sizes)
+            self._record(cache, blocks, self._sizes[: len(blocks)])
             self._make_room(cache, cache.capacity // _EVICTED_AT_ONCE)
 
     def remove(self, candidate: Candidate, blocks: Iterable[int]) -> None:
@@ -214,20 +214,25 @@ class PrefixIndex:
             cache.used -= cache.blocks.pop(block)
 
     def _record(self, cache: _Cache, chain: Sequence[int], sizes: Sequence[int]) -> None:
+        # Of a long prompt most blocks are new, and looking one up mostly means waiting for memory:
+        # so each is looked up once in each dictionary.
         holders, blocks, bit = self._holders, cache.blocks, cache.bit
         before = after = 0
-        used = cache.used
-        for block, size in zip(reversed(chain), reversed(sizes[: len(chain)]), strict=True):
-            old = holders.get(block)
-            if old is None:
-                holders[block] = bit
-            elif not old & bit:
+        used, count = cache.used, len(blocks)
+        for block, size in zip(reversed(chain), reversed(sizes), strict=True):
+            old = holders.setdefault(block, bit)
+            if not old & bit:
                 # Neighbours mostly have the same holders: then they share one number.
                 if old != before:
                     before, after = old, old | bit
                 holders[block] = after
-            used += size - blocks.pop(block, 0)
             blocks[block] = size
+            if len(blocks) > count:
+                count += 1
+                used += size
+            else:
+                # It was there: from now on as the most recently used.
+                blocks[block] = blocks.pop(block)
         cache.used = used
 
     def _make_room(self, cache: _Cache, more: int) -> None:
@@ -250,8 +255,6 @@ class PrefixIndex:
     def _drop(self, cache: _Cache, blocks: Iterable[int]) -> None:
         holders, bit = self._holders, cache.bit
         for block in blocks:
-            left = holders[block] & ~bit
+            left = holders.pop(block) & ~bit
             if left:
                 holders[block] = left
-            else:
-                del holders[block]
