@@ -292,7 +292,7 @@ class Fleet:
         if candidate.signals.cache != cache:
             self._follow_caches()
         if candidate.restarts != restarts:
-            self.load.index.forget(candidate)
+            self.load.forget(candidate)
         self.load.observed(candidate, began)
         member.health.scrape_succeeded(began)
         changed = candidate.complete() != was_complete
@@ -335,7 +335,7 @@ class Fleet:
         self._taken_out(member, fault)
         if fault is Fault.CONNECT:
             # Nobody listens there: when somebody does again, it will be with an empty cache.
-            self.load.index.forget(member.candidate)
+            self.load.forget(member.candidate)
         return True
 
     def succeeded(self, key: str, now: float) -> None:

@@ -70,6 +70,7 @@ def endpoint_row(member: Member, now: float) -> Json:
         "expected_output_tokens": candidate.output_tokens,
         "adapters_loaded": sorted(candidate.adapters),
         "time_to_first_token_s": candidate.time_to_first_token,
+        "slowness": round(candidate.slowness, 2),
         "error_rate": round(candidate.error_rate, 4),
         "sent_since_scrape": candidate.unseen,
         "queue": candidate.queue,

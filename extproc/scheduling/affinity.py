@@ -8,12 +8,18 @@ imbalance, which would evict it everywhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from operator import sub
 
 from extproc.scheduling.candidate import Candidate
 from extproc.scheduling.load import PREFILL_RATE
 from extproc.scheduling.profile import Filter, SchedulingRequest
-from extproc.scheduling.work import DECODE_TOKENS, MEMORY_TOKENS, work_of
+from extproc.scheduling.work import (
+    DECODE_TOKENS,
+    LASTING_DECODE_TOKENS,
+    MEMORY_TOKENS,
+    work_at,
+    work_of,
+    work_with,
+)
 
 PREFIX_THRESHOLD = 0.8
 MULTIMODAL_THRESHOLD = 0.6
@@ -22,6 +28,10 @@ RECOMPUTE_FACTOR = 3.0
 """A prefix that is computed again delays all who decode there, and pushes as much out of a cache:
 so it counts for more than its own time. In ``default``; elsewhere it has to be asked for."""
 SPREAD_SLACK = 1.0
+MAX_SLACK_TOKENS = 8192.0
+"""Nobody waits longer than this for the sake of even caches: 0.5 s of prefill."""
+SAME_COLD_TOKENS = 1024
+"""Endpoints that had about as many tokens of new prompts as the one with the fewest take turns."""
 ADAPTER_TOKENS = 4096.0
 """What it costs to load an adapter, which takes a slot from others: 0.25 s of prefill, or 16
 requests in flight."""
@@ -80,16 +90,15 @@ def _recomputing_pays(
     factor: float,
 ) -> bool:
     # What is short of memory is left out of this: a copy elsewhere would take more of it.
-    prompt, tokens_of_each = request.prompt_tokens, request.prefix.tokens_of_each
-    cached = tokens_of_each(sticky)
-    here: float = prompt + min(map(sub, work_of(sticky, memory_tokens=0.0), cached))
+    missing = request.uncached_of_each(sticky)
+    here = min(work_with(missing, sticky, LASTING_DECODE_TOKENS, 0.0))
     # Nobody has less than no work, nor more cached than these: mostly that settles it.
-    if here <= factor * (prompt - max(cached)):
+    if here <= factor * min(missing):
         return False
     kept = set(sticky)
     others = [c for c in candidates if c not in kept]
-    works, held = work_of(others, memory_tokens=0.0), tokens_of_each(others)
-    return here > min([w + factor * (prompt - h) for w, h in zip(works, held, strict=True)])
+    missing = [factor * tokens for tokens in request.uncached_of_each(others)]
+    return here > min(work_with(missing, others, LASTING_DECODE_TOKENS, 0.0))
 
 
 def cold_prompt_spread(
@@ -98,28 +107,26 @@ def cold_prompt_spread(
     memory_tokens: float = MEMORY_TOKENS,
 ) -> Filter:
     """Spreads what is new over the caches: of the endpoints that are about as good as the best, the
-    one that had the fewest tokens of prompts that were new to it; of equal ones, the one whose last
-    such prompt came longest ago.
+    one that had the fewest tokens of prompts that were new to it; of those that had about as few,
+    the one whose last such prompt came longest ago.
 
     As good as the best: with this prompt it has at most ``slack`` times the uncached part of the
-    prompt more work than the one with the least. So a prompt that is cached has hardly a choice,
-    and a long new one waits for at most its own like to keep the caches even.
+    prompt (and 8,192 tokens) more work than the one with the least. So a prompt that is cached has
+    hardly a choice, and a long new one waits for at most its own like to keep the caches even.
     """
 
     def apply(request: SchedulingRequest, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
         if len(candidates) == 1:
             return candidates
-        work = work_of(candidates, decode_tokens, memory_tokens)
-        prefix = request.prefix
-        if prefix.longest:
-            work = list(map(sub, work, prefix.tokens_of_each(candidates)))
+        missing = request.uncached_of_each(candidates)
+        work = work_with(missing, candidates, decode_tokens, memory_tokens)
         least = min(work)
-        limit = least + slack * request.uncached(candidates[work.index(least)])
+        limit = least + min(MAX_SLACK_TOKENS, slack * missing[work.index(least)])
         near = [c for w, c in zip(work, candidates, strict=True) if w <= limit]
         if len(near) == 1:
             return near
-        fewest = min([c.cold_tokens for c in near])
-        near = [c for c in near if c.cold_tokens == fewest]
+        fewest = min([c.cold_tokens for c in near]) + SAME_COLD_TOKENS
+        near = [c for c in near if c.cold_tokens <= fewest]
         if len(near) == 1:
             return near
         longest_ago = min([c.cold_order for c in near])
@@ -151,26 +158,26 @@ def adapter_affinity(adapter_tokens: float = ADAPTER_TOKENS) -> Filter:
         model = request.model
         if not candidates or model not in candidates[0].known_adapters:
             return candidates
-        loaded = [c for c in candidates if model in c.adapters]
-        spare = [c for c in candidates if c.adapter_slots_left > 0 and model not in c.adapters]
+        loaded = [c for c in candidates if model in c.adapters and c.adapter_slots_left >= 0]
         if not loaded:
-            return _to_load_it(model, spare, candidates)
-        if len(loaded) > 1:
-            loaded = [c for c in loaded if c.adapter_slots_left >= 0] or loaded
-        if spare:
-            here = min(work_of(loaded))
-            if here > adapter_tokens and here > min(work_of(spare)) + adapter_tokens:
-                return loaded + spare
+            loaded = [c for c in candidates if model in c.adapters]
+            if not loaded:
+                return _to_load_it(model, candidates)
+        for one in loaded:  # mostly one of the first settles it
+            if work_at(one) <= adapter_tokens:
+                return loaded
+        spare = [c for c in candidates if c.adapter_slots_left > 0 and model not in c.adapters]
+        if spare and min(work_of(loaded)) > min(work_of(spare)) + adapter_tokens:
+            return loaded + spare
         return loaded
 
     return Filter("adapter-affinity-filter", apply, because="the adapter is not loaded there")
 
 
-def _to_load_it(
-    model: str, spare: Sequence[Candidate], candidates: Sequence[Candidate]
-) -> Sequence[Candidate]:
+def _to_load_it(model: str, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
     """Where an adapter should go that is in no slot: into an empty one; into one that nobody uses
     now; where it waits already; where the fewest others wait."""
+    spare = [c for c in candidates if c.adapter_slots_left > 0]
     if spare:
         return [c for c in spare if len(c.adapters) < c.adapter_capacity] or spare
     waits = [c for c in candidates if model in c.adapter_requests or model in c.waiting_adapters]

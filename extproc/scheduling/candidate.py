@@ -39,6 +39,9 @@ _FULL = 0.99
 """A KV cache that is fuller is taken to be so full ..."""
 _TIGHT = 0.8
 """... and one from here on while requests wait: then what looks free is not enough for them."""
+_SHORT = 4.0
+"""Memory pressure from which on who waits, waits for memory: 80 % in use. With more room it is for
+a step of the batch, which is soon over."""
 
 
 class Candidate:
@@ -64,6 +67,7 @@ class Candidate:
         "cold_turn",
         "endpoint",
         "error_rate",
+        "first_token_seconds",
         "first_tokens",
         "fresh",
         "in_flight",
@@ -71,6 +75,7 @@ class Candidate:
         "known_adapters",
         "kv_usage",
         "memory_pressure",
+        "memory_queue",
         "observed_at",
         "output_tokens",
         "picked",
@@ -80,6 +85,7 @@ class Candidate:
         "restarts",
         "running",
         "signals",
+        "slowness",
         "time_to_first_token",
         "times",
         "tokens",
@@ -113,6 +119,9 @@ class Candidate:
         self.memory_pressure = 0.0
         """``usage / (1 - usage)`` of the KV cache: how long a queue for memory would be. At most
         99."""
+        self.memory_queue = 0.0
+        """``memory_pressure``, and where memory is short as many times as there are requests in the
+        backlog and one."""
         self.active_adapters = _NO_ADAPTERS
         self.waiting_adapters = _NO_ADAPTERS
         self.adapter_capacity = 0
@@ -152,6 +161,10 @@ class Candidate:
 
         self.first_tokens = 0
         """First tokens that it gave between its last two scrapes, over all who send to it."""
+        self.first_token_seconds = 0.0
+        """How long the requests had waited for those, in all."""
+        self.slowness = 1.0
+        """How many times as long as at the others a prompt takes there."""
         self.time_to_first_token: float | None = None
         """Seconds, a moving mean of what it reports; None: it does not say."""
         self.restarts = 0
@@ -191,6 +204,8 @@ class Candidate:
         self.queue += 1
         if self.waiting:
             self.backlog += 1
+            if self.memory_pressure >= _SHORT:
+                self.memory_queue += self.memory_pressure
         return self._epoch
 
     def release(self, epoch: int, tokens: int = 0, model: str = "") -> None:
@@ -269,6 +284,7 @@ class Candidate:
         if count <= 0 or seconds < 0:
             return
         self.first_tokens = count
+        self.first_token_seconds = seconds
         mean = seconds / count
         known = self.time_to_first_token
         self.time_to_first_token = (
@@ -329,6 +345,8 @@ class Candidate:
     def _recount(self) -> None:
         self.queue = self.waiting + self._unseen_before + self._unseen_now
         self.backlog = self.queue if self.waiting else 0
+        pressure = self.memory_pressure
+        self.memory_queue = pressure if pressure < _SHORT else pressure * (1 + self.backlog)
 
 
 def assume_missing(candidates: Sequence[Candidate]) -> bool:

@@ -32,6 +32,7 @@ import msgspec
 
 from extproc.request import InferenceRequest
 from extproc.scheduling.candidate import Candidate
+from extproc.scheduling.pace import Paces
 from extproc.scheduling.prefix import (
     BLOCK_TOKENS,
     BYTES_PER_TOKEN,
@@ -105,6 +106,7 @@ class Load:
         self._free_at: dict[Candidate, float] = {}
         self._ahead: dict[Candidate, int] = {}
         """First tokens that were taken for given before the server told of them."""
+        self._paces = Paces()
         self._most_cold = 0
         """The most cold tokens of any endpoint."""
         self._output: dict[str, float] = {}
@@ -122,6 +124,9 @@ class Load:
         """These are the endpoints from now on, or their caches have changed."""
         caches = {candidate: candidate.signals.cache for candidate in candidates}
         self.exact.keep(caches)
+        for candidate in caches:
+            if not candidate.cold_order:
+                candidate.cold_tokens = self._most_cold
         block = self.settings.block_tokens
         if block is None:
             sizes = [cache.block_size for cache in caches.values() if cache is not None]
@@ -141,6 +146,11 @@ class Load:
     def _new_index(self, block_tokens: int, settings: LoadSettings | None = None) -> PrefixIndex:
         max_entries = (settings or self.settings).max_entries
         return PrefixIndex(block_tokens, max_entries, self._places)
+
+    def forget(self, candidate: Candidate) -> None:
+        """Its cache is empty: it was started again, or nobody listens there."""
+        self.index.forget(candidate)
+        candidate.cold_tokens = self._most_cold
 
     def ask(
         self,
@@ -206,6 +216,8 @@ class Load:
         output = asked.output_tokens if decodes else 0
         due = max(now, self._free_at.get(candidate, 0.0)) + uncached / self.prefill_rate
         self._free_at[candidate] = due
+        if prefills:
+            self._paces.expect(candidate, due - now)
         order = next(self._order)
         chain = prefix.chain
         charge = Charge(
@@ -234,8 +246,8 @@ class Load:
         return charge
 
     def _count_cold(self, candidate: Candidate, tokens: int, order: int) -> None:
-        """Nobody is owed more new prompts than its cache holds: not a pod that has just come, nor
-        one that was ill for an hour."""
+        """Nobody is owed more new prompts than its cache holds, even if it was ill for an hour. One
+        with an empty cache is owed none: it would get them all at once."""
         floor = self._most_cold - self.index.capacity_of(candidate) * self.index.block_tokens
         cold = candidate.cold_tokens
         candidate.cold_order = order
@@ -253,6 +265,7 @@ class Load:
 
     def observed(self, candidate: Candidate, now: float) -> None:
         """The endpoint was scraped."""
+        self._paces.observed(candidate, now)
         waiting = self._prefills.get(candidate)
         if not waiting:
             self._ahead.pop(candidate, None)
@@ -319,6 +332,7 @@ class Load:
         for by_candidate in (self._prefills, self._free_at, self._ahead):
             for candidate in [c for c in by_candidate if c not in kept]:
                 del by_candidate[candidate]
+        self._paces.keep(kept)
 
     def _assume_prefilled(self, charge: Charge) -> None:
         candidate = charge.candidate

@@ -68,6 +68,16 @@ class SchedulingRequest(msgspec.Struct, eq=False):
         uncached = self.prompt_tokens - prefix.tokens_of(candidate)
         return uncached if uncached > 0 else 1
 
+    def uncached_of_each(self, candidates: Sequence[Candidate]) -> list[float]:
+        """The same of each of ``candidates``, in their order."""
+        prompt = self.prompt_tokens
+        if not self.prefix.longest:
+            return [float(prompt)] * len(candidates)
+        return [
+            float(prompt - cached) if cached < prompt else 1.0
+            for cached in self.prefix.tokens_of_each(candidates)
+        ]
+
 
 Narrow = Callable[[SchedulingRequest, Sequence[Candidate]], Sequence[Candidate]]
 Score = Callable[[SchedulingRequest, Sequence[Candidate]], Sequence[float]]

@@ -6,11 +6,10 @@ Names and formulas are llm-d's where it has the scorer, so that weights mean the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import sub
 
 from extproc.scheduling.candidate import Candidate
 from extproc.scheduling.profile import SchedulingRequest, Scorer
-from extproc.scheduling.work import DECODE_TOKENS, MEMORY_TOKENS, work_of
+from extproc.scheduling.work import DECODE_TOKENS, MEMORY_TOKENS, work_with
 
 LOAD_THRESHOLD = 128
 TOKEN_LOAD_LIMIT = 4_194_304
@@ -37,11 +36,8 @@ def least_work(
     def apply(request: SchedulingRequest, candidates: Sequence[Candidate]) -> Sequence[float]:
         if len(candidates) == 1:
             return [1.0]
-        work = work_of(candidates, decode_tokens, memory_tokens)
-        if request.prefix.longest:
-            # The prompt is the same for all, so only what of it is cached makes a difference.
-            work = list(map(sub, work, request.prefix.tokens_of_each(candidates)))
-        return _lower_is_better(work)
+        missing = request.uncached_of_each(candidates)
+        return _lower_is_better(work_with(missing, candidates, decode_tokens, memory_tokens))
 
     return Scorer("least-work-scorer", apply, weight, uses_prefix=True)
 

@@ -2,15 +2,15 @@
 
 ::
 
-    work = prompts not prefilled yet
-         + decode_tokens * requests there
+    work = slowness * (prompts not prefilled yet + decode_tokens * requests there)
          + memory_tokens * usage / (1 - usage) of the KV cache
            (where memory is short: * (1 + backlog))
 
 *Requests there* are those in flight from here, or the queue that the server reports if that is
-longer. The last term is the wait for memory, as of a queue: nothing while there is room, and at
-99 % more than any prompt. Where all are full, what counts is who has to wait behind how many: not
-who has the fewest requests, for those may be the ones that hold the most.
+longer. :mod:`Slowness <extproc.scheduling.pace>` is 1 where all servers are equal. The last term
+is the wait for memory, as of a queue: nothing while there is room, and at 99 % more than any
+prompt. Where all are full, what counts is who has to wait behind how many: not who has the fewest
+requests, for those may be the ones that hold the most.
 """
 
 from __future__ import annotations
@@ -19,25 +19,58 @@ from collections.abc import Sequence
 
 from extproc.scheduling.candidate import Candidate
 
-DECODE_TOKENS = 256.0
-"""What one request in flight is worth in prompt tokens: it makes every step of the batch longer."""
+DECODE_TOKENS = 64.0
+"""What one request in flight is worth in prompt tokens to a prompt that has to wait for its first
+token: it makes a step of the batch longer. Were it much more, a pod that comes back empty would
+get every prompt until its queue is as long as the others' batches."""
+LASTING_DECODE_TOKENS = 256.0
+"""The same to what stays where it is for long: a prefix or an adapter brings all its requests to
+that endpoint, and each decodes there to its end."""
 MEMORY_TOKENS = 2400.0
 """What the KV cache being half in use is worth: 0.15 s of prefill."""
-_SHORT = 4.0
-"""Memory pressure from which on who waits, waits for memory: 80 % in use. With more room it is for
-a step of the batch, which is soon over."""
+
+
+def work_at(candidate: Candidate) -> float:
+    """The work of one, to what stays there for long."""
+    in_flight, queue = candidate.in_flight, candidate.queue
+    return (
+        candidate.slowness
+        * (
+            candidate.prefill_tokens
+            + LASTING_DECODE_TOKENS * (in_flight if in_flight > queue else queue)
+        )
+        + MEMORY_TOKENS * candidate.memory_queue
+    )
 
 
 def work_of(
     candidates: Sequence[Candidate],
-    decode_tokens: float = DECODE_TOKENS,
+    decode_tokens: float = LASTING_DECODE_TOKENS,
     memory_tokens: float = MEMORY_TOKENS,
 ) -> list[float]:
     """The work of each."""
     return [
-        c.prefill_tokens
-        + decode_tokens * (c.in_flight if c.in_flight > c.queue else c.queue)
-        + memory_tokens
-        * (c.memory_pressure if c.memory_pressure < _SHORT else c.memory_pressure * (1 + c.backlog))
+        c.slowness
+        * (c.prefill_tokens + decode_tokens * (c.in_flight if c.in_flight > c.queue else c.queue))
+        + memory_tokens * c.memory_queue
         for c in candidates
+    ]
+
+
+def work_with(
+    tokens: Sequence[float],
+    candidates: Sequence[Candidate],
+    decode_tokens: float = DECODE_TOKENS,
+    memory_tokens: float = MEMORY_TOKENS,
+) -> list[float]:
+    """The work of each with so many ``tokens`` more to prefill."""
+    return [
+        c.slowness
+        * (
+            more
+            + c.prefill_tokens
+            + decode_tokens * (c.in_flight if c.in_flight > c.queue else c.queue)
+        )
+        + memory_tokens * c.memory_queue
+        for c, more in zip(candidates, tokens, strict=True)
     ]

@@ -272,7 +272,7 @@ class Fleet:
         if candidate.signals.cache != cache:
             self._follow_caches()
         if candidate.restarts != restarts:
-            self._load.index.forget(candidate)
+            self._load.forget(candidate)
         self._load.observed(candidate, began)
         if self._assuming or candidate.complete() != was_complete:
             self._assuming = assume_missing(self._candidates)
@@ -292,7 +292,7 @@ class Fleet:
         if self._failures[pod.index] >= CONNECT_FAILURES and not pod.out:
             pod.out = True
             # Nobody listens there: when somebody does again, it will be with an empty cache.
-            self._load.index.forget(pod.candidate)
+            self._load.forget(pod.candidate)
             self._reconsider()
 
     def _reconsider(self) -> None:

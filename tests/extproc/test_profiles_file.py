@@ -102,7 +102,7 @@ profiles:
           {affinityThreshold: 0.5, multimodalAffinityThreshold: 0.5, recomputeFactor: 3}
       - cold-prompt-spread-filter: {slack: 1}
     scorers:
-      - least-work-scorer: {decodeTokens: 256, memoryTokens: 2400}
+      - least-work-scorer: {decodeTokens: 64, memoryTokens: 2400}
 """
 
 
@@ -115,7 +115,7 @@ def test_the_parameters_of_work_are_taken_from_the_file() -> None:
         Candidate(Endpoint("10.0.0.1", 8000, "")),
         Candidate(Endpoint("10.0.0.2", 8000, "")),
     )
-    busy.in_flight, full.memory_pressure = 1, 1.0
+    busy.in_flight, full.memory_queue = 1, 1.0
     asked = SchedulingRequest("m", 0, random.Random(1), prompt_tokens=10)
     for decode, memory, chosen in ((1, 20, busy), (20, 1, full)):
         own = profile(

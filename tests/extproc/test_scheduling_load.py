@@ -233,3 +233,16 @@ def test_what_is_new_to_an_endpoint_is_counted_and_nobody_is_owed_more_than_a_ca
     assert (busy.cold_tokens, busy.cold_order) == (1500, 5)
     router.send(100, now=7.0, pod=1)
     assert idle.cold_tokens == 1500 - 1000 + 100  # its cache holds 1,000 tokens
+
+
+def test_an_empty_cache_is_not_owed_what_the_others_had() -> None:
+    router = Router(pods=2)
+    busy, idle = router.pods
+    router.send(700, now=0.0)
+    router.send(100, now=0.0, pod=1)
+    assert (busy.cold_tokens, idle.cold_tokens) == (700, 100)
+    router.load.forget(idle)  # started again
+    assert idle.cold_tokens == 700
+    new = Candidate(Endpoint("10.0.0.9", 8000, "new"))
+    router.load.follow([*router.pods, new])
+    assert (busy.cold_tokens, idle.cold_tokens, new.cold_tokens) == (700, 700, 700)

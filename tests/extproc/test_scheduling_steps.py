@@ -32,7 +32,7 @@ from extproc.scheduling.labels import Operator, Requirement
 from extproc.scheduling.limits import Concurrency, Measure
 from extproc.scheduling.prefix import PrefixIndex
 from extproc.scheduling.signals import Latency
-from extproc.scheduling.work import work_of
+from extproc.scheduling.work import work_of, work_with
 from pools.model import Endpoint
 
 
@@ -177,6 +177,17 @@ def test_a_full_cache_is_work_as_a_queue_for_memory_would_be() -> None:
     short = pod(4, Signals(waiting=1, kv_usage=0.85))  # what is free there is not enough for them
     roomy = pod(5, Signals(waiting=1, kv_usage=0.5))
     assert work_of([short, roomy], 0, 100) == pytest.approx([2 * 9900, 100])
+    for one in (short, roomy):
+        one.charge(10)  # waits behind that one, for memory or for a step
+    assert work_of([short, roomy], 0, 100) == pytest.approx([3 * 9900, 100])
+
+
+def test_what_a_slow_pod_has_to_do_counts_as_often_as_it_is_slower() -> None:
+    one, other = pods = [pod(n, Signals(kv_usage=0.5), in_flight=2) for n in range(2)]
+    other.prefill_tokens, other.slowness = 300, 2.0
+    assert work_of(pods, 100, 10) == [210, 2 * 500 + 10]
+    assert work_with([1, 50], pods, 100, 10) == [211, 2 * 550 + 10]
+    assert work_with([1, 50], [one, one], 100, 10) == [211, 260]
 
 
 def test_where_all_are_full_the_shortest_queue_for_memory_wins_over_the_fewest_requests() -> None:
@@ -338,7 +349,7 @@ def test_a_prefix_is_computed_again_where_that_costs_less_than_to_wait() -> None
 def test_new_prompts_go_where_the_fewest_new_tokens_went_among_those_as_good_as_the_best() -> None:
     pods = [pod(n) for n in range(4)]
     step = affinity.cold_prompt_spread(slack=0.5)
-    pods[0].cold_tokens, pods[1].cold_tokens, pods[2].cold_tokens = 3000, 2000, 9000
+    pods[0].cold_tokens, pods[1].cold_tokens, pods[2].cold_tokens = 3025, 2000, 9000
     pods[1].prefill_tokens, pods[3].prefill_tokens = 500, 501
     asked = request(tokens=1000)
     assert kept(step, pods, asked) == [1]
@@ -351,6 +362,45 @@ def test_new_prompts_go_where_the_fewest_new_tokens_went_among_those_as_good_as_
     assert kept(step, equal, asked) == [0, 1, 2]
     equal[0].cold_order, equal[1].cold_order, equal[2].cold_order = 9, 7, 8
     assert kept(step, equal, asked) == [1]
+    equal[1].cold_tokens = 1024  # about as many
+    assert kept(step, equal, asked) == [1]
+    equal[1].cold_tokens = 1025
+    assert kept(step, equal, asked) == [2]
+
+
+def test_nobody_waits_longer_than_half_a_second_to_keep_caches_even() -> None:
+    free, rested = pods = [pod(0), pod(1)]
+    free.cold_tokens = 100_000
+    rested.prefill_tokens = 8192
+    step = affinity.cold_prompt_spread()
+    assert kept(step, pods, request(tokens=50_000)) == [1]
+    rested.prefill_tokens = 8193
+    assert kept(step, pods, request(tokens=50_000)) == [0]
+
+
+def test_a_slow_pod_gets_what_it_would_still_be_first_with() -> None:
+    fast, slow = pods = [pod(0), pod(1)]
+    slow.slowness = 3.0
+    asked = request(tokens=1000)
+    step = affinity.cold_prompt_spread(slack=0.0)
+    fast.prefill_tokens = 1999  # 2,999 of work against 3 * 1,000
+    assert kept(step, pods, asked) == [0]
+    assert score(scorers.least_work(), pods, asked) == [1.0, 0.0]
+    fast.prefill_tokens = 2001
+    assert kept(step, pods, asked) == [1]
+    assert score(scorers.least_work(), pods, asked) == [0.0, 1.0]
+
+
+def test_a_prefix_leaves_a_slow_pod_earlier() -> None:
+    slow, fast = pods = [pod(0), pod(1)]
+    step = affinity.prefix_affinity(recompute_factor=3)
+    asked = request(tokens=1000, cached={slow: 900})
+    slow.prefill_tokens = 1000
+    assert kept(step, pods, asked) == [0]
+    slow.slowness = 3.0  # 3 * (1,000 + 100) against 3 * 1,000
+    assert kept(step, pods, asked) == [0, 1]
+    fast.slowness = 2.0
+    assert kept(step, pods, asked) == [0]
 
 
 def test_with_exploration_one_in_so_many_may_go_anywhere() -> None:
