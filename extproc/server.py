@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import gc
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from extproc.active_checks import ActiveChecks
 from extproc.admission.admitting_picker import AdmittingPicker
 from extproc.admission.scrapes import AdmittingSink
 from extproc.admission.views import AdmissionCollector
+from extproc.collector import spare_the_collector
 from extproc.compiled import is_compiled
 from extproc.config import PickerConfig, TransportKind
 from extproc.debug import application, pulse
@@ -56,8 +56,6 @@ log = structlog.get_logger(__name__)
 EXPIRY_INTERVAL = 1.0
 QUEUE_INTERVAL = 0.05
 """Seconds between two looks at who has waited for too long."""
-_LOOK_FOR_CIRCLES_AFTER = 10_000
-"""Objects more than before; to look through so many takes 0.2 ms."""
 PICK_SLACK = 5.0
 """Seconds that a pick may take beyond the longest wait in a queue."""
 
@@ -248,12 +246,7 @@ class EndpointPickerServer:
     async def run(self, grace: float = 10.0) -> None:
         """Serve until cancelled, then stop gracefully. Raises what a part of it died of."""
         await self.start()
-        # What is there by now stays: without this, each full garbage collection would walk all of
-        # it (12 ms) while requests wait.
-        gc.collect()
-        gc.freeze()
-        # Requests leave no circles behind: looking for some after every 700 objects is in vain.
-        gc.set_threshold(_LOOK_FOR_CIRCLES_AFTER, 10, 10)
+        spare_the_collector()
         try:
             done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:

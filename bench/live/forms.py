@@ -99,7 +99,7 @@ FORMS: Mapping[str, Form] = {
     # An answer holds a tenth of the tokens for a tenth of the time.
     "w3": replace(
         _few(_REASONING, 350, warm_up=30, seconds=60, time_scale=4),
-        engine=EngineConfig(kv_cache_tokens=68_000),
+        engine=EngineConfig(kv_cache_tokens=90_000),
     ),
     "w4": _few(CHAT, 500, warm_up=60, seconds=60, time_scale=4),
     **{
