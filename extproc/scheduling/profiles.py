@@ -14,10 +14,10 @@ KV_USAGE_THRESHOLD = 0.8
 """... and at most this share of the KV cache in use."""
 ADAPTER_QUEUE_THRESHOLD = 50
 """Adapters are kept together as long as queues are shorter than this."""
-STICKY_SHARE = 0.5
-"""In ``default`` a prompt stays where so much of it is cached. Lower than the filter's own 0.8,
-which system prompts of 4,000 tokens with questions of 1,000 miss by a block: what it costs to
-leave is weighed anyway."""
+STICKY_SHARE = 0.3
+"""In ``default`` a prompt stays where so much of it is cached. Lower than the filter's own 0.8: in
+a chat, what the next turn brings is often as long as all before it, and what it costs to leave is
+weighed anyway. Of less than this nearly all is new wherever it goes."""
 
 
 def classic_filter_tree(

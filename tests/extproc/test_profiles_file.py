@@ -99,7 +99,7 @@ profiles:
       - sheddable-capacity-filter
       - adapter-affinity-filter
       - prefix-cache-affinity-filter:
-          {affinityThreshold: 0.5, multimodalAffinityThreshold: 0.5, recomputeFactor: 3}
+          {affinityThreshold: 0.3, multimodalAffinityThreshold: 0.3, recomputeFactor: 3}
       - cold-prompt-spread-filter: {slack: 1}
     scorers:
       - least-work-scorer: {decodeTokens: 64, memoryTokens: 2400}

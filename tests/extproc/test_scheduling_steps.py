@@ -326,6 +326,17 @@ def test_default_keeps_a_long_system_prompt_together_that_is_just_below_four_fif
     assert chosen is busy
 
 
+def test_default_keeps_a_chat_together_whose_next_turn_is_longer_than_all_before() -> None:
+    before, idle = pod(0, in_flight=3), pod(1)
+    before.cold_tokens = 4000
+    asked = request(tokens=3000, cached={before: 1024})
+    [chosen] = PROFILES["default"]().decide(asked, [before, idle], 1).endpoints
+    assert chosen is before
+    asked = request(tokens=3000, cached={before: 832})  # hardly more than a quarter
+    [chosen] = PROFILES["default"]().decide(asked, [before, idle], 1).endpoints
+    assert chosen is idle
+
+
 def test_a_prefix_is_computed_again_where_that_costs_less_than_to_wait() -> None:
     pods = [pod(n) for n in range(3)]
     step = affinity.prefix_affinity(recompute_factor=3)
