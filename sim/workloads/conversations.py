@@ -29,7 +29,9 @@ class _Clients:
     def __init__(self, workload: Conversations, clients: int, rng: random.Random) -> None:
         self._workload = workload
         self._clients = clients
-        self._rng = rng
+        # Each has dice of his own: what he says does not depend on who was answered first, so every
+        # policy gets the same conversations.
+        self._dice = [random.Random(rng.getrandbits(64)) for _ in range(clients)]
         self._ids = 10
         self._calls = 0
         self._conversations: dict[int, _Conversation] = {}
@@ -37,20 +39,20 @@ class _Clients:
     def start(self) -> Iterable[Arrival]:
         ramp = self._workload.warm_up / 2
         for client in range(self._clients):
-            yield self._turn(client, self._rng.uniform(0, ramp))
+            yield self._turn(client, self._dice[client].uniform(0, ramp))
 
     def ended(self, call: Call, at: float) -> Iterable[Arrival]:
         workload = self._workload
         conversation = self._conversations[call.session]
         conversation.prompt.append(Segment(call.output, call.output_tokens))
         conversation.turns -= 1
-        when = at + workload.think.draw(self._rng)
+        when = at + workload.think.draw(self._dice[call.session])
         if when > workload.warm_up + workload.seconds:
             return ()
         return (self._turn(call.session, when),)
 
     def _turn(self, client: int, at: float) -> Arrival:
-        workload, rng = self._workload, self._rng
+        workload, rng = self._workload, self._dice[client]
         conversation = self._conversations.get(client)
         question = workload.question.count(rng)
         output = workload.output.count(rng)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import defaultdict
 
 import pytest
 
@@ -146,3 +147,20 @@ def test_cells_put_seeds_together():
     values = [result.measures.ttft_p50 for result in cell.results]
     assert cell.estimate("ttft_p50").mean == pytest.approx(sum(values) / 2)
     assert cell.estimate("ttft_p50").deviation == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+
+
+def test_what_a_client_says_does_not_depend_on_who_is_answered_first():
+    def turns(order: int) -> dict[int, list[tuple[int, int, float]]]:
+        traffic = WORKLOADS["w2"].traffic(6, 4, random.Random(3))
+        said = defaultdict(list)
+        asked = list(traffic.start())
+        for _ in range(8):
+            asked.sort(key=lambda arrival: order * arrival[1].session)
+            for at, call in asked:
+                said[call.session].append((call.prompt_tokens, call.output_tokens, at))
+            asked = [more for at, call in asked for more in traffic.ended(call, at + 1)]
+        return said
+
+    first, last = turns(1), turns(-1)
+    assert first == last
+    assert [len(turns_of_one) for turns_of_one in first.values()] == [8] * 6
