@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from typing import Final
 
 import structlog
 from google.protobuf.duration_pb2 import Duration
@@ -22,13 +23,13 @@ from extproc.wire import access_log_pb2 as pb
 
 log = structlog.get_logger(__name__)
 
-METHOD = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
-OWN = "poolpilot"
+METHOD: Final = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
+OWN: Final = "poolpilot"
 """Metadata namespace in which the answer to Envoy put the pick's id."""
-USAGE = "poolpilot.usage"
+USAGE: Final = "poolpilot.usage"
 """Metadata namespace into which Envoy's filters put the token usage of a response."""
 
-FLAGS: dict[str, str] = {
+FLAGS: Final[dict[str, str]] = {
     "failed_local_healthcheck": "LH",
     "no_healthy_upstream": "UH",
     "upstream_request_timeout": "UT",
@@ -60,7 +61,7 @@ FLAGS: dict[str, str] = {
 }
 """Envoy's short names of its response flags, as in its text access log."""
 
-_ENDS = frozenset((pb.NotSet, pb.DownstreamEnd))
+_ENDS: Final = frozenset((pb.NotSet, pb.DownstreamEnd))
 
 
 def completions(
@@ -123,8 +124,8 @@ def _completed(
     )
 
 
-_NO_FLAGS: frozenset[str] = frozenset()
-_NO_COUNTS: Mapping[str, Value] = {}
+_NO_FLAGS: Final[frozenset[str]] = frozenset()
+_NO_COUNTS: Final[Mapping[str, Value]] = {}
 
 
 def _seconds(duration: Duration) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import repeat
 from operator import attrgetter
+from typing import Final
 
 import msgspec
 
@@ -20,11 +21,11 @@ from extproc.scheduling.prefix import NO_MATCH, PrefixMatch
 from extproc.scheduling.profile import Decision, SchedulingRequest
 from pools.model import ObjectName
 
-SMALL_POOL = 32
+SMALL_POOL: Final = 32
 """Up to so many candidates every decision keeps its details."""
-SAMPLE = 16
+SAMPLE: Final = 16
 """In larger pools, one decision in so many does."""
-_LOOKS = attrgetter("queue", "kv_usage", "in_flight", "prefill_tokens")
+_LOOKS: Final = attrgetter("queue", "kv_usage", "in_flight", "prefill_tokens")
 
 
 class Details(msgspec.Struct, eq=False):
@@ -146,7 +147,7 @@ class DecisionRecord(msgspec.Struct, eq=False):
         return shown
 
 
-_BEFORE_THE_PROFILE = {
+_BEFORE_THE_PROFILE: Final = {
     "subset": "the gateway allows only others",
     "not-draining": "it is draining",
     "healthy": "it failed too often of late, and gets no picks or a share of them",

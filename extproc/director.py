@@ -11,6 +11,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable
+from typing import Final
 
 import structlog
 
@@ -27,18 +28,18 @@ from pools.model import World
 
 log = structlog.get_logger(__name__)
 
-ENDPOINTS_PER_PICK = 3
-MAX_NAME = 256
+ENDPOINTS_PER_PICK: Final = 3
+MAX_NAME: Final = 256
 """Characters kept of what clients name: a model name may be as long as a body."""
-MAX_LISTED = 20
+MAX_LISTED: Final = 20
 """Model names in an error message."""
-POOL_HEADER = "x-poolpilot-pool"
+POOL_HEADER: Final = "x-poolpilot-pool"
 """Request header that leads to the pool's route, where the route named no pool: ``namespace/name``.
 Envoy takes it from nobody else."""
 
-EXPLAIN_HEADER = "x-poolpilot-explain"
+EXPLAIN_HEADER: Final = "x-poolpilot-explain"
 """With the value ``true``, a request asks to be told why it went where it went."""
-EXPLANATION_HEADER = "x-poolpilot-explanation"
+EXPLANATION_HEADER: Final = "x-poolpilot-explanation"
 """Carries that to the pod; our Envoy configuration copies it into the response."""
 
 

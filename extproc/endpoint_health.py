@@ -15,6 +15,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from extproc.request import Completed
 
@@ -66,7 +67,7 @@ class HealthPolicy:
                 return 1
 
 
-LEAST_SHARE = 0.1
+LEAST_SHARE: Final = 0.1
 
 
 class EndpointHealth:
@@ -191,8 +192,8 @@ class EndpointHealth:
         self._strain = 0.0
 
 
-_TIMED_OUT = frozenset({"UT", "UPE"})
-_LOCAL = frozenset(
+_TIMED_OUT: Final = frozenset({"UT", "UPE"})
+_LOCAL: Final = frozenset(
     {"UH", "NR", "NC", "UO", "RL", "UAEX", "FI", "LH", "DPE", "SI", "DI", "OM", "IH"}
 )
 """Flags of answers that Envoy made itself, for reasons that are not the endpoint's."""

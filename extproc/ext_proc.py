@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import structlog
 
@@ -17,12 +18,14 @@ from pools.model import ObjectName
 
 log = structlog.get_logger(__name__)
 
-METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
-POOL_METADATA = "x-inference-pool"
+METHOD: Final = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+POOL_METADATA: Final = "x-inference-pool"
 """gRPC metadata by which Envoy's route tells the pool: ``namespace/name``."""
 
 
-_FOR_NOTHING, _FOR_UPLOAD, _FOR_PICK = Waiting
+_FOR_NOTHING: Final = Waiting.NOTHING
+_FOR_UPLOAD: Final = Waiting.UPLOAD
+_FOR_PICK: Final = Waiting.PICK
 
 
 class ExternalProcessor:
@@ -104,7 +107,7 @@ class _Clock:
         self._set()
 
 
-_SLACK = 0.05
+_SLACK: Final = 0.05
 
 
 @functools.lru_cache(maxsize=1024)

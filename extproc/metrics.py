@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from typing import Final
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -23,17 +24,30 @@ from extproc.request import Completed, Refused
 Counts = defaultdict[tuple[str, ...], int]
 """By label values."""
 
-MAX_MODELS = 200
-MAX_NAME = 256
+MAX_MODELS: Final = 200
+MAX_NAME: Final = 256
 """Longer model names are counted as ``other``."""
-OTHER = "other"
+OTHER: Final = "other"
 
-PICK_SECONDS = (10e-6, 20e-6, 50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 50e-3, 0.1)
-REQUEST_SECONDS = (
+PICK_SECONDS: Final[tuple[float, ...]] = (
+    10e-6,
+    20e-6,
+    50e-6,
+    100e-6,
+    200e-6,
+    500e-6,
+    1e-3,
+    2e-3,
+    5e-3,
+    10e-3,
+    50e-3,
+    0.1,
+)
+REQUEST_SECONDS: Final[tuple[float, ...]] = (
     *(0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.5, 2, 3, 4, 5, 8, 10, 15, 20, 30, 45),
     *(60, 120, 300, 600, 1200, 3600),
 )
-SIZES = tuple(float(4**power) for power in range(3, 15))
+SIZES: Final = tuple(float(4**power) for power in range(3, 15))
 
 
 class Histogram:

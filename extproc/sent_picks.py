@@ -10,10 +10,11 @@ request for as long as the other lasts.
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Final
 
-LIMIT = 16_384
+LIMIT: Final = 16_384
 """Picks, and given-up requests, that are remembered."""
-LATE = 30.0
+LATE: Final = 30.0
 """Seconds that the question of a request that was given up may still be on its way to us."""
 
 

@@ -5,23 +5,24 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
 from extproc.apis import model_name
 from extproc.request import Api, Refused
 
-_TOKEN_BYTES = 4
+_TOKEN_BYTES: Final = 4
 """A prompt that is given as token ids counts as this many bytes of text for each."""
 
-_LARGE = 1 << 20
-_SMALL = 1 << 14
+_LARGE: Final = 1 << 20
+_SMALL: Final = 1 << 14
 """Bytes of a single value beside the prompt."""
-_DATA_URL = re.compile(rb'"data:[^"]*+"')
-_TOKEN_IDS = re.compile(rb"[\[ \t\r\n]*+[0-9]")
-_NOT_AN_OBJECT = Refused(400, "invalid-json", "The request body must be a JSON object.")
+_DATA_URL: Final = re.compile(rb'"data:[^"]*+"')
+_TOKEN_IDS: Final = re.compile(rb"[\[ \t\r\n]*+[0-9]")
+_NOT_AN_OBJECT: Final = Refused(400, "invalid-json", "The request body must be a JSON object.")
 
-_MAX_TOKENS: dict[Api, tuple[str, ...]] = {
+_MAX_TOKENS: Final[dict[Api, tuple[str, ...]]] = {
     Api.COMPLETIONS: ("max_tokens",),
     Api.CHAT_COMPLETIONS: ("max_completion_tokens", "max_tokens"),
     Api.RESPONSES: ("max_output_tokens",),
@@ -29,7 +30,7 @@ _MAX_TOKENS: dict[Api, tuple[str, ...]] = {
     Api.MESSAGES: ("max_tokens",),
     Api.GENERATE: ("max_tokens",),
 }
-_PROMPT: dict[Api, tuple[str, ...]] = {
+_PROMPT: Final[dict[Api, tuple[str, ...]]] = {
     Api.COMPLETIONS: ("prompt", "suffix"),
     Api.CHAT_COMPLETIONS: ("messages", "tools"),
     Api.RESPONSES: ("instructions", "input", "tools"),
@@ -39,7 +40,7 @@ _PROMPT: dict[Api, tuple[str, ...]] = {
 }
 
 
-_RAW_PROMPT: dict[Api, tuple[str, ...]] = {
+_RAW_PROMPT: Final[dict[Api, tuple[str, ...]]] = {
     Api.COMPLETIONS: ("prompt",),
     Api.CHAT_COMPLETIONS: ("tools", "messages"),
     Api.RESPONSES: ("tools", "instructions", "input"),
@@ -49,7 +50,7 @@ _RAW_PROMPT: dict[Api, tuple[str, ...]] = {
 }
 """In the order in which chat templates write them."""
 
-_LARGE_BODY = msgspec.json.Decoder(
+_LARGE_BODY: Final = msgspec.json.Decoder(
     msgspec.defstruct(
         "_LargeBody",
         [
@@ -215,7 +216,7 @@ def _text_bytes(value: object) -> int:
     return total
 
 
-_NOT_TEXT = frozenset(
+_NOT_TEXT: Final = frozenset(
     {
         "audio_url",
         "document",

@@ -10,15 +10,16 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator
+from typing import Final
 
 import msgspec
 
-_GAP = re.compile(rb"[ \t\r\n,]*")
-_COLON = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
-_SCALAR = re.compile(rb"[^ \t\r\n,\]}]*")
+_GAP: Final = re.compile(rb"[ \t\r\n,]*")
+_COLON: Final = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
+_SCALAR: Final = re.compile(rb"[^ \t\r\n,\]}]*")
 # Everything below is possessive: no input makes it backtrack, or takes memory to be able to.
-_CHARS = rb'(?:[^"\\]++|\\.)*+'
-_STRING_REST = re.compile(_CHARS + b'"', re.DOTALL)
+_CHARS: Final = rb'(?:[^"\\]++|\\.)*+'
+_STRING_REST: Final = re.compile(_CHARS + b'"', re.DOTALL)
 
 
 def _nested(depth: int) -> bytes:
@@ -30,14 +31,14 @@ def _nested(depth: int) -> bytes:
     return inside
 
 
-_INSIDE = _nested(12)
-_SHALLOW = re.compile(_INSIDE, re.DOTALL)
-_USUAL = 64
+_INSIDE: Final = _nested(12)
+_SHALLOW: Final = re.compile(_INSIDE, re.DOTALL)
+_USUAL: Final = 64
 """Members of a body; with more, they are skipped in bulk."""
 # The key in any spelling that a JSON parser takes for it.
-_MODEL = rb'"(?:m|\\u006[dD])(?:o|\\u006[fF])(?:d|\\u0064)(?:e|\\u0065)(?:l|\\u006[cC])"'
+_MODEL: Final = rb'"(?:m|\\u006[dD])(?:o|\\u006[fF])(?:d|\\u0064)(?:e|\\u0065)(?:l|\\u006[cC])"'
 # Members that are not the model and not nested deeply, each with its comma.
-_OTHERS = re.compile(
+_OTHERS: Final = re.compile(
     rb'(?:[ \t\r\n]*+(?!%b)"%b"[ \t\r\n]*+:[ \t\r\n]*+'
     rb'(?:"%b"|[\[{]%b[\]}]|[^"\[\]{}, \t\r\n]++)[ \t\r\n]*+,)*+'
     % (_MODEL, _CHARS, _CHARS, _INSIDE),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+from typing import Final
 
 from extproc.request import Api
 
 # Each suffix begins with a slash, so it matches whole path elements only: whatever prefix a gateway
 # puts before it stays out of the way, and /v1/mycompletions is not taken for /completions.
-_SUFFIXES: tuple[tuple[str, Api], ...] = (
+_SUFFIXES: Final[tuple[tuple[str, Api], ...]] = (
     ("/chat/completions", Api.CHAT_COMPLETIONS),
     ("/completions", Api.COMPLETIONS),
     ("/responses", Api.RESPONSES),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
 import msgspec
 
-_SPACE = b" \t\r\n"
-_MAX_SPACE = 16
+_SPACE: Final = b" \t\r\n"
+_MAX_SPACE: Final = 16
 """Blanks on either side of the colon; more than any serialiser writes."""
 
 

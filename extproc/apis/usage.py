@@ -12,15 +12,16 @@ import json
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
-HEAD = 4096
-TAIL = 16_384
+HEAD: Final = 4096
+TAIL: Final = 16_384
 """Bytes."""
-_KEY = b'"usage"'
+_KEY: Final = b'"usage"'
 # Text that only quotes such JSON has its quotes escaped, so it is no match.
-_DECODER = json.JSONDecoder()
-_MOST = 2**53
-_LOOKS = 100
+_DECODER: Final = json.JSONDecoder()
+_MOST: Final = 2**53
+_LOOKS: Final = 100
 """Keys that are looked at, whatever a server writes."""
 
 

@@ -21,6 +21,7 @@ its headers in every mode; its body then flows past. That also keeps a WebSocket
 from __future__ import annotations
 
 import enum
+from typing import Final
 
 from extproc import errors
 from extproc.apis import fields, model_name
@@ -34,9 +35,9 @@ from extproc.wire import encode
 from extproc.wire import ext_proc_pb2 as pb
 from pools.model import ObjectName
 
-_PEEK = 65_536
+_PEEK: Final = 65_536
 """Bytes of a streamed body to look for the model in, before picking without it."""
-_DRAIN_FACTOR = 2
+_DRAIN_FACTOR: Final = 2
 """Up to this many body limits are read and dropped, so that the client is ready to read its 413."""
 
 
@@ -62,11 +63,22 @@ class Waiting(enum.Enum):
 
 
 # Every exchange compares them many times, and CPython 3.11 takes a detour to a member of an enum.
-_OPEN, _COLLECTING, _ASKED, _PICKED, _REFUSED, _DONE = _State
-_FOR_NOTHING, _FOR_UPLOAD, _FOR_PICK = Waiting
-_OTHER = Api.OTHER
-_NONE, _STREAMED, _BUFFERED, _PARTIAL, _FDS = BodyMode
-_BUFFERING = frozenset((_BUFFERED, _PARTIAL))
+_OPEN: Final = _State.OPEN
+_COLLECTING: Final = _State.COLLECTING
+_ASKED: Final = _State.ASKED
+_PICKED: Final = _State.PICKED
+_REFUSED: Final = _State.REFUSED
+_DONE: Final = _State.DONE
+_FOR_NOTHING: Final = Waiting.NOTHING
+_FOR_UPLOAD: Final = Waiting.UPLOAD
+_FOR_PICK: Final = Waiting.PICK
+_OTHER: Final = Api.OTHER
+_NONE: Final = BodyMode.NONE
+_STREAMED: Final = BodyMode.STREAMED
+_BUFFERED: Final = BodyMode.BUFFERED
+_PARTIAL: Final = BodyMode.BUFFERED_PARTIAL
+_FDS: Final = BodyMode.FULL_DUPLEX_STREAMED
+_BUFFERING: Final = frozenset((_BUFFERED, _PARTIAL))
 
 
 class Exchange:
@@ -476,14 +488,14 @@ class Exchange:
         return (told, self._model) if self._model else None
 
 
-_NO_BODY = Refused(400, "invalid-json", "The request has no body; it must be a JSON object.")
-_NOT_VISIBLE = Refused(
+_NO_BODY: Final = Refused(400, "invalid-json", "The request has no body; it must be a JSON object.")
+_NOT_VISIBLE: Final = Refused(
     500,
     "body-not-visible",
     "The model must be rewritten, but the gateway does not let the endpoint picker change the "
     "body. Set request_body_mode to FULL_DUPLEX_STREAMED or BUFFERED.",
 )
-_HELD_BY_TRAILERS = Refused(
+_HELD_BY_TRAILERS: Final = Refused(
     500,
     "body-not-visible",
     "The model must be rewritten, but a streamed body that ends with trailers cannot be changed. "

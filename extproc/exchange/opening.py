@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from extproc.apis.path import api_of
 from extproc.exchange.settings import BodyMode
@@ -11,7 +12,7 @@ from extproc.request import Api, InferenceRequest
 from extproc.wire import ext_proc_pb2 as pb
 from pools.model import ObjectName
 
-MODEL_HEADER = "x-gateway-model-name"
+MODEL_HEADER: Final = "x-gateway-model-name"
 """Where a body-reading filter before us put the model name; used where we see no body."""
 
 
@@ -73,6 +74,6 @@ def protocol_of(message: pb.ProcessingRequest) -> tuple[BodyMode, BodyMode, bool
     )
 
 
-_BODY_MODES: dict[int, BodyMode] = {mode.value: mode for mode in BodyMode}
-_SILENT = BodyMode.NONE
+_BODY_MODES: Final[dict[int, BodyMode]] = {mode.value: mode for mode in BodyMode}
+_SILENT: Final = BodyMode.NONE
 """A mode that we do not know yet sends us messages that we cannot answer."""

@@ -7,6 +7,8 @@ is to be put back. Token counts are read where bodies are shown.
 
 from __future__ import annotations
 
+from typing import Final
+
 from extproc.apis.restore import ModelRestorer
 from extproc.apis.usage import Usage, UsageReader
 from extproc.body import full_duplex
@@ -16,7 +18,7 @@ from extproc.request import Completed
 from extproc.wire import encode
 from extproc.wire import ext_proc_pb2 as pb
 
-SERVED = "x-gateway-destination-endpoint-served"
+SERVED: Final = "x-gateway-destination-endpoint-served"
 """``envoy.lb`` key of the endpoint that answered (endpoint picker protocol P18)."""
 
 
@@ -158,9 +160,11 @@ def _value(header: pb.HeaderValue) -> str:
     return header.raw_value.decode("latin-1") or header.value
 
 
-_UNTOLD = Usage()
-_WHOLE_BODY = frozenset((BodyMode.BUFFERED, BodyMode.STREAMED, BodyMode.FULL_DUPLEX_STREAMED))
-_WITHOUT_LENGTH = pb.ProcessingResponse(
+_UNTOLD: Final = Usage()
+_WHOLE_BODY: Final = frozenset(
+    (BodyMode.BUFFERED, BodyMode.STREAMED, BodyMode.FULL_DUPLEX_STREAMED)
+)
+_WITHOUT_LENGTH: Final = pb.ProcessingResponse(
     response_headers=pb.HeadersResponse(
         response=pb.CommonResponse(
             header_mutation=pb.HeaderMutation(remove_headers=["content-length"])

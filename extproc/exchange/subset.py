@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from extproc.wire import ext_proc_pb2 as pb
 
-NAMESPACE = "envoy.lb.subset_hint"
-KEY = "x-gateway-destination-endpoint-subset"
+NAMESPACE: Final = "envoy.lb.subset_hint"
+KEY: Final = "x-gateway-destination-endpoint-subset"
 
 
 def subset_of(metadata: pb.Metadata) -> tuple[str, ...] | None:

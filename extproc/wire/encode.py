@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
+from typing import Final
 
 from extproc.wire import ext_proc_pb2 as pb
 
-DESTINATION = "x-gateway-destination-endpoint"
+DESTINATION: Final = "x-gateway-destination-endpoint"
 """Request header and ``envoy.lb`` key of the picked endpoints (endpoint picker protocol P8, P9)."""
-CHUNK_LIMIT = 65_536
+CHUNK_LIMIT: Final = 65_536
 """Bytes of body in one streamed answer (Envoy recommends at most 64 KiB)."""
 
-_ONE_BYTE = tuple(bytes((n,)) for n in range(128))
+_ONE_BYTE: Final = tuple(bytes((n,)) for n in range(128))
 
 
-REMOVED = -1
+REMOVED: Final = -1
 """As ``content_length``: take the header away, as the length is not known yet."""
-_REMOVE_LENGTH = b"\x12\x0econtent-length"
+_REMOVE_LENGTH: Final = b"\x12\x0econtent-length"
 
 
 def _varint(value: int) -> bytes:
@@ -165,7 +166,7 @@ def streamed_body(chunk: bytes, end_of_stream: bool, *, response: bool = False) 
     )
 
 
-_TAIL = (b"", b"\x10\x01")
+_TAIL: Final = (b"", b"\x10\x01")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -217,24 +218,28 @@ def immediate_response(
     return pb.ProcessingResponse(immediate_response=response).SerializeToString()
 
 
-REQUEST_HEADERS_CONTINUE = pb.ProcessingResponse(
+REQUEST_HEADERS_CONTINUE: Final = pb.ProcessingResponse(
     request_headers=pb.HeadersResponse()
 ).SerializeToString()
-REQUEST_BODY_CONTINUE = pb.ProcessingResponse(request_body=pb.BodyResponse()).SerializeToString()
-REQUEST_TRAILERS_CONTINUE = pb.ProcessingResponse(
+REQUEST_BODY_CONTINUE: Final = pb.ProcessingResponse(
+    request_body=pb.BodyResponse()
+).SerializeToString()
+REQUEST_TRAILERS_CONTINUE: Final = pb.ProcessingResponse(
     request_trailers=pb.TrailersResponse()
 ).SerializeToString()
-DO_NOT_BUFFER = pb.ProcessingResponse(
+DO_NOT_BUFFER: Final = pb.ProcessingResponse(
     mode_override=pb.ProcessingMode(
         request_body_mode=pb.ProcessingMode.NONE, response_header_mode=pb.ProcessingMode.SKIP
     )
 ).SerializeToString()
 """To append to an answer to headers: send no body. Counts where Envoy's ``allow_mode_override``
 does. Response headers are skipped because the override would else turn them on."""
-RESPONSE_HEADERS_CONTINUE = pb.ProcessingResponse(
+RESPONSE_HEADERS_CONTINUE: Final = pb.ProcessingResponse(
     response_headers=pb.HeadersResponse()
 ).SerializeToString()
-RESPONSE_BODY_CONTINUE = pb.ProcessingResponse(response_body=pb.BodyResponse()).SerializeToString()
-RESPONSE_TRAILERS_CONTINUE = pb.ProcessingResponse(
+RESPONSE_BODY_CONTINUE: Final = pb.ProcessingResponse(
+    response_body=pb.BodyResponse()
+).SerializeToString()
+RESPONSE_TRAILERS_CONTINUE: Final = pb.ProcessingResponse(
     response_trailers=pb.TrailersResponse()
 ).SerializeToString()
