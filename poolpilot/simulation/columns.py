@@ -44,6 +44,7 @@ COLUMNS = (
     Column("e2e p50", "latency_p50", seconds),
     Column("p99", "latency_p99", seconds),
     Column("out tok/s", "output_tokens_per_second", _count, lower_is_better=False),
+    Column("steady", "steady_tokens_per_second", _count, lower_is_better=False),
     Column("hit rate", "hit_rate", lambda value: f"{value:.0%}", lower_is_better=False),
     Column("spread", "spread", lambda value: f"{value:.2f}"),
     Column("loads/s", "adapter_loads_per_second", lambda value: f"{value:.2f}"),

@@ -43,6 +43,9 @@ class Measures:
     latency_p90: float
     latency_p99: float
     output_tokens_per_second: float
+    steady_tokens_per_second: float
+    """Between the first and the last arrival only, whosever they are: without the end of the run,
+    in which the longest answers decide."""
     requests_per_second: float
     hit_rate: float
     """Share of the prompt tokens that were found in a prefix cache."""
@@ -92,6 +95,7 @@ def measure(trace: Trace) -> Measures:
         latency_p90=quantile(latency, 0.90),
         latency_p99=quantile(latency, 0.99),
         output_tokens_per_second=tokens / span,
+        steady_tokens_per_second=_steady(trace.records, records),
         requests_per_second=len(good) / span,
         hit_rate=sum(r.cached for r in good) / prompt_tokens if prompt_tokens else math.nan,
         spread=_spread(pod.in_flight_seconds for pod in trace.pods),
@@ -101,6 +105,22 @@ def measure(trace: Trace) -> Measures:
         leaked=trace.left_in_flight,
         ttft_quantiles=tuple(quantile(ttft, percent / 100) for percent in range(101)),
     )
+
+
+def _steady(everyone: Iterable[Record], measured: Sequence[Record]) -> float:
+    begins = min(record.arrived for record in measured)
+    ends = max(record.arrived for record in measured)
+    if ends <= begins:
+        return math.nan
+    tokens = 0.0
+    for record in everyone:
+        if record.first_token is None or record.ended is None or record.outcome is not Outcome.OK:
+            continue
+        # Evenly from the first to the last, as good as it gets without a time for each.
+        seconds = max(record.ended - record.first_token, 1e-9)
+        inside = min(record.ended, ends) - max(record.first_token, begins)
+        tokens += record.call.output_tokens * max(0.0, inside) / seconds
+    return tokens / (ends - begins)
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -202,3 +203,19 @@ def test_quantiles_lie_between_the_nearest_values():
     assert quantile([0.0, 10.0], 0.5) == 5.0
     assert quantile([1.0], 0.99) == 1.0
     assert quantile(list(range(101)), 0.9) == 90
+
+
+def test_steady_throughput_leaves_out_what_is_answered_when_nobody_asks_any_more():
+    # Ten seconds of arrivals; the one that came last takes as long as all of them.
+    arrivals = [(float(n), call(n, output=100)) for n in range(10)]
+    trace = run([*arrivals, (10.0, call(10, output=10_000))])
+    measures = measure(trace)
+    last = trace.records[-1]
+    assert last.call.output_tokens == 10_000
+    assert last.ended > 60
+    assert measures.steady_tokens_per_second == pytest.approx(10 * 100 / 10.0, rel=0.01)
+    assert measures.output_tokens_per_second == pytest.approx(11_000 / last.ended, rel=0.01)
+
+
+def test_without_a_stretch_of_time_there_is_no_steady_throughput():
+    assert math.isnan(measure(run([(1.0, call(0)), (1.0, call(1))])).steady_tokens_per_second)
