@@ -36,6 +36,7 @@ from bench.live.forms import FORMS, Form
 from bench.live.load import play
 from bench.live.rows import Row, live, median, show, simulated
 from bench.live.servers import Servers, Watch, behind_envoy, behind_router
+from extproc.scheduling.load import PREFILL_RATE
 from sim.fleet.experiment import Run, perform
 from sim.fleet.fleet import FleetConfig
 
@@ -43,10 +44,14 @@ TRIES = 3
 
 
 def offline(form: Form, policy: str, seed: int) -> Row:
-    """On the virtual clock. What does not scale with the pods' clock takes longer on it."""
+    """On the virtual clock. What does not scale with the pods' clock takes longer on it, and they
+    are faster than the policy thinks."""
     scale, pods = form.time_scale, form.workload.pods
     fleet = FleetConfig(
-        scrape_interval=0.2 * scale, scrape_delay=0.005 * scale, report_delay=0.05 * scale
+        scrape_interval=0.2 * scale,
+        scrape_delay=0.005 * scale,
+        report_delay=0.05 * scale,
+        prefill_rate=PREFILL_RATE / scale,
     )
     run = Run(form.workload, policy, form.load, seed, pods, form.engine, fleet)
     return simulated(policy, perform(run).measures)

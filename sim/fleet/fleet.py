@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from extproc.request import Api, InferenceRequest
 from extproc.scheduling import Candidate, Profile, Signals, assume_missing
-from extproc.scheduling.load import Charge, Load
+from extproc.scheduling.load import PREFILL_RATE, Charge, Load, LoadSettings
 from sim.engine import EngineConfig
 from sim.events import Decoded, Finished, FirstToken, Request
 from sim.fleet import prompt
@@ -47,6 +47,9 @@ class FleetConfig:
     """How old a sample is when it arrives."""
     report_delay: float = 0.02
     """From the end of a request until the policy hears of it."""
+    prefill_rate: float = PREFILL_RATE
+    """What the policy takes for the speed of every pod, in prompt tokens a second. The pods' own is
+    in their engines."""
     endpoints_per_pick: int = 3
     """The pick and the endpoints that a retry may go to."""
 
@@ -76,7 +79,7 @@ class Fleet:
         self.trace = Trace(pods=[pod.totals for pod in self.pods])
         self._profile = profile
         self._uses_prefix = profile.uses_prefix
-        self._load = Load()
+        self._load = Load(LoadSettings(prefill_rate=self.config.prefill_rate))
         self._traffic = traffic
         self._rng = rng
         self._pod_of = {pod.candidate.key: pod for pod in self.pods}

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import pytest
 
+from extproc.scheduling import Picker, Profile
 from sim.engine import EngineConfig
 from sim.fleet.fleet import Fleet, FleetConfig
 from sim.fleet.measure import measure, quantile
@@ -219,3 +220,19 @@ def test_steady_throughput_leaves_out_what_is_answered_when_nobody_asks_any_more
 
 def test_without_a_stretch_of_time_there_is_no_steady_throughput():
     assert math.isnan(measure(run([(1.0, call(0)), (1.0, call(1))])).steady_tokens_per_second)
+
+
+@pytest.mark.parametrize(("rate", "still_there"), [(20_000.0, 3000), (1e9, 0)])
+def test_a_policy_goes_by_the_speed_that_it_takes_pods_for(rate, still_there):
+    seen = []
+
+    def look(request, candidates, scores, count):
+        seen.append(sum(candidate.prefill_tokens for candidate in candidates))
+        return list(candidates[:1])
+
+    policy = Profile("look", (), Picker("look", look))
+    # The second comes a millisecond later, before anything was scraped.
+    script = Script([(0.0, call(0)), (0.001, call(1))])
+    config = FleetConfig(prefill_rate=rate, scrape_interval=60.0, scrape_delay=1.0)
+    Fleet([ENGINE], policy, script, random.Random(1), config).run()
+    assert seen == [0, still_there]
