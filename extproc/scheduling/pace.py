@@ -1,13 +1,15 @@
 """How slow each endpoint is, next to its peers: other hardware, a hot GPU, a noisy neighbour.
 
-What servers report as the time to first token is compared with what was to be expected there: the
-prompts ahead and the uncached part of the prompt at the profile's rate, and a step of the batch. ::
+What servers report as the time to first token is compared with that of the middle endpoint, in two
+ways: as it is, and divided by what was to be prefilled (the prompts ahead and the uncached part of
+the prompt, in seconds at the profile's rate). The smaller counts::
 
-    ratio    = reported / expected
-    slowness = ratio / ratio of the middle endpoint
+    slowness = min(reported / middle reported,
+                   reported / ahead / (middle of reported / ahead))
 
-The rate need not be right, since it is the same for all. How much is cached at an endpoint and how
-long its queue is are in what was expected of it.
+Equal servers take ``a + b * ahead``, and how much of it is ``a`` (a step of the batch, the way) and
+how large ``b`` is (how wrong the rate) is not known. But whoever had more ahead than the middle is
+not slow by the second, and whoever had less is not by the first, whatever ``a`` and ``b`` are.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from collections.abc import Container
 
 from extproc.scheduling.candidate import Candidate
 
-STEP_SECONDS = 0.03
-"""A step of the batch, which a prompt takes even if it is cached to the end."""
+LEAST_AHEAD = 0.001
+"""Seconds: something is always to be prefilled."""
 WEIGHT = 0.05
 """What one request weighs in the means."""
 EQUAL = 2.0
@@ -33,10 +35,10 @@ FORGET_AFTER = 30.0
 class Pace:
     """Of one endpoint, in seconds from sending a request to its first token."""
 
-    __slots__ = ("expected", "reported", "reported_at")
+    __slots__ = ("ahead", "reported", "reported_at")
 
-    def __init__(self, expected: float) -> None:
-        self.expected = expected
+    def __init__(self, ahead: float) -> None:
+        self.ahead = ahead
         self.reported = 0.0
         self.reported_at: float | None = None
         """When it gave a first token for the last time; None: not lately."""
@@ -47,16 +49,17 @@ class Paces:
 
     def __init__(self) -> None:
         self._paces: dict[Candidate, Pace] = {}
-        self._middle = 1.0
+        self._middle_reported = self._middle_ratio = 1.0
         self._middle_until = 0.0
 
     def expect(self, candidate: Candidate, seconds: float) -> None:
         """A request was sent there whose prompt should be prefilled in so many seconds."""
+        ahead = seconds if seconds > LEAST_AHEAD else LEAST_AHEAD
         pace = self._paces.get(candidate)
         if pace is None:
-            self._paces[candidate] = Pace(STEP_SECONDS + seconds)
+            self._paces[candidate] = Pace(ahead)
         else:
-            pace.expected += WEIGHT * (STEP_SECONDS + seconds - pace.expected)
+            pace.ahead += WEIGHT * (ahead - pace.ahead)
 
     def observed(self, candidate: Candidate, now: float) -> None:
         """The endpoint was scraped."""
@@ -78,7 +81,9 @@ class Paces:
             return
         if now >= self._middle_until:
             self._find_middle(now)
-        slowness = pace.reported / pace.expected / self._middle
+        slowness = min(
+            pace.reported / self._middle_reported, pace.reported / pace.ahead / self._middle_ratio
+        )
         candidate.slowness = 1.0 if slowness < EQUAL else min(slowness, SLOWEST)
 
     def keep(self, candidates: Container[Candidate]) -> None:
@@ -87,9 +92,13 @@ class Paces:
             del self._paces[candidate]
 
     def _find_middle(self, now: float) -> None:
-        ratios = [
-            p.reported / p.expected for p in self._paces.values() if p.reported_at is not None
-        ]
-        ratios.sort()
-        self._middle = max(ratios[(len(ratios) - 1) // 2], 1e-6)
+        told = [pace for pace in self._paces.values() if pace.reported_at is not None]
+        self._middle_reported = _middle([pace.reported for pace in told])
+        self._middle_ratio = _middle([pace.reported / pace.ahead for pace in told])
         self._middle_until = now + INTERVAL
+
+
+def _middle(values: list[float]) -> float:
+    """Of two in the middle, the lower."""
+    values.sort()
+    return max(values[(len(values) - 1) // 2], 1e-6)

@@ -133,6 +133,33 @@ def test_an_endpoint_that_is_gone_is_no_measure_for_the_others() -> None:
 
 
 @given(
+    st.lists(st.floats(0.001, 20), min_size=2, max_size=9),
+    st.floats(0.001, 1),
+    st.floats(0.05, 20),
+)
+def test_equal_pods_are_equal_however_wrong_the_rate_and_however_uneven_their_prompts(
+    ahead: list[float], step: float, per_second: float
+) -> None:
+    fleet = Fleet(*(step + per_second * seconds for seconds in ahead))
+    for pod, seconds in enumerate(ahead):
+        fleet.serve(pod, 10, expected=seconds)
+    fleet.settle()
+    assert fleet.slowness == [1] * len(ahead)
+
+
+@given(st.floats(0.001, 1), st.floats(0.05, 20), st.floats(2.1, 9))
+def test_a_slow_pod_is_found_however_wrong_the_rate(
+    step: float, per_second: float, times: float
+) -> None:
+    equal = step + per_second * 0.5
+    fleet = Fleet(times * equal, equal, equal)
+    for pod in range(3):
+        fleet.serve(pod, 10, expected=0.5)
+    fleet.settle()
+    assert fleet.slowness == [pytest.approx(times, abs=0.01), 1, 1]
+
+
+@given(
     st.lists(
         st.tuples(st.integers(0, 2), st.floats(0, 100), st.floats(0, 100), st.floats(0.01, 60)),
         max_size=40,
