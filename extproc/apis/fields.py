@@ -210,7 +210,9 @@ def _text_bytes(value: object) -> int:
         elif kind is dict:
             assert isinstance(item, dict)
             # An image or audio part is no text; its data must not count as a million tokens.
-            if item.get("type") in _NOT_TEXT:
+            part = item.get("type")
+            # A client may send anything as a type, also what has no hash.
+            if isinstance(part, str) and part in _NOT_TEXT:
                 continue
             pending += item.values()
     return total
