@@ -104,6 +104,24 @@ def test_an_image_in_a_message_is_not_taken_for_text() -> None:
     assert found.prompt_bytes < 100
 
 
+_ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["type", "text", "content", "role"]), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+@given(_ANY_JSON)
+def test_whatever_stands_where_messages_should_is_counted_and_left_to_the_pod(
+    messages: object,
+) -> None:
+    found = fields_of(Api.CHAT_COMPLETIONS, messages=messages)
+    assert 0 <= found.prompt_bytes < 1000
+
+
 @pytest.mark.parametrize(("value", "stream"), [(True, True), (False, False), (1, False)])
 def test_only_true_asks_for_a_stream(value: object, stream: bool) -> None:
     assert fields_of(Api.COMPLETIONS, stream=value).stream is stream
