@@ -52,6 +52,17 @@ class Envoy:
         stats = json.loads(await self.get(f"/stats?format=json&filter=^{name}$"))["stats"]
         return int(stats[0]["value"]) if stats and "value" in stats[0] else 0
 
+    async def opened(self) -> None:
+        """Wait until the ports of all listeners that Envoy has accepted are open."""
+
+        async def holds() -> bool:
+            return (
+                await self.stat("listener_manager.workers_started") == 1
+                and await self.stat("listener_manager.total_listeners_warming") == 0
+            )
+
+        await eventually(holds, "Envoy opens its ports")
+
     async def hosts(self, cluster: str) -> dict[str, str]:
         """Address to EDS health, of one cluster."""
         statuses = json.loads(await self.get("/clusters?format=json"))["cluster_statuses"]
@@ -146,6 +157,10 @@ class Led:
             if kind.error is not None
         ]
         assert rejected == []
+        # An accepted listener opens its port only when what it refers to has come as well, and the
+        # first ones only when the workers start.
+        for one in self.envoys.values():
+            await one.opened()
 
 
 @contextlib.asynccontextmanager
