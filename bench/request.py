@@ -225,9 +225,9 @@ request = function()
     '{{"model":"m","max_tokens":1,"prompt":"' .. n .. ' ' .. text .. '"}}')
 end
 done = function(s, l, r)
-  local failed = s.errors.status + s.errors.read + s.errors.timeout + s.errors.connect
-  io.write(string.format("RESULT %d %d %d %d %d\\n",
-    s.requests, s.duration, failed, l:percentile(50), l:percentile(99)))
+  local e = s.errors
+  io.write(string.format("RESULT %d %d %d %d %d %d %d %d\\n", s.requests, s.duration,
+    e.status, e.read, e.timeout, e.connect, l:percentile(50), l:percentile(99)))
 end
 """)
     out = subprocess.run(
@@ -237,9 +237,11 @@ end
         text=True,
     ).stdout
     numbers = next(line for line in out.splitlines() if line.startswith("RESULT")).split()[1:]
-    requests, duration, errors, p50, p99 = map(int, numbers)
-    if errors:
-        raise RuntimeError(f"{errors} of {requests} requests failed")
+    requests, duration, *errors, p50, p99 = map(int, numbers)
+    if any(errors):
+        kinds = zip(("other than 200", "read", "timeout", "connect"), errors, strict=True)
+        found = ", ".join(f"{count} {kind}" for kind, count in kinds if count)
+        raise RuntimeError(f"of {requests} requests to {url} some failed: {found}")
     return requests, duration / 1e6, p50 / 1e3, p99 / 1e3
 
 
