@@ -74,6 +74,7 @@ _HCM = (
     ".HttpConnectionManager"
 )
 _ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
+_BUFFER = "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer"
 
 
 def pods_config(ports: list[int]) -> dict[str, Any]:
@@ -99,7 +100,12 @@ def pods_config(ports: list[int]) -> dict[str, Any]:
     hcm = {
         "@type": _HCM,
         "stat_prefix": "pods",
-        "http_filters": [{"name": "router", "typed_config": {"@type": _ROUTER}}],
+        # Without it Envoy answers before the body is there, and then closes the connection:
+        # one for each request, until the kernel has no room for those that wait to be forgotten.
+        "http_filters": [
+            {"name": "buffer", "typed_config": {"@type": _BUFFER, "max_request_bytes": 1 << 25}},
+            {"name": "router", "typed_config": {"@type": _ROUTER}},
+        ],
         "route_config": {"virtual_hosts": [{"name": "v", "domains": ["*"], "routes": routes}]},
     }
     return {
