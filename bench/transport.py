@@ -171,9 +171,17 @@ def envoy_config(listener: int, picker: str | None) -> dict[str, Any]:
                 },
             }
         )
-    filters.append(
-        {"name": "router", "typed_config": {"@type": f"{_TYPE}filters.http.router.v3.Router"}}
-    )
+    # Without the buffer Envoy answers before the body is there, and closes the connection for it.
+    filters += [
+        {
+            "name": "buffer",
+            "typed_config": {
+                "@type": f"{_TYPE}filters.http.buffer.v3.Buffer",
+                "max_request_bytes": 1 << 25,
+            },
+        },
+        {"name": "router", "typed_config": {"@type": f"{_TYPE}filters.http.router.v3.Router"}},
+    ]
     route = {
         "match": {"prefix": "/"},
         "direct_response": {"status": 200, "body": {"inline_string": "ok"}},
