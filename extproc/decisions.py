@@ -9,15 +9,11 @@ a large one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import repeat
-from operator import attrgetter
 from typing import Final
-
-import msgspec
 
 from extproc.request import Completed, Outcome, Refused, Routed
 from extproc.scheduling.candidate import Candidate
-from extproc.scheduling.prefix import NO_MATCH, PrefixMatch
+from extproc.scheduling.load import Charge
 from extproc.scheduling.profile import Decision, SchedulingRequest
 from pools.model import ObjectName
 
@@ -25,52 +21,109 @@ SMALL_POOL: Final = 32
 """Up to so many candidates every decision keeps its details."""
 SAMPLE: Final = 16
 """In larger pools, one decision in so many does."""
-_LOOKS: Final = attrgetter("queue", "kv_usage", "in_flight", "prefill_tokens")
 
 
-class Details(msgspec.Struct, eq=False):
+class Details:
     """Who was considered, and how they looked at that moment."""
 
-    candidates: Sequence[Candidate]
-    values: Sequence[tuple[int, float, int, int]]
-    """Queue, KV usage, requests in flight and tokens to prefill of each candidate."""
-    decision: Decision
-    cached: Sequence[int]
-    """Tokens of the prompt that each was taken to have cached; empty: nobody had any."""
+    __slots__ = (
+        "cached",
+        "candidates",
+        "decision",
+        "in_flight",
+        "kv_usage",
+        "prefill_tokens",
+        "queue",
+    )
+
+    def __init__(
+        self, candidates: Sequence[Candidate], decision: Decision, cached: Sequence[int]
+    ) -> None:
+        self.candidates = candidates
+        self.decision = decision
+        self.cached = cached
+        """Tokens of the prompt that each was taken to have cached; empty: nobody had any."""
+        self.queue = [c.queue for c in candidates]
+        self.kv_usage = [c.kv_usage for c in candidates]
+        self.in_flight = [c.in_flight for c in candidates]
+        self.prefill_tokens = [c.prefill_tokens for c in candidates]
 
 
-class DecisionRecord(msgspec.Struct, eq=False):
+class DecisionRecord:
     """One decision, and later what became of it."""
 
-    id: str
-    """The pick id."""
-    at: float
-    """On the director's clock."""
-    request_id: str
-    pool: ObjectName | None
-    profile: str
-    model: str
-    target_model: str
-    priority: int
-    outcome: Outcome
-    steps: Sequence[tuple[str, int]] = ()
-    """The name of each step and how many candidates it kept."""
-    candidates: int = 0
-    """How many there were to begin with."""
-    seconds: float = 0.0
-    """What deciding cost."""
-    queued: float = 0.0
-    """Seconds that the request waited to be decided."""
-    prompt_tokens: int = 0
-    """Estimated."""
-    cached_tokens: int = 0
-    """Of those, what the pick was taken to have in its cache."""
-    output_tokens: int = 0
-    """Expected."""
-    prefill: str = ""
-    """The endpoint that prefills, where that is another than the pick."""
-    details: Details | None = None
-    completed: Completed | None = None
+    __slots__ = (
+        "at",
+        "cached_tokens",
+        "candidates",
+        "charges",
+        "completed",
+        "details",
+        "id",
+        "kept",
+        "model",
+        "outcome",
+        "output_tokens",
+        "pool",
+        "prefill",
+        "priority",
+        "profile",
+        "prompt_tokens",
+        "queued",
+        "request_id",
+        "seconds",
+        "target_model",
+    )
+
+    def __init__(
+        self,
+        id: str,
+        at: float,
+        request_id: str,
+        pool: ObjectName | None,
+        profile: str,
+        model: str,
+        target_model: str,
+        priority: int,
+        outcome: Outcome,
+    ) -> None:
+        self.id = id
+        """The pick id."""
+        self.at = at
+        """On the director's clock."""
+        self.request_id = request_id
+        self.pool = pool
+        self.profile = profile
+        self.model = model
+        self.target_model = target_model
+        self.priority = priority
+        self.outcome = outcome
+        self.candidates = 0
+        """How many there were to begin with."""
+        self.details: Details | None = None
+        self.kept: Sequence[tuple[str, int]] = ()
+        """The steps, where there are no details."""
+        self.seconds = 0.0
+        """What deciding cost."""
+        self.queued = 0.0
+        """Seconds that the request waited to be decided."""
+        self.prompt_tokens = 0
+        """Estimated."""
+        self.cached_tokens = 0
+        """Of those, what the pick was taken to have in its cache."""
+        self.output_tokens = 0
+        """Expected."""
+        self.prefill = ""
+        """The endpoint that prefills, where that is another than the pick."""
+        self.charges: tuple[Charge, ...] = ()
+        """Until it has ended: the pick's, and that of the endpoint that prefills for it, if another
+        does."""
+        self.completed: Completed | None = None
+
+    @property
+    def steps(self) -> Sequence[tuple[str, int]]:
+        """The name of each step and how many candidates it kept."""
+        return self.kept if self.details is None else steps_of(self.details.decision)
 
     def summary(self) -> dict[str, object]:
         """For a list of decisions."""
@@ -115,18 +168,13 @@ class DecisionRecord(msgspec.Struct, eq=False):
         shown["considered"] = [
             {
                 "endpoint": c.key,
-                "queue": queue,
-                "kv_usage": round(kv, 4),
-                "in_flight": in_flight,
-                "prefill_tokens": prefill,
-                "cached_tokens": cached,
+                "queue": details.queue[n],
+                "kv_usage": round(details.kv_usage[n], 4),
+                "in_flight": details.in_flight[n],
+                "prefill_tokens": details.prefill_tokens[n],
+                "cached_tokens": details.cached[n] if details.cached else 0,
             }
-            for c, (queue, kv, in_flight, prefill), cached in zip(
-                details.candidates,
-                details.values,
-                details.cached or repeat(0, len(details.candidates)),
-                strict=True,
-            )
+            for n, c in enumerate(details.candidates)
         ]
         shown["steps"] = _steps(details)
         keys = [c.key for c in decision.scored]
@@ -221,17 +269,9 @@ def brief(
     return "; ".join(parts)
 
 
-def details_of(
-    number: int,
-    candidates: Sequence[Candidate],
-    decision: Decision,
-    prefix: PrefixMatch = NO_MATCH,
-) -> Details | None:
-    """The details to keep for the ``number``-th decision, if any."""
-    if len(candidates) > SMALL_POOL and number % SAMPLE:
-        return None
-    cached = prefix.tokens_of_each(candidates) if prefix.longest else ()
-    return Details(candidates, list(map(_LOOKS, candidates)), decision, cached)
+def steps_of(decision: Decision) -> list[tuple[str, int]]:
+    """The name of each step and how many candidates it kept."""
+    return [(name, len(kept)) for name, kept in decision.trace]
 
 
 class DecisionLog:
@@ -253,10 +293,10 @@ class DecisionLog:
     def add(self, record: DecisionRecord) -> None:
         place = self.number % len(self._ring)
         oldest = self._ring[place]
-        if oldest is not None:
-            # It may live on in the ledger, where nobody reads these and they cost memory.
+        if oldest is not None and oldest.charges:
+            # It lives on in the ledger, where nobody reads these and they cost memory.
             oldest.details = None
-            oldest.steps = ()
+            oldest.kept = ()
         self._ring[place] = record
         self.number += 1
 

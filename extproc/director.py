@@ -15,7 +15,15 @@ from typing import Final
 
 import structlog
 
-from extproc.decisions import DecisionLog, DecisionRecord, brief, details_of
+from extproc.decisions import (
+    SAMPLE,
+    SMALL_POOL,
+    DecisionLog,
+    DecisionRecord,
+    Details,
+    brief,
+    steps_of,
+)
 from extproc.endpoint_health import Fault, judge
 from extproc.fleet import Fleet, PoolView
 from extproc.ledger import Ledger
@@ -112,21 +120,18 @@ class Director:
         if isinstance(view, Refused):
             return self._refuse(request, view, now, queued=queued)
         rng = self._rng
-        resolved = view.resolver.resolve(request.model, request.headers, request.objective, rng)
+        resolver = view.resolver
+        target = resolver.target(request.model, request.headers, rng)
+        priority = resolver.priority(request.model, request.objective)
         load = self.fleet.load
         load.advance(now)
-        asked = load.ask(
-            request, resolved.model, resolved.priority, rng, now, prefix=view.uses_prefix
-        )
+        asked = load.ask(request, target, priority, rng, now, prefix=view.uses_prefix)
         candidates = view.eligible(request.subset, now, rng, asked.trace)
         decision = view.profile.decide(asked, candidates, self._count)
         chosen = decision.endpoints
         if not chosen:
-            refusal = _refusal(view, request, decision.verdict, resolved.priority)
-            return self._refuse(
-                request, refusal, now, view, resolved.model, resolved.priority, decision, queued
-            )
-        target = resolved.model
+            refusal = _refusal(view, request, decision.verdict, priority)
+            return self._refuse(request, refusal, now, view, target, priority, decision, queued)
         pick_id = self.decisions.next_id()
         headers = decision.headers
         if request.pool is None:
@@ -142,7 +147,7 @@ class Director:
             headers=headers,
         )
         record = self._record(
-            request, outcome, now, view, target, resolved.priority, decision, pick_id, asked.prefix
+            request, outcome, now, view, target, priority, decision, pick_id, asked.prefix
         )
         record.queued = queued
         record.prompt_tokens, record.output_tokens = asked.prompt_tokens, asked.output_tokens
@@ -150,7 +155,7 @@ class Director:
             record.cached_tokens = asked.prefix.tokens_of(chosen[0])
         if decision.prefill is not None:
             record.prefill = decision.prefill.key
-        self.ledger.open(record, *load.charge_all(asked, decision, now))
+        self.ledger.open(record, load.charge_all(asked, decision, now))
         record.seconds = self._clock() - now
         self.metrics.decided(view.label, request.model, target, "routed", record.seconds)
         return record
@@ -167,11 +172,12 @@ class Director:
         return self._refuse(request, refusal, self._clock(), view, priority=priority, queued=queued)
 
     def settle(self, completed: Completed) -> None:
-        request = self.ledger.settle(completed.pick_id, answered=bool(completed.served))
-        if request is None:
+        record = self.ledger.settle(completed.pick_id, answered=bool(completed.served))
+        if record is None:
             return
         now = self._clock()
-        record, charge = request.decision, request.charges[0]
+        charge = record.charges[0]
+        record.charges = ()
         record.completed = completed
         outcome = record.outcome
         endpoints = outcome.endpoints if isinstance(outcome, Routed) else ()
@@ -196,9 +202,10 @@ class Director:
         many."""
         expired = self.ledger.expire(self._clock())
         self.metrics.expired += len(expired)
-        if self._on_end is not None:
-            for request in expired:
-                self._on_end(request.decision)
+        for record in expired:
+            record.charges = ()
+            if self._on_end is not None:
+                self._on_end(record)
         return len(expired)
 
     # The steps
@@ -315,8 +322,12 @@ class Director:
         )
         if view is not None and decision is not None:
             record.candidates = len(view.candidates)
-            record.steps = [(name, len(kept)) for name, kept in decision.trace]
-            record.details = details_of(decisions.number, view.candidates, decision, prefix)
+            # In a large pool details are much, so that one decision in so many keeps them.
+            if len(view.candidates) <= SMALL_POOL or not decisions.number % SAMPLE:
+                cached = prefix.tokens_of_each(view.candidates) if prefix.longest else ()
+                record.details = Details(view.candidates, decision, cached)
+            else:
+                record.kept = steps_of(decision)
         decisions.add(record)
         return record
 

@@ -7,18 +7,8 @@ does. Either way it is settled once, so the counts of every endpoint always come
 
 from __future__ import annotations
 
-import msgspec
-
 from extproc.decisions import DecisionRecord
 from extproc.scheduling.load import Charge, Load
-
-
-class OpenRequest(msgspec.Struct, eq=False):
-    """A request that was sent and has not ended."""
-
-    decision: DecisionRecord
-    charges: tuple[Charge, ...]
-    """The pick's, and that of the endpoint that prefills for it, if another does."""
 
 
 class Ledger:
@@ -34,32 +24,33 @@ class Ledger:
         self._load = load
         self._expiry = expiry
         self._limit = limit
-        self._open: dict[str, OpenRequest] = {}
+        self._open: dict[str, DecisionRecord] = {}
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def open(self, decision: DecisionRecord, *charges: Charge) -> None:
+    def open(self, record: DecisionRecord, charges: tuple[Charge, ...]) -> None:
         """Keep the charges until the pick is settled. The first is the pick's. Times of charges
         must not go backwards."""
-        self._open[decision.id] = OpenRequest(decision, charges)
+        record.charges = charges
+        self._open[record.id] = record
 
-    def settle(self, pick_id: str, *, answered: bool = True) -> OpenRequest | None:
+    def settle(self, pick_id: str, *, answered: bool = True) -> DecisionRecord | None:
         """Count a request out. None if it is not open: unknown, repeated or expired."""
-        request = self._open.pop(pick_id, None)
-        if request is not None:
-            for charge in request.charges:
+        record = self._open.pop(pick_id, None)
+        if record is not None:
+            for charge in record.charges:
                 self._load.end(charge, answered=answered)
-        return request
+        return record
 
-    def expire(self, now: float) -> list[OpenRequest]:
+    def expire(self, now: float) -> list[DecisionRecord]:
         """Settle what is older than the expiry, or beyond the limit. To be called now and then."""
         surplus = len(self._open) - self._limit
-        expired: list[OpenRequest] = []
-        for request in self._open.values():
-            if now - request.charges[0].at < self._expiry and len(expired) >= surplus:
+        expired: list[DecisionRecord] = []
+        for record in self._open.values():
+            if now - record.charges[0].at < self._expiry and len(expired) >= surplus:
                 break
-            expired.append(request)
-        for request in expired:
-            self.settle(request.decision.id, answered=False)
+            expired.append(record)
+        for record in expired:
+            self.settle(record.id, answered=False)
         return expired

@@ -1,8 +1,8 @@
 """What an exchange asks of the picker, and what it is told: the seam between the protocol and the
 policy.
 
-These values are msgspec structs, because each request makes several, and making a dataclass of this
-size takes five times as long.
+Each request makes several of these values. None is a dataclass: making one of this size takes five
+times as long.
 
 ``Exchange`` (the protocol) turns ext-proc messages into one :class:`InferenceRequest`; the director
 (the policy) turns that into one :data:`Outcome`. Neither knows of the other's insides.
@@ -32,41 +32,82 @@ class Api(enum.StrEnum):
     """Passed through and routed by load alone."""
 
 
-class InferenceRequest(msgspec.Struct, eq=False):
+class InferenceRequest:
     """One HTTP request, as far as picking an endpoint needs it. Plain data, made once."""
 
-    id: str
-    """The request's ``x-request-id``, for people to follow; not trusted to be unique."""
-    pool: ObjectName | None
-    """The pool that Envoy's route chose; None: to be found by the model name."""
-    path: str
-    method: str
-    headers: Mapping[str, str]
-    """Lower-case names; repeated headers are joined by a comma."""
-    api: Api = Api.OTHER
-    model: str = ""
-    """The model name as the client wrote it; empty where the API has none."""
-    stream: bool = False
-    objective: str = ""
-    """Name of an InferenceObjective (header ``x-gateway-inference-objective``)."""
-    fairness_id: str = ""
-    """The flow (tenant) it belongs to (header ``x-gateway-inference-fairness-id``)."""
-    subset: tuple[str, ...] | None = None
-    """``ip`` or ``ip:port``: pick only among these. None: no restriction. Empty: nothing is
-    eligible (503)."""
-    body: bytes = b""
-    """The whole body, where the body mode shows it to us."""
-    document: Mapping[str, object] | None = None
-    """The decoded JSON body."""
-    prompt_json: tuple[bytes, ...] = ()
-    """Of a body too large to be decoded (``document`` is None then): the JSON text of the cache
-    salt and of each part of the prompt, empty where it has none."""
-    prompt_bytes: int = 0
-    """Size of the prompt text, for estimates of its tokens."""
-    max_tokens: int | None = None
-    """The client's limit on output tokens."""
-    trace_parent: str = ""
-    """Envoy's own span for this exchange, as W3C ``traceparent``; empty where it does not trace."""
+    __slots__ = (
+        "api",
+        "body",
+        "document",
+        "fairness_id",
+        "headers",
+        "id",
+        "max_tokens",
+        "method",
+        "model",
+        "objective",
+        "path",
+        "pool",
+        "prompt_bytes",
+        "prompt_json",
+        "stream",
+        "subset",
+        "trace_parent",
+    )
+
+    def __init__(
+        self,
+        id: str,
+        pool: ObjectName | None,
+        path: str,
+        method: str,
+        headers: Mapping[str, str],
+        *,
+        api: Api = Api.OTHER,
+        model: str = "",
+        stream: bool = False,
+        objective: str = "",
+        fairness_id: str = "",
+        subset: tuple[str, ...] | None = None,
+        body: bytes = b"",
+        document: Mapping[str, object] | None = None,
+        prompt_bytes: int = 0,
+        max_tokens: int | None = None,
+        trace_parent: str = "",
+    ) -> None:
+        self.id = id
+        """The request's ``x-request-id``, for people to follow; not trusted to be unique."""
+        self.pool = pool
+        """The pool that Envoy's route chose; None: to be found by the model name."""
+        self.path = path
+        self.method = method
+        self.headers = headers
+        """Lower-case names; repeated headers are joined by a comma."""
+        self.api = api
+        self.model = model
+        """The model name as the client wrote it; empty where the API has none."""
+        self.stream = stream
+        self.objective = objective
+        """Name of an InferenceObjective (header ``x-gateway-inference-objective``)."""
+        self.fairness_id = fairness_id
+        """The flow (tenant) it belongs to (header ``x-gateway-inference-fairness-id``)."""
+        self.subset = subset
+        """``ip`` or ``ip:port``: pick only among these. None: no restriction. Empty: nothing is
+        eligible (503)."""
+        self.body = body
+        """The whole body, where the body mode shows it to us."""
+        self.document = document
+        """The decoded JSON body."""
+        self.prompt_json: tuple[bytes, ...] = ()
+        """Of a body too large to be decoded (``document`` is None then): the JSON text of the cache
+        salt and of each part of the prompt, empty where it has none."""
+        self.prompt_bytes = prompt_bytes
+        """Size of the prompt text, for estimates of its tokens."""
+        self.max_tokens = max_tokens
+        """The client's limit on output tokens."""
+        self.trace_parent = trace_parent
+        """Envoy's own span for this exchange, as W3C ``traceparent``; empty where it does not
+        trace."""
 
     def __repr__(self) -> str:
         # Without what people wrote: this ends up in logs.

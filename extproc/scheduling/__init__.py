@@ -17,7 +17,7 @@ from extproc.scheduling.profile import (
     Verdict,
 )
 from extproc.scheduling.profiles import PROFILES
-from extproc.scheduling.resolution import Resolved, Resolver
+from extproc.scheduling.resolution import Resolver
 from extproc.scheduling.signals import Adapters, CacheConfig, Signals
 
 __all__ = [
@@ -31,7 +31,6 @@ __all__ = [
     "Node",
     "Picker",
     "Profile",
-    "Resolved",
     "Resolver",
     "SchedulingRequest",
     "Scorer",

@@ -28,8 +28,6 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import msgspec
-
 from extproc.request import InferenceRequest
 from extproc.scheduling.candidate import Candidate
 from extproc.scheduling.pace import Paces
@@ -70,24 +68,53 @@ class LoadSettings:
     """Blocks that are remembered in all, over all endpoints."""
 
 
-class Charge(msgspec.Struct, eq=False):
+class Charge:
     """One request on one endpoint, until its end."""
 
-    candidate: Candidate
-    at: float
-    epoch: int
-    model: str
-    prompt_tokens: int
-    prefill_tokens: int
-    """Of those, the ones that were not cached there."""
-    output_tokens: int
-    due: float
-    """When its prompt should have been prefilled."""
-    chain: Sequence[int] = ()
-    new_blocks: int = 0
-    """So many at the end of the chain were not known to be there."""
-    prefilled: bool = False
-    ended: bool = False
+    __slots__ = (
+        "at",
+        "candidate",
+        "chain",
+        "due",
+        "ended",
+        "epoch",
+        "model",
+        "new_blocks",
+        "output_tokens",
+        "prefill_tokens",
+        "prefilled",
+        "prompt_tokens",
+    )
+
+    def __init__(
+        self,
+        candidate: Candidate,
+        at: float,
+        epoch: int,
+        model: str,
+        *,
+        prompt_tokens: int,
+        prefill_tokens: int,
+        output_tokens: int,
+        due: float,
+        chain: Sequence[int],
+        new_blocks: int,
+    ) -> None:
+        self.candidate = candidate
+        self.at = at
+        self.epoch = epoch
+        self.model = model
+        self.prompt_tokens = prompt_tokens
+        self.prefill_tokens = prefill_tokens
+        """Of those, the ones that were not cached there."""
+        self.output_tokens = output_tokens
+        self.due = due
+        """When its prompt should have been prefilled."""
+        self.chain = chain
+        self.new_blocks = new_blocks
+        """So many at the end of the chain were not known to be there."""
+        self.prefilled = False
+        self.ended = False
 
 
 class Load:
@@ -177,12 +204,11 @@ class Load:
             priority,
             rng,
             request,
-            [],
-            now,
-            size // BYTES_PER_TOKEN or 1,
-            self.expected_output(model, request.max_tokens),
-            match,
-            multimodal,
+            now=now,
+            prompt_tokens=size // BYTES_PER_TOKEN or 1,
+            output_tokens=self.expected_output(model, request.max_tokens),
+            prefix=match,
+            multimodal=multimodal,
         )
 
     def expected_output(self, model: str, limit: int | None) -> int:
@@ -225,12 +251,12 @@ class Load:
             now,
             candidate.charge(asked.prompt_tokens, asked.model),
             asked.model,
-            asked.prompt_tokens,
-            uncached,
-            output,
-            due,
-            chain,
-            self.index.add(candidate, chain) if chain else 0,
+            prompt_tokens=asked.prompt_tokens,
+            prefill_tokens=uncached,
+            output_tokens=output,
+            due=due,
+            chain=chain,
+            new_blocks=self.index.add(candidate, chain) if chain else 0,
         )
         candidate.prefill_tokens += uncached
         candidate.output_tokens += output

@@ -14,8 +14,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-
-import msgspec
+from typing import Final
 
 from extproc.request import InferenceRequest
 from extproc.scheduling.candidate import Candidate
@@ -25,7 +24,7 @@ Step = tuple[str, Sequence[Candidate]]
 """The name of a step and what it kept. A filter that kept nothing has an empty sequence."""
 
 _QUEUE = attrgetter("queue")
-FALLBACK_WINDOW = 16
+FALLBACK_WINDOW: Final = 16
 """How many of the candidates are looked at for a fallback."""
 
 
@@ -37,28 +36,67 @@ class Verdict(enum.StrEnum):
     """No endpoint may serve it."""
 
 
-class SchedulingRequest(msgspec.Struct, eq=False):
-    """What a profile is asked. (Made for every request, as are decisions and charges: dataclasses
-    of this size take five times as long to make.)"""
+class SchedulingRequest:
+    """What a profile is asked."""
 
-    model: str
-    """The model (or adapter) that the server is asked for, after any rewrite."""
-    priority: int
-    """Higher goes first; negative is sheddable."""
-    rng: random.Random
-    request: InferenceRequest | None = None
-    """The whole request, for steps that look at the headers."""
-    trace: list[Step] = []  # msgspec makes a new one for each request
-    now: float = 0.0
-    """Seconds, on the caller's clock."""
-    prompt_tokens: int = 1
-    """Estimated."""
-    output_tokens: int = 0
-    """Expected."""
-    prefix: PrefixMatch = NO_MATCH
-    """Which endpoint has how much of the prompt in its cache."""
-    multimodal: bool = False
-    """The prompt has parts that are not text."""
+    __slots__ = (
+        "model",
+        "multimodal",
+        "now",
+        "output_tokens",
+        "prefix",
+        "priority",
+        "prompt_tokens",
+        "request",
+        "rng",
+        "trace",
+    )
+
+    def __init__(
+        self,
+        model: str,
+        priority: int,
+        rng: random.Random,
+        request: InferenceRequest | None = None,
+        *,
+        now: float = 0.0,
+        prompt_tokens: int = 1,
+        output_tokens: int = 0,
+        prefix: PrefixMatch = NO_MATCH,
+        multimodal: bool = False,
+    ) -> None:
+        self.model = model
+        """The model (or adapter) that the server is asked for, after any rewrite."""
+        self.priority = priority
+        """Higher goes first; negative is sheddable."""
+        self.rng = rng
+        self.request = request
+        """The whole request, for steps that look at the headers."""
+        self.trace: list[Step] = []
+        self.now = now
+        """Seconds, on the caller's clock."""
+        self.prompt_tokens = prompt_tokens
+        """Estimated."""
+        self.output_tokens = output_tokens
+        """Expected."""
+        self.prefix = prefix
+        """Which endpoint has how much of the prompt in its cache."""
+        self.multimodal = multimodal
+        """The prompt has parts that are not text."""
+
+    def anew(self) -> SchedulingRequest:
+        """The same, for another profile: with a trace of its own."""
+        return SchedulingRequest(
+            self.model,
+            self.priority,
+            self.rng,
+            self.request,
+            now=self.now,
+            prompt_tokens=self.prompt_tokens,
+            output_tokens=self.output_tokens,
+            prefix=self.prefix,
+            multimodal=self.multimodal,
+        )
 
     def uncached(self, candidate: Candidate) -> int:
         """Prompt tokens that this endpoint would have to prefill; at least one."""
@@ -126,33 +164,61 @@ class Picker:
     apply: Order
 
 
-class Decision(msgspec.Struct, frozen=True, eq=False):
+class Decision:
     """What a profile decided, and how."""
 
-    verdict: Verdict
-    endpoints: tuple[Candidate, ...]
-    """The pick first, then the fallbacks for retries."""
-    trace: list[Step]
-    candidates: Sequence[Candidate]
-    scores: Sequence[float] | None = None
-    """Of ``scored``, in all: the weighted sum."""
-    scored: Sequence[Candidate] = ()
-    """What the filters left."""
-    scored_by: Sequence[ScoredBy] = ()
-    prefill: Candidate | None = None
-    """Who prefills the prompt, where that is another endpoint than the pick."""
-    headers: tuple[tuple[str, str], ...] = ()
-    """Further request headers for the pick."""
-    profile: Profile | None = None
-    """What decided."""
+    __slots__ = (
+        "candidates",
+        "endpoints",
+        "headers",
+        "prefill",
+        "profile",
+        "scored",
+        "scored_by",
+        "scores",
+        "trace",
+        "verdict",
+    )
+
+    def __init__(
+        self,
+        verdict: Verdict,
+        endpoints: tuple[Candidate, ...],
+        trace: list[Step],
+        candidates: Sequence[Candidate],
+        profile: Profile,
+        *,
+        scores: Sequence[float] | None = None,
+        scored: Sequence[Candidate] = (),
+        scored_by: Sequence[ScoredBy] = (),
+        prefill: Candidate | None = None,
+    ) -> None:
+        self.verdict = verdict
+        self.endpoints = endpoints
+        """The pick first, then the fallbacks for retries."""
+        self.trace = trace
+        self.candidates = candidates
+        self.profile = profile
+        """What decided."""
+        self.scores = scores
+        """Of ``scored``, in all: the weighted sum."""
+        self.scored = scored
+        """What the filters left."""
+        self.scored_by = scored_by
+        self.prefill = prefill
+        """Who prefills the prompt, where that is another endpoint than the pick."""
+        self.headers: tuple[tuple[str, str], ...] = (
+            ((PREFILL_HEADER, prefill.key),) if prefill is not None else ()
+        )
+        """Further request headers for the pick."""
 
     @property
     def reasons(self) -> dict[str, str]:
         """Why steps of the trace left out what they left out, by the step's name."""
-        return self.profile.reasons if self.profile is not None else {}
+        return self.profile.reasons
 
 
-PREFILL_HEADER = "x-prefiller-host-port"
+PREFILL_HEADER: Final = "x-prefiller-host-port"
 """Tells the sidecar of the pick who prefills for it (llm-d's name)."""
 
 
@@ -201,14 +267,14 @@ class Profile:
         """Choose up to ``count`` of ``candidates``."""
         trace = request.trace
         if not candidates:
-            return Decision(Verdict.NONE_ELIGIBLE, (), trace, candidates, profile=self)
+            return Decision(Verdict.NONE_ELIGIBLE, (), trace, candidates, self)
         kept = candidates
         for step in self.filters:
             kept = step.apply(request, kept)
             if not step.traces_itself:
                 trace.append((step.name, kept))
             if not kept:
-                return Decision(step.when_empty, (), trace, candidates, profile=self)
+                return Decision(step.when_empty, (), trace, candidates, self)
         scores: Sequence[float] | None = None
         scored_by: list[ScoredBy] = []
         for scorer in self.scorers:
@@ -229,12 +295,11 @@ class Profile:
             tuple(chosen),
             trace,
             candidates,
-            scores,
-            kept,
-            scored_by,
-            prefill,
-            ((PREFILL_HEADER, prefill.key),) if prefill is not None else (),
             self,
+            scores=scores,
+            scored=kept,
+            scored_by=scored_by,
+            prefill=prefill,
         )
 
 
@@ -247,7 +312,7 @@ def _prefiller(
     """Who prefills for the pick; None: the pick itself, as nobody else can or need not."""
     if request.uncached(pick) < stage.min_uncached_tokens:
         return None
-    asked = msgspec.structs.replace(request, trace=[])
+    asked = request.anew()
     chosen = stage.profile.decide(asked, candidates, 1).endpoints
     request.trace.extend((f"{stage.profile.name}: {name}", kept) for name, kept in asked.trace)
     if not chosen or chosen[0] is pick:

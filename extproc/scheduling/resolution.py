@@ -12,8 +12,6 @@ import random
 from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
 
-import msgspec
-
 from pools.model import (
     Criticality,
     InferenceModel,
@@ -30,15 +28,6 @@ PRIORITY_OF: Mapping[Criticality, int] = {
     Criticality.STANDARD: 0,
     Criticality.SHEDDABLE: -1,
 }
-
-
-class Resolved(msgspec.Struct, frozen=True):
-    """What a request asks of the server."""
-
-    model: str
-    priority: int
-    known: bool
-    """Whether the pool's configuration names the requested model."""
 
 
 class Targets:
@@ -107,31 +96,23 @@ class Resolver:
         return frozenset(self._models) | frozenset(self._rewrites)
 
     def priority(self, model: str, objective: str) -> int:
+        """How important a request for this model is that names this objective (``""``: none)."""
         legacy = self._models.get(model)
         priority = legacy[1] if legacy is not None else 0
         return self._objectives.get(objective, priority) if objective else priority
 
-    def resolve(
-        self, model: str, headers: Mapping[str, str], objective: str, rng: random.Random
-    ) -> Resolved:
-        """Draw the target model. A request that names no model (``""``) is not rewritten."""
-        legacy = self._models.get(model)
-        priority = self.priority(model, objective)
+    def target(self, model: str, headers: Mapping[str, str], rng: random.Random) -> str:
+        """Draw the model that the server is asked for. A request that names no model (``""``) is
+        not rewritten."""
         if not model:
-            return Resolved(model, priority, known=True)
-        rewrite = self._rewrites.get(model)
-        known = legacy is not None or rewrite is not None
-        if rewrite is None:
-            rewrite = self._any_model
+            return model
+        rewrite = self._rewrites.get(model, self._any_model)
         if rewrite is not None:
-            target = rewrite.draw(rng)
-        elif REWRITE_HEADER in headers:
-            target = headers[REWRITE_HEADER] or model
-        elif legacy is not None:
-            target = legacy[0].draw(rng)
-        else:
-            target = model
-        return Resolved(target, priority, known)
+            return rewrite.draw(rng)
+        if REWRITE_HEADER in headers:
+            return headers[REWRITE_HEADER] or model
+        legacy = self._models.get(model)
+        return legacy[0].draw(rng) if legacy is not None else model
 
 
 def _age(item: InferenceModel | InferenceModelRewrite) -> tuple[bool, str, ObjectName]:

@@ -28,7 +28,7 @@ class Books:
 
     def send(self, pick_id: str, tokens: int, now: float) -> None:
         asked = SchedulingRequest("m", 0, random.Random(1), prompt_tokens=tokens)
-        self.ledger.open(record(pick_id), self.load.charge(asked, self.pod, now))
+        self.ledger.open(record(pick_id), (self.load.charge(asked, self.pod, now),))
 
 
 def test_a_charge_is_seen_at_once_and_settled_once() -> None:
@@ -37,9 +37,9 @@ def test_a_charge_is_seen_at_once_and_settled_once() -> None:
     books.send("a", 100, now=0.0)
     books.send("b", 50, now=0.0)
     assert (pod.in_flight, pod.tokens, pod.queue, len(ledger)) == (2, 150, 2, 2)
-    request = ledger.settle("a")
-    assert request is not None
-    assert request.decision.id == "a"
+    ended = ledger.settle("a")
+    assert ended is not None
+    assert ended.id == "a"
     assert ledger.settle("a") is None
     assert (pod.in_flight, pod.tokens, len(ledger)) == (1, 50, 1)
 
@@ -48,7 +48,7 @@ def test_old_charges_expire_and_young_ones_stay() -> None:
     books = Books()
     for number in range(5):
         books.send(str(number), 10, now=number * 10.0)
-    assert [one.decision.id for one in books.ledger.expire(now=80.0)] == ["0", "1", "2"]
+    assert [one.id for one in books.ledger.expire(now=80.0)] == ["0", "1", "2"]
     assert (books.pod.in_flight, books.pod.tokens) == (2, 20)
     assert books.ledger.settle("0") is None
 
@@ -57,7 +57,7 @@ def test_beyond_the_limit_the_oldest_expire_early() -> None:
     books = Books(limit=3)
     for number in range(5):
         books.send(str(number), 10, now=float(number))
-    assert [one.decision.id for one in books.ledger.expire(now=5.0)] == ["0", "1"]
+    assert [one.id for one in books.ledger.expire(now=5.0)] == ["0", "1"]
     assert (books.pod.in_flight, len(books.ledger)) == (3, 3)
     assert books.ledger.expire(now=6.0) == []
 
