@@ -27,11 +27,19 @@ from extproc import errors
 from extproc.apis import fields, model_name
 from extproc.body import Body, full_duplex
 from extproc.exchange.action import Action, Withdraw
-from extproc.exchange.opening import MODEL_HEADER, describe, is_chatty, protocol_of, speaks_grpc
+from extproc.exchange.opening import (
+    MODEL_HEADER,
+    body_mode,
+    describe,
+    is_chatty,
+    modes_of,
+    opening_of,
+    speaks_grpc,
+)
 from extproc.exchange.response import ResponsePhase
 from extproc.exchange.settings import BodyMode, ExchangeSettings
 from extproc.request import Answer, Api, Completed, InferenceRequest, Refused, Routed
-from extproc.wire import encode
+from extproc.wire import decode, encode
 from extproc.wire import ext_proc_pb2 as pb
 from pools.model import ObjectName
 
@@ -151,17 +159,20 @@ class Exchange:
     def receive(self, message: bytes, now: float) -> list[Action]:
         """A ``ProcessingRequest``. Raises ``google.protobuf.message.DecodeError`` if it is not
         one."""
+        piece = decode.request_body(message)
+        if piece is not None:
+            return self._on_body(piece[0], piece[1])
+        opening = decode.request_headers(message)
+        if opening is not None:
+            return self._on_headers(opening)
         request = pb.ProcessingRequest.FromString(message)
         kind = request.WhichOneof("request")
         if kind == "request_body":
-            body = request.request_body
             if self._state is _OPEN:
-                # Envoy is set to send no headers: nothing to pick by, so the body just passes.
-                self._take_protocol(request)
-                self._state = _PICKED
-            return self._on_body(body.body, body.end_of_stream)
+                self._take_modes(modes_of(request))
+            return self._on_body(request.request_body.body, request.request_body.end_of_stream)
         if kind == "request_headers":
-            return self._on_headers(request)
+            return self._on_headers(opening_of(request))
         if kind == "request_trailers":
             return self._on_trailers()
         if kind is None:
@@ -208,23 +219,22 @@ class Exchange:
 
     # -- the request's messages -----------------------------------------------------------------
 
-    def _on_headers(self, message: pb.ProcessingRequest) -> list[Action]:
+    def _on_headers(self, opening: decode.RequestHeaders) -> list[Action]:
         if self._state is not _OPEN:
             return []
-        if message.observability_mode:
+        if opening.observed:
             # Envoy only lets us watch and takes no answers; a pick would never be obeyed.
             self._state = _DONE
             return []
-        self._take_protocol(message)
-        headers = message.request_headers
-        request = describe(message, self.pool)
+        self._take_modes(opening.modes)
+        request = describe(opening, self.pool)
         self._request = request
         self._api = request.api
         self._has_length = "content-length" in request.headers
         # Whatever its path, what is chatty is of no API.
         self._chatty = request.api is _OTHER and is_chatty(request)
         self._grpc = self._chatty and speaks_grpc(request.headers)
-        self._ended = self._bodyless = headers.end_of_stream
+        self._ended = self._bodyless = opening.end_of_stream
         if self._ended:
             if request.api is not _OTHER:
                 self._state = _COLLECTING
@@ -244,10 +254,10 @@ class Exchange:
         self._in_body = True
         return [encode.REQUEST_HEADERS_CONTINUE]
 
-    def _take_protocol(self, message: pb.ProcessingRequest) -> None:
-        protocol = protocol_of(message)
-        if protocol is not None:
-            self._mode, self._response_mode, self._seen_before_answer = protocol
+    def _take_modes(self, modes: tuple[int, int, bool] | None) -> None:
+        if modes is not None:
+            self._mode, self._response_mode = body_mode(modes[0]), body_mode(modes[1])
+            self._seen_before_answer = modes[2]
 
     def _on_body(self, chunk: bytes, end_of_stream: bool) -> list[Action]:
         state = self._state
@@ -255,6 +265,9 @@ class Exchange:
             # Envoy 1.35 to 1.37 could send a second end of stream in full duplex.
             return []
         self._ended = end_of_stream
+        if state is _OPEN:
+            # Envoy is set to send no headers: nothing to pick by, so the body just passes.
+            self._state = state = _PICKED
         if state is _PICKED:
             return self._pass_on(chunk)
         size = self._body.size + len(chunk)
@@ -471,7 +484,7 @@ class Exchange:
         if message.observability_mode:
             return []
         if self._response is None:
-            self._take_protocol(message)
+            self._take_modes(modes_of(message))
             self._response = ResponsePhase(
                 self._routed.pick_id if self._routed else None,
                 self._response_mode,

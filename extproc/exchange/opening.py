@@ -10,43 +10,61 @@ from extproc.exchange.settings import BodyMode
 from extproc.exchange.subset import subset_of
 from extproc.request import Api, InferenceRequest
 from extproc.wire import ext_proc_pb2 as pb
+from extproc.wire.decode import RequestHeaders
 from pools.model import ObjectName
 
 MODEL_HEADER: Final = "x-gateway-model-name"
 """Where a body-reading filter before us put the model name; used where we see no body."""
 
 
-def describe(message: pb.ProcessingRequest, pool: ObjectName | None) -> InferenceRequest:
-    """The request as its headers tell it."""
-    headers = header_values(message.request_headers.headers)
+def describe(opening: RequestHeaders, pool: ObjectName | None) -> InferenceRequest:
+    """The request as its headers tell it.
+
+    Raises ``google.protobuf.message.DecodeError`` if the metadata beside them is none."""
+    headers = opening.values
     method, path = headers.get(":method", ""), headers.get(":path", "")
     request = InferenceRequest(
-        id=headers.get("x-request-id", ""),
-        pool=pool,
-        path=path,
-        method=method,
-        headers=headers,
+        headers.get("x-request-id", ""),
+        pool,
+        path,
+        method,
+        headers,
         objective=headers.get("x-gateway-inference-objective", ""),
         fairness_id=headers.get("x-gateway-inference-fairness-id", ""),
-        subset=(
-            subset_of(message.metadata_context) if message.HasField("metadata_context") else None
-        ),
+        subset=subset_of(pb.Metadata.FromString(opening.metadata)) if opening.metadata else None,
     )
     request.api = Api.OTHER if is_chatty(request) else api_of(method, path)
     return request
 
 
-def header_values(headers: pb.HeaderMap) -> dict[str, str]:
-    """Repeated headers are joined by a comma."""
-    # Envoy sends raw bytes; before 1.27 it sent text.
-    listed = headers.headers
-    values = {h.key: h.raw_value.decode("latin-1") or h.value for h in listed}
-    if len(values) < len(listed):
-        values = {}
-        for h in listed:
-            value = h.raw_value.decode("latin-1") or h.value
-            values[h.key] = f"{values[h.key]},{value}" if h.key in values else value
-    return values
+def opening_of(message: pb.ProcessingRequest) -> RequestHeaders:
+    """As :func:`extproc.wire.decode.request_headers`, of any message with the headers of a
+    request."""
+    headers = message.request_headers
+    values: dict[str, str] = {}
+    for header in headers.headers.headers:
+        # Envoy sends raw bytes; before 1.27 it sent text.
+        key, value = header.key, header.raw_value.decode("latin-1") or header.value
+        values[key] = f"{values[key]},{value}" if key in values else value
+    return RequestHeaders(
+        values,
+        end_of_stream=headers.end_of_stream,
+        metadata=message.metadata_context.SerializeToString(),
+        observed=message.observability_mode,
+        modes=modes_of(message),
+    )
+
+
+def modes_of(message: pb.ProcessingRequest) -> tuple[int, int, bool] | None:
+    """How Envoy says that it is set up; None where it does not (before 1.33)."""
+    if not message.HasField("protocol_config"):
+        return None
+    config = message.protocol_config
+    return (
+        config.request_body_mode,
+        config.response_body_mode,
+        config.send_body_without_waiting_for_header_response,
+    )
 
 
 def speaks_grpc(headers: Mapping[str, str]) -> bool:
@@ -61,19 +79,11 @@ def is_chatty(request: InferenceRequest) -> bool:
     )
 
 
-def protocol_of(message: pb.ProcessingRequest) -> tuple[BodyMode, BodyMode, bool] | None:
-    """Body modes of request and response, and whether request bodies come before the headers are
-    answered. None where Envoy does not tell (before 1.33)."""
-    if not message.HasField("protocol_config"):
-        return None
-    config = message.protocol_config
-    return (
-        _BODY_MODES.get(config.request_body_mode, _SILENT),
-        _BODY_MODES.get(config.response_body_mode, _SILENT),
-        config.send_body_without_waiting_for_header_response,
-    )
+def body_mode(number: int) -> BodyMode:
+    """The mode of that number. One that we do not know yet sends us messages that we cannot
+    answer."""
+    return _BODY_MODES.get(number, _SILENT)
 
 
 _BODY_MODES: Final[dict[int, BodyMode]] = {mode.value: mode for mode in BodyMode}
 _SILENT: Final = BodyMode.NONE
-"""A mode that we do not know yet sends us messages that we cannot answer."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 from extproc.transport.api import GrpcStatus
 from extproc.transport.h2 import ConnectionClosed, ErrorCode, Limits, Message, StreamReset
 from tests.extproc.h2_peer import (
@@ -210,6 +212,21 @@ def test_unfinished_messages_of_all_streams_are_bounded_together() -> None:
     # What is over is not counted any more.
     assert peer.say(peer.headers(5), data(5, whole[:16_000]))[1:] == []
     assert peer.say(data(5, whole[16_000:])) == [Message(5, b"x" * 20_000)]
+
+
+def test_a_message_that_comes_byte_by_byte_takes_little_more_memory_than_its_bytes() -> None:
+    peer = Peer()
+    whole = message(b"x" * 20_000)
+    peer.say(peer.headers(1))
+    drops = [data(1, whole[at : at + 1]) for at in range(len(whole) - 1)]
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for drop in drops:
+        peer.say(drop)
+    held = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert 20_000 < held < 40_000
+    assert peer.say(data(1, whole[-1:])) == [Message(1, b"x" * 20_000)]
 
 
 def test_a_window_that_shrinks_while_its_stream_stands_in_line_holds_it_back() -> None:

@@ -16,11 +16,13 @@ from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as filter
 from envoy_data_plane.envoy.service.accesslog import v3 as access_log
 from envoy_data_plane.envoy.service.ext_proc import v3 as ext_proc
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2 as official_health
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.wire import access_log_pb2, encode, ext_proc_pb2, health_pb2
+from extproc.exchange.opening import opening_of
+from extproc.wire import access_log_pb2, decode, encode, ext_proc_pb2, health_pb2
 from extproc.wire import ext_proc_pb2 as pb
 
 PLACES = (core, entries, filters, access_log, ext_proc)
@@ -223,3 +225,99 @@ def test_a_large_chunk_is_split_and_only_its_last_piece_ends_the_stream(
     assert b"".join(piece.body for piece in pieces) == chunk
     assert all(len(piece.body) <= encode.CHUNK_LIMIT for piece in pieces)
     assert [p.end_of_stream for p in pieces] == [False] * (len(pieces) - 1) + [end_of_stream]
+
+
+# -- decoders ----------------------------------------------------------------------------------
+
+PLAIN = {":method": "POST", ":path": "/v1/completions", "x-request-id": "r1"}
+
+values = st.text(max_size=20).map(str.encode) | st.binary(max_size=200)
+metadata = st.dictionaries(text, st.dictionaries(text, text, max_size=2), max_size=2)
+"""Namespaces and what is in them."""
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> pb.ProcessingRequest:
+    """Any message that Envoy might send of a request's headers or body, and some that it would
+    not."""
+    message = pb.ProcessingRequest(observability_mode=draw(st.booleans()))
+    if draw(st.booleans()):
+        message.request_body.body = draw(st.binary(max_size=300))
+        message.request_body.end_of_stream = draw(st.booleans())
+    else:
+        headers = message.request_headers
+        headers.end_of_stream = draw(st.booleans())
+        for name, value in draw(st.lists(st.tuples(text, values), max_size=6)):
+            headers.headers.headers.add(key=name, raw_value=value)
+        if draw(st.integers(0, 9)) == 0:
+            headers.headers.headers.add(key="old", value="as text")
+    for namespace, fields in draw(metadata).items():
+        message.metadata_context.filter_metadata[namespace].update(fields)
+    if draw(st.booleans()):
+        config = message.protocol_config
+        config.request_body_mode = draw(st.integers(0, 200))
+        config.response_body_mode = draw(st.integers(0, 5))
+        config.send_body_without_waiting_for_header_response = draw(st.booleans())
+    return message
+
+
+def same_opening(found: decode.RequestHeaders, message: pb.ProcessingRequest) -> None:
+    wanted = opening_of(message)
+    for name in ("values", "end_of_stream", "observed", "modes"):
+        assert getattr(found, name) == getattr(wanted, name)
+    assert pb.Metadata.FromString(found.metadata) == message.metadata_context
+
+
+def decoded_alike(data: bytes, message: pb.ProcessingRequest) -> None:
+    opening = decode.request_headers(data)
+    if opening is not None:
+        assert message.WhichOneof("request") == "request_headers"
+        same_opening(opening, message)
+    piece = decode.request_body(data)
+    if piece is not None:
+        assert message.WhichOneof("request") == "request_body"
+        assert piece == (message.request_body.body, message.request_body.end_of_stream)
+        assert opening is None
+
+
+@given(requests())
+def test_what_is_decoded_by_hand_is_what_protobuf_decodes(message: pb.ProcessingRequest) -> None:
+    decoded_alike(message.SerializeToString(), message)
+
+
+@given(requests(), st.integers(0), st.binary(max_size=3))
+def test_a_damaged_message_is_left_to_protobuf(
+    message: pb.ProcessingRequest, at: int, other: bytes
+) -> None:
+    data = message.SerializeToString()
+    at %= len(data) + 1
+    data = data[:at] + other + data[at + len(other) :]
+    try:
+        read = pb.ProcessingRequest.FromString(data)
+    except DecodeError:
+        # Bytes of a body and of metadata are not looked into; all else must be plain to be taken.
+        opening = decode.request_headers(data)
+        if opening is not None:
+            with pytest.raises(DecodeError):
+                pb.Metadata.FromString(opening.metadata)
+    else:
+        decoded_alike(data, read)
+
+
+def test_what_envoy_sends_is_decoded_by_hand() -> None:
+    """Envoy 1.40, with metadata to forward and none there."""
+    message = pb.ProcessingRequest()
+    for name, value in PLAIN.items():
+        message.request_headers.headers.headers.add(key=name, raw_value=value.encode())
+    message.protocol_config.request_body_mode = pb.ProcessingMode.FULL_DUPLEX_STREAMED
+    message.metadata_context.SetInParent()
+    opening = decode.request_headers(message.SerializeToString())
+    assert opening is not None
+    assert (opening.values, opening.modes) == (PLAIN, (4, 0, False))
+    for end in (False, True):
+        for size in (0, 1, 127, 128, 65_536):
+            message = pb.ProcessingRequest()
+            message.request_body.body = b"x" * size
+            message.request_body.end_of_stream = end
+            message.metadata_context.SetInParent()
+            assert decode.request_body(message.SerializeToString()) == (b"x" * size, end)

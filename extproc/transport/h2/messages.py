@@ -10,6 +10,7 @@ from extproc.transport.h2.stream import Stream
 
 _PREFIX_SIZE: Final = GRPC_PREFIX.size
 _PREFIX_UNKNOWN: Final = -1
+_SMALL_PIECE: Final = 4096
 
 
 class BadMessageError(Exception):
@@ -54,7 +55,9 @@ class MessageReader:
         return messages
 
     def _begin(self, stream: Stream, need: int, data: bytes, start: int, stop: int) -> None:
-        stream.partial = bytearray(memoryview(data)[start:stop])
+        # Pieces are copies, or they would keep alive all that came with them.
+        stream.partial = [data[start:stop]]
+        stream.arrived = stop - start
         stream.need = need
         self._count(stop - start)
 
@@ -65,21 +68,29 @@ class MessageReader:
         partial = stream.partial
         assert partial is not None
         if stream.need == _PREFIX_UNKNOWN:
-            end = min(stop, start + _PREFIX_SIZE - len(partial))
-            partial += memoryview(data)[start:end]
+            end = min(stop, start + _PREFIX_SIZE - stream.arrived)
+            partial.append(data[start:end])
+            stream.arrived += end - start
             self._count(end - start)
-            if len(partial) < _PREFIX_SIZE:
+            if stream.arrived < _PREFIX_SIZE:
                 return stop
             start = end
-            stream.need = self._size(*GRPC_PREFIX.unpack(partial))
+            stream.need = self._size(*GRPC_PREFIX.unpack(b"".join(partial)))
             self.unread -= _PREFIX_SIZE
+            stream.arrived = 0
             partial.clear()
-        end = start + stream.need - len(partial)
+        end = start + stream.need - stream.arrived
         if end > stop:
-            partial += memoryview(data)[start:stop]
+            if partial and len(partial[-1]) < _SMALL_PIECE:
+                # A client that sends byte by byte must not make us keep an object for each.
+                partial[-1] += data[start:stop]
+            else:
+                partial.append(data[start:stop])
+            stream.arrived += stop - start
             self._count(stop - start)
             return stop
-        messages.append(b"".join((partial, memoryview(data)[start:end])))
+        partial.append(data[start:end])
+        messages.append(b"".join(partial))
         self.drop(stream)
         return end
 
@@ -100,7 +111,7 @@ class MessageReader:
     def drop(self, stream: Stream) -> None:
         """Forget the stream's unfinished message."""
         if stream.partial is not None:
-            self.unread -= len(stream.partial)
+            self.unread -= stream.arrived
             stream.partial = None
 
     def _count(self, more: int) -> None:

@@ -3,46 +3,70 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from typing import Final
 
 _GONE_KEPT: Final = 1024
 
 
-@dataclass(slots=True, eq=False)
 class Stream:
     """Both directions of one stream. It lives until both have ended."""
 
-    id: int
-    receive_window: int
-    send_window: int
-    content_left: int | None = None
-    """What content-length announced and has not come."""
-    receiving: bool = True
-    """The client may still send on it."""
-    reading: bool = True
-    """Whether what comes is read as gRPC messages, and told; otherwise it is passed over."""
-    lingering: bool = False
-    """It stays until the client has ended it, even if we have."""
-    partial: bytearray | None = None
-    """The beginning of a message, ..."""
-    need: int = 0
-    """... and how long it will be; -1 while ``partial`` is still part of its prefix."""
-    unacknowledged: int = 0
-    """Received since the last WINDOW_UPDATE."""
-    headers_sent: bool = False
-    queue: deque[memoryview] | None = None
-    """What the client's flow control holds up, ..."""
-    queued: int = 0
-    """... in bytes, ..."""
-    held_since: float = 0.0
-    """... without progress since then."""
-    in_line: bool = False
-    """It waits for its turn to use the connection's window."""
-    ending: bytes | None = None
-    """The trailers' block, sent after the queue. Empty: END_STREAM on the last DATA frame."""
-    ended: bool = False
-    """We have sent END_STREAM."""
+    __slots__ = (
+        "arrived",
+        "content_left",
+        "ended",
+        "ending",
+        "headers_sent",
+        "held_since",
+        "id",
+        "in_line",
+        "lingering",
+        "need",
+        "partial",
+        "queue",
+        "queued",
+        "reading",
+        "receive_window",
+        "receiving",
+        "send_window",
+        "unacknowledged",
+    )
+
+    def __init__(
+        self, id: int, receive_window: int, send_window: int, content_left: int | None = None
+    ) -> None:
+        self.id = id
+        self.receive_window = receive_window
+        self.send_window = send_window
+        self.content_left = content_left
+        """What content-length announced and has not come."""
+        self.receiving = True
+        """The client may still send on it."""
+        self.reading = True
+        """Whether what comes is read as gRPC messages, and told; otherwise it is passed over."""
+        self.lingering = False
+        """It stays until the client has ended it, even if we have."""
+        self.partial: list[bytes] | None = None
+        """The beginning of a message, ..."""
+        self.arrived = 0
+        """... in bytes, ..."""
+        self.need = 0
+        """... and how long it will be; -1 while ``partial`` is still part of its prefix."""
+        self.unacknowledged = 0
+        """Received since the last WINDOW_UPDATE."""
+        self.headers_sent = False
+        self.queue: deque[memoryview] | None = None
+        """What the client's flow control holds up, ..."""
+        self.queued = 0
+        """... in bytes, ..."""
+        self.held_since = 0.0
+        """... without progress since then."""
+        self.in_line = False
+        """It waits for its turn to use the connection's window."""
+        self.ending: bytes | None = None
+        """The trailers' block, sent after the queue. Empty: END_STREAM on the last DATA frame."""
+        self.ended = False
+        """We have sent END_STREAM."""
 
 
 class GoneStreams:
