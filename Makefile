@@ -40,7 +40,7 @@ compiled: $(COMPILED)/.built  ## The packages as a wheel has them, the path of a
 $(COMPILED)/.built: $(STAMP) pyproject.toml $(shell find $(PACKAGES) -type f -not -name '*.pyc' | grep -v ' ')
 	@rm -rf $(COMPILED) build/wheel && mkdir -p $(COMPILED) build/wheel
 	@cp -r $(PACKAGES) pyproject.toml README.md build/wheel
-	cd build/wheel && HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(CURDIR)/$(BIN)/python -m hatchling build -t wheel
+	cd build/wheel && HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(abspath $(BIN))/python -m hatchling build -t wheel
 	@$(BIN)/python -m zipfile -e build/wheel/dist/*.whl $(COMPILED)
 	@touch $@
 
