@@ -51,7 +51,8 @@ class Live:
             yield "retry: 1000\n" + _event("hello", [])
             while True:
                 try:
-                    event = await asyncio.wait_for(queue.get(), _HEARTBEAT)
+                    async with asyncio.timeout(_HEARTBEAT):
+                        event = await queue.get()
                 except TimeoutError:
                     event = ": still here\n\n"
                 if event is None:

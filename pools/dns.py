@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ import structlog
 
 from pools.assemble import Lookup
 from pools.daemon import in_daemon_thread
+from pools.waiting import set_within
 
 log = structlog.get_logger(__name__)
 
@@ -138,8 +138,7 @@ class Lookups:
 
     async def settled(self, seconds: float) -> None:
         """Wait until every name was looked up once, but no longer than ``seconds``."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._settled.wait(), seconds)
+        await set_within(self._settled, seconds)
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
@@ -152,8 +151,7 @@ class Lookups:
                     task.add_done_callback(self._tasks.discard)
                 due = self._names.next_due()
                 wait = None if due is None else max(0.0, due - self._clock())
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), wait)
+                await set_within(self._wake, wait)
         finally:
             for task in self._tasks:
                 task.cancel()

@@ -7,7 +7,6 @@ waits: for the file system, for name look-ups, for time to pass.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from pathlib import Path
@@ -22,6 +21,7 @@ from pools.dns import Lookups, Resolve, system_resolve
 from pools.manifests import Object, PoolEndpoints
 from pools.model import Problem, World
 from pools.source import SourceError, Succession
+from pools.waiting import set_within
 
 __all__ = ["FilesSource", "SourceError", "read_once"]
 
@@ -135,8 +135,7 @@ class FilesSource:
         wait = self._poll
         if deadline is not None:
             wait = min(wait, max(0.0, deadline - self._clock()))
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(changed.wait(), wait)
+        await set_within(changed, wait)
 
 
 async def read_once(directory: Path, *, resolve: Resolve = system_resolve) -> World:

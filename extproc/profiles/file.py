@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import watchfiles
 from extproc.profiles.document import errors_of, read_profiles
 from extproc.profiles.profile_set import ProfileSet
 from pools.model import Problem, Severity
+from pools.waiting import set_within
 
 log = structlog.get_logger(__name__)
 
@@ -56,8 +56,7 @@ class ProfilesFile:
         watching = asyncio.create_task(self._signal(changed), name="profiles file")
         try:
             while True:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(changed.wait(), self._poll)
+                await set_within(changed, self._poll)
                 changed.clear()
                 profiles = self._read()
                 if profiles is not None:

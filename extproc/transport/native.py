@@ -20,6 +20,7 @@ from extproc.transport.h2 import Limits
 from extproc.transport.listen import UnixAddress, bind, join_host_port, parse_address
 from extproc.transport.native_connection import TICK, ServerConnection
 from extproc.transport.tls import ServerTls, TlsFiles
+from pools.waiting import set_within
 
 log = structlog.get_logger(__name__)
 
@@ -107,12 +108,10 @@ class NativeServer:
         now = self._loop.time()
         for connection in list(self._connections):
             connection.drain(now)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._empty.wait(), grace)
+        await set_within(self._empty, grace)
         for connection in list(self._connections):
             connection.shut()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._empty.wait(), TICK)
+        await set_within(self._empty, TICK)
         for connection in list(self._connections):
             connection.abort()
         await self._empty.wait()

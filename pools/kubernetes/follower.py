@@ -23,6 +23,7 @@ from pools.kubernetes.kinds import SOURCE, Collection, Head, Kind, Read, read_it
 from pools.kubernetes.outage import NO_STATUS, Outages
 from pools.kubernetes.reflection import ListPage, Reflection
 from pools.model import Problem, Severity, World
+from pools.waiting import set_within
 
 log = structlog.get_logger(__name__)
 
@@ -220,8 +221,7 @@ class Follower:
         # A request that finds its kind missing wakes this up, but not more than once a second.
         pause = min(wait, 1.0)
         await asyncio.sleep(pause)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._look_again.wait(), wait - pause)
+        await set_within(self._look_again, wait - pause)
 
     def _follow(self, present: dict[Kind, str]) -> None:
         """Run a task for each collection of these kinds, and no other."""
@@ -341,9 +341,7 @@ class Follower:
     async def _pause(self, failures: int, retry_after: float = 0.0) -> None:
         """Wait until it is time for another try, or until something else succeeds again."""
         seconds = delay(failures, self._timing.longest_retry, self._chance(), retry_after)
-        back = self._back
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(back.wait(), seconds)
+        if await set_within(self._back, seconds):
             # Everybody was woken: not all at the same instant.
             await asyncio.sleep(max(retry_after, self._chance() / 10))
 
