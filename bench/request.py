@@ -8,7 +8,9 @@ scraping it does meanwhile is included.
 
 Variants: ``native`` and ``grpcio`` (the picker's transports), ``none`` (the same Envoy without the
 picker: it balances by itself), ``vllm-router`` (the Rust router from PyPI, without Envoy, by its
-``cache_aware`` and ``round_robin`` policies; where its command is found).
+``cache_aware`` and ``round_robin`` policies; where its command is found). Two more tell where time
+goes, if asked for: ``logged`` (the same Envoy without ext-proc, which sends its completion log all
+the same) and ``nothing`` (a picker that reads nothing and always names the same pod).
 
 ``python -m bench.request memory``: what exchanges that are open weigh in the whole picker, those
 whose body is still arriving and those that are picked for.
@@ -44,12 +46,19 @@ from bench.transport import (
     drive,
     envoy,
     free_port,
+    run_loop,
     started,
     until,
 )
+from extproc.access_log import METHOD as COMPLETIONS
 from extproc.exchange import BodyMode
 from extproc.ext_proc import METHOD, POOL_METADATA
+from extproc.grpc_health import Health
+from extproc.transport.api import Services, Stream
+from extproc.transport.native import serve_native
 from extproc.wire import ext_proc_pb2 as pb
+from extproc.wire.decode import request_body
+from extproc.wire.encode import headers_response, streamed_body
 from pools.files import read_once
 from xds.bootstrap import BootstrapSettings, static_bootstrap
 from xds.translate import TranslateSettings, translate
@@ -58,7 +67,8 @@ from xds.translate.render import render_static
 from xds.translate.settings import ExtProcSettings, SocketAddress
 
 ROUTERS = ("vllm-router cache_aware", "vllm-router round_robin")
-VARIANTS = ("native", "grpcio", "none", *ROUTERS)
+DEFAULTS = ("native", "grpcio", "none", *ROUTERS)
+VARIANTS = (*DEFAULTS, "logged", "nothing")
 METRICS = """\
 vllm:num_requests_running{model_name="m"} 3
 vllm:num_requests_waiting{model_name="m"} 0
@@ -145,8 +155,11 @@ def write_manifests(directory: Path, ports: list[int]) -> None:
     (directory / "bench.yaml").write_text("---\n".join(json.dumps(o) + "\n" for o in objects))
 
 
-def gateway_config(manifests: Path, listener: int, picker: str | None) -> dict[str, Any]:
-    """What the xDS server would send, without the xDS server."""
+def gateway_config(
+    manifests: Path, listener: int, picker: str | None, *, asks: bool = True
+) -> dict[str, Any]:
+    """What the xDS server would send, without the xDS server. ``asks``: whether Envoy asks the
+    picker, or only tells it how requests ended."""
     world = asyncio.run(read_once(manifests))
     settings = TranslateSettings(
         listen_address="127.0.0.1",
@@ -155,16 +168,21 @@ def gateway_config(manifests: Path, listener: int, picker: str | None) -> dict[s
         ext_proc=ExtProcSettings(targets=(SocketAddress.parse(picker or "127.0.0.1:1"),)),
     )
     config: Any = render_static(translate(world, settings, None, ALL))
-    if picker is None:
+    if picker is None or not asks:
         for manager in _managers(config):
             manager["http_filters"] = [
                 f for f in manager["http_filters"] if "ext_proc" not in f["name"]
             ]
-            manager.pop("access_log", None)
+            if picker is None:
+                manager.pop("access_log", None)
+            else:
+                # All requests, not only those that the picker was asked about.
+                manager["access_log"][0].pop("filter")
             for host in manager["route_config"]["virtual_hosts"]:
                 for route in host["routes"]:
                     route.pop("typed_per_filter_config", None)
-        config["clusters"] = [c for c in config["clusters"] if c["name"].startswith("pool/")]
+        if picker is None:
+            config["clusters"] = [c for c in config["clusters"] if c["name"].startswith("pool/")]
     admin = BootstrapSettings(admin=SocketAddress("127.0.0.1", free_port()))
     return static_bootstrap(config, admin)
 
@@ -187,6 +205,63 @@ def picker(directory: Path, manifests: Path, transport: str) -> Iterator[tuple[P
     ) as process:
         until(lambda: urllib.request.urlopen(f"http://127.0.0.1:{http}/readyz", timeout=1).close())
         yield process, f"127.0.0.1:{grpc}"
+
+
+class Nothing:
+    """An exchange that only waits for the end of the body, for ``pod``."""
+
+    def __init__(self, stream: Stream, pod: str) -> None:
+        self._stream = stream
+        self._pod = pod
+        self._pieces: list[bytes] = []
+
+    def on_message(self, message: bytes) -> None:
+        piece = request_body(message)
+        if piece is None:
+            return
+        self._pieces.append(piece[0])
+        if piece[1]:
+            self._stream.send(headers_response(self._pod, "0"))
+            self._stream.send(streamed_body(b"".join(self._pieces), end_of_stream=True))
+
+    def on_half_close(self) -> None:
+        self._stream.finish()
+
+    def on_closed(self) -> None:
+        pass
+
+
+class Deaf:
+    """A stream of the completion log that nobody reads."""
+
+    def on_message(self, message: bytes) -> None:
+        pass
+
+    def on_half_close(self) -> None:
+        pass
+
+    def on_closed(self) -> None:
+        pass
+
+
+async def serve_nothing(pod: str) -> None:
+    health = Health()
+    health.ready = True
+    services: Services = {
+        METHOD: lambda stream: Nothing(stream, pod),
+        COMPLETIONS: lambda stream: Deaf(),
+        **health.services(),
+    }
+    server = await serve_native(services, "127.0.0.1:0")
+    print(server.address, flush=True)
+    await asyncio.Event().wait()
+
+
+@contextlib.contextmanager
+def nothing(pod: str) -> Iterator[tuple[Process, str]]:
+    with started(sys.executable, "-m", "bench.request", "nothing", pod) as process:
+        assert process.popen.stdout
+        yield process, process.popen.stdout.readline().strip()
 
 
 def load(url: str, size: int, connections: int, seconds: float, directory: Path) -> Load:
@@ -221,10 +296,13 @@ def measure(variant: str, size: int, connections: int, seconds: float, pods: int
             manifests = directory / "manifests"
             write_manifests(manifests, ports)
             address = None
-            if variant != "none":
-                server, address = stack.enter_context(picker(directory, manifests, variant))
+            if variant == "nothing":
+                server, address = stack.enter_context(nothing(f"127.0.0.1:{ports[0]}"))
+            elif variant != "none":
+                transport = "native" if variant == "logged" else variant
+                server, address = stack.enter_context(picker(directory, manifests, transport))
             port = free_port()
-            config = gateway_config(manifests, port, address)
+            config = gateway_config(manifests, port, address, asks=variant != "logged")
             proxy = stack.enter_context(envoy(directory, "gateway", config, port))
             url = f"http://127.0.0.1:{port}/v1/completions"
         load(url, size, connections, 2, directory)  # warm
@@ -320,7 +398,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), metavar="VARIANT")
+    parser.add_argument("--variants", nargs="+", default=list(DEFAULTS), choices=VARIANTS)
     parser.add_argument("--bodies", type=int, nargs="+", default=[2048, 102_400])
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--pods", type=int, default=10)
@@ -329,7 +407,11 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command")
     memory = commands.add_parser("memory", help="what open exchanges weigh")
     memory.add_argument("--exchanges", type=int, default=10_000)
+    commands.add_parser("nothing").add_argument("pod")
     arguments = parser.parse_args()
+    if arguments.command == "nothing":
+        run_loop(serve_nothing(arguments.pod))
+        return
     if arguments.command == "memory":
         weigh(arguments.exchanges, arguments.pods)
         return
