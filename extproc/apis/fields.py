@@ -108,7 +108,11 @@ def _read_large(api: Api, body: bytes) -> Fields | Refused:
     for key in ("model", "stream", "sampling_params", *_MAX_TOKENS[api]):
         value = bytes(getattr(raw, key))
         if value and len(value) <= _SMALL:
-            document[key] = msgspec.json.decode(value)
+            try:
+                document[key] = msgspec.json.decode(value)
+            except (msgspec.DecodeError, ValueError, RecursionError) as error:
+                # What was skipped was not looked at closely: text that is no UTF-8, huge numbers.
+                return _unreadable(error)
     found = _fields(api, document)
     if isinstance(found, Refused):
         return found

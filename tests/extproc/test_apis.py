@@ -198,6 +198,9 @@ def test_of_a_large_body_the_prompt_stays_as_it_was_sent() -> None:
         (b"[" + b" " * (1 << 20) + b"]", "invalid-json"),
         (b'{"model": "m"' + b" " * (1 << 20), "invalid-json"),
         (b'{"prompt": "' + b"x" * (1 << 20) + b'"}', "missing-model"),
+        (b'{"model": "\xff", "prompt": "' + b"x" * (1 << 20) + b'"}', "invalid-json"),
+        (b'{"model": "m", "max_tokens": 1e999, "x": "' + b"x" * (1 << 20) + b'"}', "invalid-json"),
+        (b'{"model": "m", "max_tokens": ' + b"9" * 5000 + b" " * (1 << 20) + b"}", "invalid-json"),
     ],
 )
 def test_a_large_body_is_refused_for_the_same_reasons(body: bytes, reason: str) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -160,6 +161,8 @@ def test_a_body_too_large_to_decode_still_has_a_prompt() -> None:
         {"prompt": [1.5, "x"], "input": [[1, -1]], "token_ids": [True, 2**40]},
         {"prompt": [[1, 2], [3]], "instructions": 4, "system": [{"type": "text", "text": "s"}]},
         {"tools": "\ud83d", "messages": []},
+        {"messages": [say("user", [{"type": ["text"]}, {"type": {}}])], "system": [{"type": []}]},
+        {"prompt": [[[1], "x"]], "token_ids": [[[]]]},
     ],
 )
 @pytest.mark.parametrize("api", list(Api))
@@ -169,6 +172,39 @@ def test_whatever_a_client_sends_it_is_only_a_prompt(
     request = InferenceRequest("r", None, "/", "POST", {}, api=api, model="m")
     request.document = {"model": "m", **document}
     chain(prompt_of(request, "m"))
+
+
+def deeper(frames: int, prompt: Callable[[], Prompt]) -> Prompt:
+    """As it is where so many more calls are under way: a pick is made further in than its body was
+    read."""
+    return deeper(frames - 1, prompt) if frames else prompt()
+
+
+@pytest.mark.parametrize(("key", "api"), [("tools", Api.MESSAGES), ("prompt", Api.COMPLETIONS)])
+@pytest.mark.parametrize("inside", ['"a"', '"\\ud800"'])
+def test_however_deep_a_client_nests_what_could_be_read_is_a_prompt(
+    key: str, api: Api, inside: str
+) -> None:
+    read = 0
+    for depth in range(100, 1100):
+        body = f'{{"model": "m", "{key}": {"[" * depth}{inside}{"]" * depth}}}'
+        found = fields.read(api, body.encode())
+        if isinstance(found, fields.Fields):
+            read = depth
+            request = InferenceRequest("r", None, "/", "POST", {}, api=api, model="m")
+            request.document = found.document
+            deeper(20, functools.partial(prompt_of, request, "m"))
+    assert read > 500
+
+
+@pytest.mark.parametrize("text", ["1" * (2 << 20), "[1" + " " * (2 << 20) + ", 2]", "[[1], 2]"])
+def test_a_large_prompt_that_only_begins_like_token_ids_is_a_prompt(text: str) -> None:
+    body = f'{{"model": "m", "prompt": {text}, "padding": "{"x" * (1 << 20)}"}}'
+    found = fields.read(Api.COMPLETIONS, body.encode())
+    assert isinstance(found, fields.Fields)
+    request = InferenceRequest("r", None, "/", "POST", {}, api=Api.COMPLETIONS, model="m")
+    request.prompt_json = found.prompt_json
+    assert prompt_of(request, "m").data == b""
 
 
 # The index.

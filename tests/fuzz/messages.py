@@ -26,6 +26,7 @@ from extproc.apis import fields, model_name
 from extproc.apis.restore import ModelRestorer
 from extproc.exchange import Exchange, ExchangeSettings, Withdraw
 from extproc.request import Api, Completed, InferenceRequest, Refused, Routed
+from extproc.scheduling.prefix import chain_of, prompt_of
 from extproc.signals.engines import engine_of
 from extproc.wire import access_log_pb2 as log_pb
 from extproc.wire import ext_proc_pb2 as pb
@@ -80,13 +81,17 @@ def exchange(data: bytes) -> None:
 
 
 def body(data: bytes) -> None:
-    """A request body: what is read from it, and the model's name replaced."""
+    """A request body: what is read from it, its prompt, and the model's name replaced."""
     apis = [api for api in Api if api is not Api.OTHER]
     api = apis[data[0] % len(apis)] if data else Api.COMPLETIONS
     text = data[1:]
     found = fields.read(api, text)
     fields.read_prefix(api, text)
-    if isinstance(found, Refused) or not found.model:
+    if isinstance(found, Refused):
+        return
+    request = InferenceRequest("r", POOL, "/", "POST", {}, api=api, document=found.document)
+    chain_of(prompt_of(request, found.model).data, 0)
+    if not found.model:
         return
     rewritten = model_name.replaced(text, "another")
     before, after = json.loads(text), json.loads(rewritten)
@@ -141,6 +146,7 @@ def _entry() -> bytes:
 
 _COMPLETION = b'{"model": "m\\u0061", "stream":true,"prompt": ["a", "\\ud83d\\ude00"], "n": 1e3}'
 _CHAT = b'{"messages":[{"role":"user","content":[{"type":"text","text":"hi"}]}],"model":"a"}'
+_COMPLETION_IDS = b'{"prompt":[[1,2],["a"]],"tools":[{"a":1}],"cache_salt":"s","model":"a"}'
 SEEDS = (
     b"\0"
     + _conversation(
@@ -163,6 +169,7 @@ SEEDS = (
     + _conversation(envoy.headers(upgrade="websocket", connection="Upgrade"), envoy.body(b"x")),
     b"\1\0" + _COMPLETION,
     b"\1\1" + _CHAT,
+    b"\1\0" + _COMPLETION_IDS,
     b"\2\7" + b'data: {"model":"told","x":1}\n\ndata: {"model": "told"}\n\n',
     b"\3" + _entry(),
     b"\4" + b'vllm:num_requests_waiting{model_name="m"} 3\n'

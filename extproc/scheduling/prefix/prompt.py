@@ -114,7 +114,10 @@ def _raw_prompt(parts: Sequence[bytes], model: str) -> Prompt:
 def _raw_ids(text: bytes) -> bytes:
     """Token ids from JSON text, as many as are ever looked at."""
     if len(text) > _MAX_RAW_IDS:
-        text = text[: text.rindex(b",", 0, _MAX_RAW_IDS)] + b"]"
+        end = text.rfind(b",", 0, _MAX_RAW_IDS)
+        if end < 0:
+            return b""
+        text = text[:end] + b"]"
     try:
         return token_bytes(_decode_ids(text))
     except (msgspec.DecodeError, ValueError):
@@ -132,12 +135,16 @@ def _one_or_more(prompt: object, seed: int, *, salted: bool) -> Prompt:
 
 def _completion(prompt: object) -> bytes:
     """Text, token ids, or several of either."""
+    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+        return b"\x1e".join([_one_completion(one) for one in prompt])
+    return _one_completion(prompt)
+
+
+def _one_completion(prompt: object) -> bytes:
     if isinstance(prompt, str):
         return prompt.encode("utf-8", "surrogatepass")
-    if isinstance(prompt, list) and prompt:
-        if isinstance(prompt[0], int):
-            return token_bytes(prompt)
-        return b"\x1e".join(_completion(one) for one in prompt)
+    if isinstance(prompt, list) and prompt and isinstance(prompt[0], int):
+        return token_bytes(prompt)
     return b""
 
 
@@ -184,6 +191,8 @@ def _add_content(content: object, pieces: list[str]) -> bool:
     media = False
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
+        if type(kind) is not str:  # also what has no hash
+            kind = ""
         if kind in _TEXT_PARTS:
             text = part.get("text") or part.get("refusal")
             pieces.append(text if isinstance(text, str) else "")
@@ -202,9 +211,12 @@ def _add_content(content: object, pieces: list[str]) -> bool:
 
 def _json(value: object) -> str:
     try:
-        return _canonical(value).decode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can hold and UTF-8 cannot
-        return repr(value)
+        try:
+            return _canonical(value).decode()
+        except UnicodeEncodeError:  # half of a surrogate pair, which JSON can hold and UTF-8 cannot
+            return repr(value)
+    except RecursionError:  # a pick is made further in than its body was read
+        return ""
 
 
 def _digest_of_match(match: re.Match[bytes]) -> bytes:
