@@ -333,7 +333,13 @@ class AdmittingPicker:
     def _dispatch(self, gate: _Gate, ticket: Ticket, now: float) -> None:
         band, flow = gate.queue.dispatch(ticket, now)
         waited = now - ticket.arrived
-        record = self.director.decide(ticket.request, waited)
+        try:
+            record = self.director.decide(ticket.request, waited)
+        except Exception:
+            # Whoever made the room (an end, a scrape, a new World) has other things to do.
+            log.exception("a queued request could not be decided", pool=str(ticket.request.pool))
+            band.ended(flow, ticket.tokens, -ticket.tokens, now)
+            return
         outcome = record.outcome
         if isinstance(outcome, Routed):
             self._dispatched[record.id] = _Dispatched(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from extproc.admission.settings import (
     UtilizationSettings,
 )
 from extproc.request import Completed, Outcome, Refused
+from extproc.scheduling import Candidate, Filter, Profile, SchedulingRequest, pickers
 from pools.model import ObjectName
 from tests.extproc.admission_pool import AdmissionPool, Sent, endpoints
 
@@ -520,6 +522,29 @@ def test_an_answer_that_fails_does_not_keep_the_others_waiting() -> None:
     pool.now += 901
     pool.director.expire()
     assert next_one.routed
+
+
+def test_a_request_that_cannot_be_decided_does_not_keep_the_others_waiting() -> None:
+    pool, (first,) = full_pool()
+
+    def broken_for_one(
+        request: SchedulingRequest, candidates: Sequence[Candidate]
+    ) -> Sequence[Candidate]:
+        assert request.request is not None
+        if "x-broken" in request.request.headers:
+            raise TypeError("a step that does not understand this request")
+        return candidates
+
+    profile = Profile("p", (Filter("f", broken_for_one),), pickers.max_score())
+    pool.director.fleet.use(lambda pool: profile)
+    broken_one = pool.send(headers={"x-broken": "yes"})
+    next_one = pool.send()
+    pool.end(first)
+    assert next_one.routed, "whoever tells of the end knows nothing of the trouble"
+    assert broken_one.waits, "its exchange ends when the pick takes too long"
+    broken_one.withdraw()
+    pool.end(next_one)
+    assert (pool.waiting, pool.in_flight, pool.picker.dispatched) == (0, 0, 0)
 
 
 def test_a_request_that_ends_while_it_is_answered_lets_the_next_one_in() -> None:
