@@ -35,6 +35,11 @@ _INSIDE: Final = _nested(12)
 _SHALLOW: Final = re.compile(_INSIDE, re.DOTALL)
 _USUAL: Final = 64
 """Members of a body; with more, they are skipped in bulk."""
+_MOST_KEYS: Final = 100
+"""Model keys whose values are replaced: each may become as long as a header."""
+_MOST_TURNS: Final = 100_000
+"""Steps that nothing skips in bulk; they take 0.1 s."""
+_ANY: Final = 1 << 60
 # The key in any spelling that a JSON parser takes for it.
 _MODEL: Final = rb'"(?:m|\\u006[dD])(?:o|\\u006[fF])(?:d|\\u0064)(?:e|\\u0065)(?:l|\\u006[cC])"'
 # Members that are not the model and not nested deeply, each with its comma.
@@ -67,35 +72,47 @@ def _string_end(body: bytes, start: int) -> int:
     return rest.end() if rest else -1
 
 
-def _container_end(body: bytes, start: int) -> int:
-    """The index after the object or array that begins at ``start``; -1 if it is cut off."""
+class IntricateError(Exception):
+    """To find every model key in this body would take too long, or there are too many of them.
+    No client writes such a body, unless it wants others to wait."""
+
+
+def _container_end(body: bytes, start: int, turns: int) -> tuple[int, int]:
+    """The index after the object or array that begins at ``start`` (-1 if it is cut off), and how
+    many ``turns`` are left.
+
+    :raises IntricateError: there were too few.
+    """
     depth, at, size = 0, start, len(body)
     while at < size:
+        turns -= 1
+        if turns < 0:
+            raise IntricateError
         char = body[at]
         if char in (_BRACE, _BRACKET):
             depth += 1
         elif char == _QUOTE:  # a string that is cut off: whole ones were skipped
-            return -1
+            return -1, turns
         else:
             depth -= 1
             if depth == 0:
-                return at + 1
+                return at + 1, turns
         skipped = _SHALLOW.match(body, at + 1)
         at = skipped.end() if skipped else size
-    return -1
+    return -1, turns
 
 
-def _value_end(body: bytes, start: int) -> int:
+def _value_end(body: bytes, start: int, turns: int) -> tuple[int, int]:
     if start >= len(body):
-        return -1
+        return -1, turns
     char = body[start]
     if char == _QUOTE:
-        return _string_end(body, start)
+        return _string_end(body, start), turns
     if char in (_BRACE, _BRACKET):
-        return _container_end(body, start)
+        return _container_end(body, start, turns)
     scalar = _SCALAR.match(body, start)
     # A scalar at the very end may go on in bytes that we have not seen.
-    return scalar.end() if scalar and scalar.end() < len(body) else -1
+    return (scalar.end() if scalar and scalar.end() < len(body) else -1), turns
 
 
 def members(body: bytes) -> Iterator[tuple[str, int, int]]:
@@ -104,8 +121,8 @@ def members(body: bytes) -> Iterator[tuple[str, int, int]]:
     ``body`` is the JSON text of an object, or a prefix of one: then the members that are complete.
     """
     at = _begin(body)
-    while (member := _member(body, at)) is not None:
-        key, start, at = member
+    while (member := _member(body, at, _ANY)) is not None:
+        key, start, at, _ = member
         yield _text(key), start, at
 
 
@@ -115,8 +132,12 @@ def _begin(body: bytes) -> int:
     return at + 1 if body[at : at + 1] == b"{" else len(body)
 
 
-def _member(body: bytes, at: int) -> tuple[bytes, int, int] | None:
-    """Key (with its quotes) and value span of the member at ``at``, or after its comma."""
+def _member(body: bytes, at: int, turns: int) -> tuple[bytes, int, int, int] | None:
+    """Key (with its quotes) and value span of the member at ``at``, or after its comma; and how
+    many ``turns`` are left.
+
+    :raises IntricateError: there were too few.
+    """
     gap = _GAP.match(body, at)
     at = gap.end() if gap else at
     if body[at : at + 1] != b'"':
@@ -126,8 +147,8 @@ def _member(body: bytes, at: int) -> tuple[bytes, int, int] | None:
     if colon is None:
         return None
     start = colon.end()
-    end = _value_end(body, start)
-    return (body[at:key_end], start, end) if end >= 0 else None
+    end, turns = _value_end(body, start, turns)
+    return (body[at:key_end], start, end, turns) if end >= 0 else None
 
 
 def _text(key: bytes) -> str:
@@ -140,13 +161,19 @@ def _text(key: bytes) -> str:
 
 
 def spans(body: bytes) -> list[tuple[int, int]]:
-    """Where the values of every top-level ``model`` key are."""
+    """Where the values of every top-level ``model`` key are.
+
+    :raises IntricateError: that is no body to look through.
+    """
     found: list[tuple[int, int]] = []
-    at, seen = _begin(body), 0
-    while (member := _member(body, at)) is not None:
-        key, start, at = member
+    at, seen, turns = _begin(body), 0, _MOST_TURNS
+    while (member := _member(body, at, turns)) is not None:
+        key, start, at, turns = member
+        turns -= 1
         if _text(key) == "model":
             found.append((start, at))
+            if len(found) > _MOST_KEYS:
+                raise IntricateError
         seen += 1
         if seen > _USUAL:
             gap = _GAP.match(body, at)
@@ -160,6 +187,8 @@ def replaced(body: bytes, name: str) -> bytes:
 
     Where the key occurs more than once, parsers disagree on which one counts (most take the last),
     so each is replaced. ``body`` must be the JSON text of an object with a top-level ``model``.
+
+    :raises IntricateError: that is no body to look through.
     """
     value = msgspec.json.encode(name)
     pieces: list[bytes] = []

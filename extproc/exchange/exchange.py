@@ -376,7 +376,11 @@ class Exchange:
         body: bytes | None = None
         if rewrite is not None:
             if self._mode is not _STREAMED:
-                body = model_name.replaced(request.body, rewrite)
+                try:
+                    body = model_name.replaced(request.body, rewrite)
+                except model_name.IntricateError:
+                    settled = Completed(pick_id=routed.pick_id, code=_INTRICATE.status)
+                    return [settled, *self._tell(_INTRICATE)]
             # Only where the client gave a length: beside chunked encoding it would be smuggling.
             if self._has_length:
                 whole = body is not None and self._mode is not _PARTIAL
@@ -448,7 +452,10 @@ class Exchange:
         self._body.clear()
         self._rewrite_to = None
         if not isinstance(fields.read(self._api, body), Refused):
-            body = model_name.replaced(body, name)
+            try:
+                body = model_name.replaced(body, name)
+            except model_name.IntricateError:
+                return self._tell(_INTRICATE)
         return [encode.replaced_body(body)]
 
     def _refuse(self, refused: Refused) -> list[Action]:
@@ -502,6 +509,12 @@ class Exchange:
 
 
 _NO_BODY: Final = Refused(400, "invalid-json", "The request has no body; it must be a JSON object.")
+_INTRICATE: Final = Refused(
+    400,
+    "invalid-json",
+    'The request body has "model" so often, or so much that is nested so deeply, that the model '
+    "cannot be rewritten.",
+)
 _NOT_VISIBLE: Final = Refused(
     500,
     "body-not-visible",

@@ -337,6 +337,24 @@ def test_every_spelling_and_every_duplicate_of_the_key_is_replaced() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "filler",
+    [
+        b'"model":"m",',
+        b'"\\u006dodel":0,',
+        b'"a":' + b"[" * 40 + b"]" * 40 + b",",
+        b'"a":[' + (b"[" * 14 + b"]" * 14 + b",") * 250_000 + b"0],",
+    ],
+)
+def test_a_body_made_to_keep_the_picker_busy_is_not_looked_through(filler: bytes) -> None:
+    """Each key may become as long as a header: a body of 1 MiB would grow to gigabytes."""
+    body = b'{"model":"m",' + filler * ((8 << 20) // len(filler)) + b'"z":0}'
+    began = time.process_time()
+    with pytest.raises(model_name.IntricateError):
+        model_name.replaced(body, "t" * 60_000)
+    assert time.process_time() - began < 0.5
+
+
 @pytest.mark.parametrize("name", ['a"b', "a\\b", "grüße", "\n"])
 def test_a_name_with_special_characters_is_escaped(name: str) -> None:
     after = model_name.replaced(b'{"model":"a","n":1e400}', name)

@@ -212,6 +212,17 @@ def test_a_streamed_rewrite_holds_the_chunks_back_until_the_end() -> None:
     assert replacements(answers) == [b"", COMPLETION.replace(b"tweet-summary", b"target")]
 
 
+@pytest.mark.parametrize("mode", [FDS, BodyMode.BUFFERED, BodyMode.STREAMED])
+def test_a_body_that_says_its_model_over_and_over_is_not_rewritten(mode: BodyMode) -> None:
+    envoy = Conversation(REWRITTEN)
+    over_and_over = b'{"model":"m"' + b',"model":"m"' * 1000 + b"}"
+    actions = envoy.hears(headers(mode=mode, x_gateway_model_name="m"))
+    actions = envoy.hears(body(over_and_over, end=True))
+    settled = [] if mode is BodyMode.STREAMED else ["Completed"]
+    assert kinds(actions) == [*settled, "immediate_response", "Refused"]
+    assert (envoy.refusals[0].status, envoy.refusals[0].reason) == (400, "invalid-json")
+
+
 def test_a_streamed_rewrite_cannot_be_ended_by_trailers() -> None:
     envoy = Conversation(REWRITTEN)
     envoy.hears(headers(mode=BodyMode.STREAMED, x_gateway_model_name="m"), body(COMPLETION))
