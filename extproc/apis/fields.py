@@ -18,7 +18,8 @@ _TOKEN_BYTES: Final = 4
 _LARGE: Final = 1 << 20
 _SMALL: Final = 1 << 14
 """Bytes of a single value beside the prompt."""
-_DATA_URL: Final = re.compile(rb'"data:[^"]*+"')
+_DATA_URL: Final = re.compile(rb'"data:[^"]{1000,}+"')
+"""Shorter ones are counted as text: each takes its time, and there may be millions."""
 _TOKEN_IDS: Final = re.compile(rb"[\[ \t\r\n]*+[0-9]")
 _NOT_AN_OBJECT: Final = Refused(400, "invalid-json", "The request body must be a JSON object.")
 

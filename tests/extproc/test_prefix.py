@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import pytest
@@ -205,6 +206,18 @@ def test_a_large_prompt_that_only_begins_like_token_ids_is_a_prompt(text: str) -
     request = InferenceRequest("r", None, "/", "POST", {}, api=Api.COMPLETIONS, model="m")
     request.prompt_json = found.prompt_json
     assert prompt_of(request, "m").data == b""
+
+
+def test_millions_of_pictures_without_content_keep_nobody_waiting() -> None:
+    parts = b'"data:",' * (2 << 20)
+    body = b'{"model": "m", "messages": [{"role": "user", "content": [' + parts + b"0]}]}"
+    began = time.process_time()
+    found = fields.read(Api.CHAT_COMPLETIONS, body)
+    assert isinstance(found, fields.Fields)
+    request = InferenceRequest("r", None, "/", "POST", {}, api=Api.CHAT_COMPLETIONS, model="m")
+    request.prompt_json = found.prompt_json
+    chain(prompt_of(request, "m"))
+    assert time.process_time() - began < 0.6
 
 
 # The index.

@@ -22,7 +22,8 @@ from extproc.scheduling.prefix.blocks import MAX_TOKENS, seed_of
 _END = "\x1e"
 """Ends a message, so that two short ones are not taken for one long."""
 _ROLE = "\x1f"
-_DATA_URL = re.compile(rb'"data:[^"]*+"')
+_DATA_URL = re.compile(rb'"data:[^"]{1000,}+"')
+"""Shorter ones stay as they are: each takes its time, and there may be millions."""
 _TOKEN_IDS = re.compile(rb"[\[ \t\r\n]*+[0-9]")
 
 _TEXT_PARTS = frozenset(("text", "input_text", "output_text", "refusal"))
