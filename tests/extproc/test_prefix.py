@@ -6,6 +6,7 @@ import functools
 import json
 import random
 import time
+import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 
 import pytest
@@ -218,6 +219,19 @@ def test_millions_of_pictures_without_content_keep_nobody_waiting() -> None:
     request.prompt_json = found.prompt_json
     chain(prompt_of(request, "m"))
     assert time.process_time() - began < 0.6
+
+
+def test_long_salts_do_not_fill_the_memory() -> None:
+    prompt(Api.COMPLETIONS, prompt=LONG, cache_salt="short")
+    tracemalloc.start()
+    try:
+        for n in range(100):
+            one = prompt(Api.COMPLETIONS, prompt=LONG, cache_salt=f"{n}" + "s" * 500_000)
+            again = prompt(Api.COMPLETIONS, prompt=LONG, cache_salt=f"{n}" + "s" * 500_000)
+            assert one == again
+        assert tracemalloc.get_traced_memory()[0] < 5_000_000
+    finally:
+        tracemalloc.stop()
 
 
 # The index.

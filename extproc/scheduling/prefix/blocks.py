@@ -29,14 +29,27 @@ MAX_TOKENS = 131_072
 _GROWTH = 4
 _LEAST_BEFORE = 16
 """A block larger than the first follows at least so many times its own size."""
+_LONGEST_KEPT = 512
+"""Characters of a model and a salt whose hash is kept."""
 
 _hash = xxh3_64_intdigest
 
 
-@functools.lru_cache(maxsize=4096)
 def seed_of(model: str, salt: str) -> int:
     """What goes into the first hash: prompts for another model, adapter or salt share nothing."""
+    # Clients choose both: what is long is not kept.
+    if len(model) + len(salt) > _LONGEST_KEPT:
+        return _seed(model, salt)
+    return _kept_seed(model, salt)
+
+
+def _seed(model: str, salt: str) -> int:
     return int(_hash(f"{model}\0{salt}".encode("utf-8", "surrogatepass")))
+
+
+@functools.lru_cache(maxsize=4096)
+def _kept_seed(model: str, salt: str) -> int:
+    return _seed(model, salt)
 
 
 @functools.lru_cache(maxsize=16)
