@@ -91,6 +91,9 @@ def read(api: Api, body: bytes) -> Fields | Refused:
         # Python's own parser takes what model servers take as well: NaN, lone surrogates.
         try:
             document = json.loads(body.decode())
+            if isinstance(document, dict) and isinstance(name := document.get("model"), str):
+                # It is shown in metrics and on pages, which half a surrogate pair would break.
+                name.encode()
         except (ValueError, RecursionError):
             return _unreadable(strict)
     if type(document) is not dict:

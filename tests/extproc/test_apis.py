@@ -134,6 +134,7 @@ def test_only_true_asks_for_a_stream(value: object, stream: bool) -> None:
         (b"{", "invalid-json", "not valid JSON"),
         (b'{"model": "m"} x', "invalid-json", "not valid JSON"),
         (b'{"model": "\xff"}', "invalid-json", "not valid JSON"),
+        (b'{"model": "\\ud800"}', "invalid-json", "not valid JSON"),
         (b"[1]", "invalid-json", "must be a JSON object"),
         (b'"model"', "invalid-json", "must be a JSON object"),
         (b"{}", "missing-model", "has no model"),
