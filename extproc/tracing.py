@@ -7,12 +7,14 @@ them. Spans are sent in the background, and lost rather than waited for.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from typing import Final
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import Span, SpanKind, StatusCode
@@ -31,6 +33,8 @@ _OPERATIONS = {
 """``gen_ai.operation.name`` of the semantic conventions."""
 _SAMPLED_AT = 53
 """Where in ``00-<trace>-<span>-<flags>`` the flags begin."""
+_MAX_TEXT: Final = 256
+"""Characters kept of what clients name: spans wait in memory for a collector that is away."""
 
 
 class Traces:
@@ -45,6 +49,7 @@ class Traces:
         self._provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(share)),
             resource=Resource.create({"service.name": "poolpilot-extproc"}),
+            span_limits=SpanLimits(max_attribute_length=_MAX_TEXT),
             shutdown_on_exit=False,
         )
         url = f"{collector.rstrip('/')}/v1/traces"
@@ -56,9 +61,12 @@ class Traces:
         """Send what is there. Blocks."""
         self._provider.force_flush(5000)
 
-    def close(self) -> None:
-        """Send what is left, for a few seconds at most. Blocks."""
-        self._provider.shutdown()
+    def close(self, within: float = 5.0) -> None:
+        """Send what is left, for so many seconds at most. Blocks."""
+        # With a collector that does not answer it would go on for half a minute.
+        closing = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
+        closing.start()
+        closing.join(within)
 
 
 class TracedPicker:

@@ -15,6 +15,8 @@ from extproc.request import Api, Refused
 _TOKEN_BYTES: Final = 4
 """A prompt that is given as token ids counts as this many bytes of text for each."""
 
+_MOST_TOKENS: Final = 1 << 31
+"""A client that allows more output has set no limit."""
 _LARGE: Final = 1 << 20
 _SMALL: Final = 1 << 14
 """Bytes of a single value beside the prompt."""
@@ -194,7 +196,7 @@ def _max_tokens(api: Api, document: Mapping[str, object]) -> int | None:
         document = sampling if isinstance(sampling, dict) else {}
     for key in _MAX_TOKENS[api]:
         value = document.get(key)
-        if type(value) is int and value >= 0:
+        if type(value) is int and 0 <= value < _MOST_TOKENS:
             return value
     return None
 

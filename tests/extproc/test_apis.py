@@ -57,6 +57,7 @@ def fields_of(api: Api, **document: Any) -> Fields:
 @pytest.mark.parametrize(
     ("api", "document", "max_tokens"),
     [
+        (Api.COMPLETIONS, {"max_tokens": 10**30}, None),
         (Api.COMPLETIONS, {"max_tokens": 7}, 7),
         (Api.CHAT_COMPLETIONS, {"max_tokens": 7}, 7),
         (Api.CHAT_COMPLETIONS, {"max_tokens": 7, "max_completion_tokens": 9}, 9),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
@@ -170,6 +173,30 @@ def test_a_withdrawn_pick_says_so(recorded: Recorded) -> None:
     TracedPicker(policy, recorded.traces).pick(ask(trace_parent=SAMPLED), lambda _: None)()
     assert (recorded.span().attributes or {})["poolpilot.outcome"] == "withdrawn"
     assert policy.withdrawn == 1
+
+
+def test_a_span_keeps_the_beginning_of_what_a_client_names(recorded: Recorded) -> None:
+    picker = TracedPicker(Policy(ROUTED), recorded.traces)
+    picker.pick(ask(trace_parent=SAMPLED, model="m" * 1_000_000, id="i" * 60_000), lambda _: None)
+    attributes = dict(recorded.span().attributes or {})
+    assert attributes["gen_ai.request.model"] == "m" * 256
+    assert attributes["poolpilot.request_id"] == "i" * 256
+
+
+def test_a_collector_that_does_not_answer_does_not_hold_up_the_end() -> None:
+    answered = threading.Event()
+
+    class Stuck(SpanExporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            answered.wait()
+            return SpanExportResult.FAILURE
+
+    traces = Traces("http://nowhere", 1.0, Stuck())
+    TracedPicker(Policy(ROUTED), traces).pick(ask(), lambda _: None)
+    began = time.monotonic()
+    traces.close(within=0.05)
+    assert time.monotonic() - began < 5
+    answered.set()
 
 
 def test_ends_are_passed_on(recorded: Recorded) -> None:
