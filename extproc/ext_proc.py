@@ -131,7 +131,7 @@ class _Ended:
 class _Process:
     """One stream: an exchange, and what its actions do."""
 
-    __slots__ = ("_exchange", "_request_id", "_service", "_stream", "_waiting", "_withdraw")
+    __slots__ = ("_exchange", "_picked", "_service", "_stream", "_waiting", "_withdraw")
 
     def __init__(self, service: ExternalProcessor, stream: Stream, pool: ObjectName | None) -> None:
         self._service = service
@@ -139,7 +139,7 @@ class _Process:
         self._exchange = Exchange(pool, service.settings, service.time())
         self._waiting = _FOR_NOTHING
         self._withdraw: Callable[[], None] | None = None
-        self._request_id = ""
+        self._picked = False
         service.open += 1
 
     def on_message(self, message: bytes) -> None:
@@ -150,8 +150,12 @@ class _Process:
         self._stream.finish()
 
     def on_closed(self) -> None:
-        self._service.open -= 1
-        self._perform(self._exchange.close(self._service.time()))
+        service, exchange = self._service, self._exchange
+        service.open -= 1
+        now = service.time()
+        self._perform(exchange.close(now))
+        if not self._picked:
+            service.sent_picks.ended_without(exchange.request_id, now)
 
     def expire(self) -> None:
         self._waiting = _FOR_NOTHING
@@ -160,8 +164,9 @@ class _Process:
     def _answered(self, outcome: Answer) -> None:
         self._perform(self._exchange.answer(outcome))
         if isinstance(outcome, Routed):
-            service = self._service
-            if not service.sent_picks.sent(self._request_id, outcome.pick_id, service.time()):
+            self._picked = True
+            service, request_id = self._service, self._exchange.request_id
+            if not service.sent_picks.sent(request_id, outcome.pick_id, service.time()):
                 service.picker.settle(Completed(outcome.pick_id))
 
     def _perform(self, actions: Sequence[Action]) -> None:
@@ -170,7 +175,6 @@ class _Process:
             if isinstance(action, bytes):
                 self._stream.send(action)
             elif isinstance(action, InferenceRequest):
-                self._request_id = action.id
                 action.trace_parent = self._stream.metadata.get("traceparent", "")
                 withdraw = service.picker.pick(action, self._answered)
                 if self._exchange.waiting is _FOR_PICK:

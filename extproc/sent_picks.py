@@ -2,9 +2,13 @@
 
 Envoy may give a request up (its client hung up, a time-out passed) while the pick is on its way or
 the picker too busy to make one. Its access log entry then lacks the pick's id, and nothing would
-settle the pick until it expires. Such entries are matched by the request's id instead. Clients may
-choose that id, so two requests can share one; then the newer pick is settled, which errs by one
-request for as long as the other lasts.
+settle the pick until it expires. Such entries are matched by the request's id instead.
+
+A request that never got a pick (it was refused, its client hung up in the queue) has such an entry
+too, and whoever sends it again may keep its id: gateways that retry do. So of each exchange that
+ended without a pick, the entry is awaited, and means nothing. Else two requests can share an id
+only where clients choose it so; then the newer pick is settled, which errs by one request for as
+long as the other lasts.
 """
 
 from __future__ import annotations
@@ -15,7 +19,10 @@ from typing import Final
 LIMIT: Final = 16_384
 """Picks, and given-up requests, that are remembered."""
 LATE: Final = 30.0
-"""Seconds that the question of a request that was given up may still be on its way to us."""
+"""Seconds that the question of a request that was given up may still be on its way to us, and that
+the entry of one that got no pick may be."""
+_MAX_ID: Final = 256
+"""Characters by which ids are told apart; clients may choose longer ones."""
 
 
 class SentPicks:
@@ -25,10 +32,13 @@ class SentPicks:
         self._limit = limit
         self._picks: OrderedDict[str, str] = OrderedDict()
         self._given_up: OrderedDict[str, float] = OrderedDict()
+        self._without_pick: OrderedDict[str, float] = OrderedDict()
 
     def sent(self, request_id: str, pick_id: str, now: float) -> bool:
         """A pick goes out. Returns False if Envoy has given up that request before: then nobody
         will tell of the pick again."""
+        if len(request_id) > _MAX_ID:
+            request_id = request_id[:_MAX_ID]
         if self._given_up:
             at = self._given_up.pop(request_id, None)
             if at is not None and now - at < LATE:
@@ -44,9 +54,24 @@ class SentPicks:
         was none (yet)."""
         if not request_id:
             return ""
+        request_id = request_id[:_MAX_ID]
+        at = self._without_pick.pop(request_id, None)
+        if at is not None and now - at < LATE:
+            return ""
         pick_id = self._picks.pop(request_id, "")
         if not pick_id:
             self._given_up[request_id] = now
             if len(self._given_up) > self._limit:
                 self._given_up.popitem(last=False)
         return pick_id
+
+    def ended_without(self, request_id: str, now: float) -> None:
+        """An exchange is over, and no pick went out."""
+        if not request_id:
+            return
+        request_id = request_id[:_MAX_ID]
+        if self._given_up.pop(request_id, None) is not None:
+            return  # that was its entry
+        self._without_pick[request_id] = now
+        if len(self._without_pick) > self._limit:
+            self._without_pick.popitem(last=False)

@@ -115,10 +115,13 @@ class Exchange:
         "_state",
         "_trailers",
         "pool",
+        "request_id",
     )
 
     def __init__(self, pool: ObjectName | None, settings: ExchangeSettings, now: float) -> None:
         self.pool = pool
+        self.request_id = ""
+        """The request's ``x-request-id``, once its headers are there."""
         self._settings = settings
         self._started = now
         self._state = _OPEN
@@ -229,6 +232,7 @@ class Exchange:
         self._take_modes(opening.modes)
         request = describe(opening, self.pool)
         self._request = request
+        self.request_id = request.id
         self._api = request.api
         self._has_length = "content-length" in request.headers
         # Whatever its path, what is chatty is of no API.

@@ -83,6 +83,31 @@ async def test_a_pick_for_a_request_that_envoy_has_given_up_is_settled_at_once()
         assert picker.completed == [Completed(ROUTED.pick_id)], "the second one is waited for"
 
 
+@pytest.mark.parametrize("first", [Refused(503, "no-ready-endpoints", "None."), None])
+async def test_a_request_that_got_no_pick_and_is_sent_again_is_under_way(
+    first: Refused | None,
+) -> None:
+    """Whoever retries keeps the request's id; the entry of the first try comes when it likes."""
+    for entry_is_late in (True, False):
+        picker = Picker(first)
+        processor = ExternalProcessor(picker)
+        _, handler = opened(processor)
+        handler.on_message(headers(**{"x-request-id": "r1"}))
+        handler.on_message(body(COMPLETION, end=True))
+        handler.on_closed()
+        if not entry_is_late:
+            assert processor.sent_picks.given_up("r1", processor.time()) == ""
+        picker.outcome = ROUTED
+        _, handler = opened(processor)
+        handler.on_message(headers(**{"x-request-id": "r1"}))
+        handler.on_message(body(COMPLETION, end=True))
+        handler.on_closed()
+        if entry_is_late:
+            assert processor.sent_picks.given_up("r1", processor.time()) == ""
+        assert not picker.completed
+        assert processor.sent_picks.given_up("r1", processor.time()) == ROUTED.pick_id
+
+
 async def test_the_route_tells_the_pool() -> None:
     picker = Picker(ROUTED)
     processor = ExternalProcessor(picker)
