@@ -162,6 +162,7 @@ class _Process:
         self._perform(self._exchange.expire())
 
     def _answered(self, outcome: Answer) -> None:
+        self._withdraw = None  # it holds the request, body and all, and the response may take long
         self._perform(self._exchange.answer(outcome))
         if isinstance(outcome, Routed):
             self._picked = True

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import gc
+import weakref
 from collections.abc import Callable
 
 import looptime
@@ -14,7 +17,15 @@ from extproc.ext_proc import METHOD, ExternalProcessor
 from extproc.request import Completed, InferenceRequest, Outcome, Refused
 from extproc.transport.api import GrpcStatus, Handler
 from pools.model import ObjectName
-from tests.extproc.envoy_messages import ROUTED, body, decoded, headers, kinds, response_headers
+from tests.extproc.envoy_messages import (
+    FDS,
+    ROUTED,
+    body,
+    decoded,
+    headers,
+    kinds,
+    response_headers,
+)
 from tests.extproc.streams import RecordedStream
 
 pytestmark = pytest.mark.looptime
@@ -157,6 +168,29 @@ async def test_a_client_that_hangs_up_withdraws_its_request_once(ending: str) ->
     if ending == "on_half_close":
         handler.on_closed()
     assert picker.withdrawn == 1
+
+
+async def test_a_request_that_was_queued_is_let_go_while_its_response_lasts() -> None:
+    held: list[weakref.ref[Callable[[], None]]] = []
+
+    class Queue(Picker):
+        def pick(
+            self, request: InferenceRequest, answer: Callable[[Outcome], None]
+        ) -> Callable[[], None]:
+            self.waiting.append(answer)
+            withdraw = functools.partial(len, request.body)
+            held.append(weakref.ref(withdraw))
+            return withdraw
+
+    picker = Queue()
+    _, handler = opened(ExternalProcessor(picker))
+    handler.on_message(headers(response_mode=FDS))
+    handler.on_message(body(COMPLETION, end=True))
+    assert held[0]() is not None
+    picker.waiting.pop()(ROUTED)
+    handler.on_message(response_headers(200))
+    gc.collect()
+    assert held[0]() is None
 
 
 async def test_a_pick_that_takes_too_long_is_refused_in_time() -> None:
