@@ -19,7 +19,7 @@ from tests.extproc.admission_pool import OBJECTIVES, AdmissionPool, Sent, endpoi
 CAPACITY = 2
 MAX_REQUESTS, MAX_BYTES = 6, 600
 BAND_REQUESTS, BAND_BYTES = 4, 400
-TTL, NO_ENDPOINTS_TTL = 3.0, 1.0
+TTL, MAX_TTL, NO_ENDPOINTS_TTL = 3.0, 25.0, 1.0
 
 
 def configured(fairness: Fairness, order: Order, capacity: int, ttl: float) -> AdmissionSettings:
@@ -28,6 +28,7 @@ def configured(fairness: Fairness, order: Order, capacity: int, ttl: float) -> A
         default_band=BandSettings(1.0, BAND_REQUESTS, BAND_BYTES, ttl, fairness, order),
         max_requests=MAX_REQUESTS,
         max_bytes=MAX_BYTES,
+        max_ttl=MAX_TTL,
         no_endpoints_ttl=NO_ENDPOINTS_TTL,
     )
 
@@ -180,7 +181,7 @@ class Admission(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_for_longer_than_allowed(self) -> None:
         for sent in self.waiting():
-            assert self.pool.now - sent.sent_at <= 25 + 0.06
+            assert self.pool.now - sent.sent_at <= MAX_TTL + 0.06
 
     def teardown(self) -> None:
         if not self.sent:
