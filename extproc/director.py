@@ -172,7 +172,8 @@ class Director:
         return self._refuse(request, refusal, self._clock(), view, priority=priority, queued=queued)
 
     def settle(self, completed: Completed) -> None:
-        record = self.ledger.settle(completed.pick_id, answered=bool(completed.served))
+        answered = completed.answered
+        record = self.ledger.settle(completed.pick_id, answered=answered)
         if record is None:
             return
         now = self._clock()
@@ -189,7 +190,7 @@ class Director:
         load = self.fleet.load
         if completed.served:
             load.served(charge, self.fleet.candidate(completed.served))
-        elif completed.code:
+        elif completed.code and not answered:
             load.served(charge, None)
         if completed.completion_tokens:
             load.learn(charge, completed.completion_tokens)

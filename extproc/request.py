@@ -166,7 +166,7 @@ class Completed(msgspec.Struct, frozen=True):
     time_to_first_byte: float | None = None
     """Seconds until the first upstream byte (for vLLM: headers, not the first token)."""
     served: str = ""
-    """``ip:port`` that answered; empty: none did."""
+    """``ip:port`` that answered; empty: none did, or the gateway does not tell."""
     tried: str = ""
     """``ip:port`` of the last try, whether it answered or not; empty: Envoy tried none."""
     attempts: int = 1
@@ -178,6 +178,11 @@ class Completed(msgspec.Struct, frozen=True):
     completion_tokens: int | None = None
     request_bytes: int = 0
     response_bytes: int = 0
+
+    @property
+    def answered(self) -> bool:
+        """Whether an endpoint answered, even if nobody tells which."""
+        return bool(self.served) or self.time_to_first_byte is not None
 
 
 class Picker(Protocol):

@@ -304,7 +304,7 @@ class AdmittingPicker:
         """Tokens that a request cost more than was expected, as far as the server told."""
         if completed is None:
             return 0.0
-        if not completed.served:
+        if not completed.answered:
             return -dispatched.tokens  # it got nothing
         correction = 0.0
         if completed.prompt_tokens is not None:

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -365,6 +366,20 @@ def test_a_burst_between_two_scrapes_spreads_evenly() -> None:
     assert in_flight(director) == [20] * 10
     # 400 bytes of prompt are about 100 tokens.
     assert {member.candidate.tokens for member in director.fleet.members.values()} == {2000}
+
+
+@pytest.mark.parametrize(
+    ("answered", "cached"), [(Completed("", 200, 1.0, 0.1), 1152), (Completed("", 503, 1.0), 0)]
+)
+def test_a_prompt_stays_known_where_a_gateway_does_not_tell_who_answered(
+    answered: Completed, cached: int
+) -> None:
+    director = make(world(endpoints(1)), profile="default")
+    request = InferenceRequest("r", LLAMA, "/v1/completions", "POST", {}, api=Api.COMPLETIONS)
+    request.document = {"prompt": "hello world " * 400}
+    first = director.decide(request)
+    director.settle(msgspec.structs.replace(answered, pick_id=first.id))
+    assert director.decide(request).cached_tokens == cached
 
 
 def test_the_end_of_a_request_is_counted_once_wherever_it_was_served() -> None:
