@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from extproc.wire import encode
 
+_SMALL_PIECE: Final = 4096
+
 
 class Body:
-    """The chunks of one body, held until the pick. Nothing is joined unless it must be read."""
+    """The chunks of one body, held until the pick. Only small ones are joined, unless it must be
+    read: a client that sends byte by byte must not make us keep, and answer, millions."""
 
     __slots__ = ("chunks", "size")
 
@@ -18,8 +22,12 @@ class Body:
 
     def add(self, chunk: bytes) -> None:
         if chunk:
-            self.chunks.append(chunk)
-            self.size += len(chunk)
+            chunks, size = self.chunks, len(chunk)
+            if chunks and len(chunks[-1]) + size <= _SMALL_PIECE:
+                chunks[-1] += chunk
+            else:
+                chunks.append(chunk)
+            self.size += size
 
     def joined(self) -> bytes:
         return self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)

@@ -101,6 +101,7 @@ class Exchange:
         "_grpc",
         "_has_length",
         "_in_body",
+        "_looked_at",
         "_mode",
         "_model",
         "_refused",
@@ -145,6 +146,8 @@ class Exchange:
         """The pick is the answer to the body, not to the headers."""
         self._seen_before_answer = False
         """Body is sent to us before the headers are answered."""
+        self._looked_at = 0
+        """So many bytes of it were looked at for the model."""
         self._has_length = False
         self._grpc = False
         self._chatty = False
@@ -342,7 +345,10 @@ class Exchange:
     def _peek(self) -> list[Action]:
         """Ask as soon as a streamed body has told its model, or is not going to soon."""
         assert self._request is not None
+        if self._body.size < 2 * self._looked_at:
+            return []  # to look at all of it for each byte would take for ever
         body = self._body.joined()
+        self._looked_at = len(body)
         found = fields.read_prefix(self._request.api, body)
         if not found.model and len(body) < _PEEK:
             return []
