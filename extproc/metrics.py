@@ -1,8 +1,9 @@
 """Counts for Prometheus.
 
 Counting happens on the path of every request, so it is plain dictionaries and lists; the metric
-families are built when Prometheus asks. Model names come from clients, so the number of different
-ones that are told apart is limited, and the rest are counted as ``other``.
+families are built when Prometheus asks. Model names come from clients, and so may what they are
+rewritten to: so the number of names that are told apart, and of pairs of two, is limited, and the
+rest are counted as ``other``.
 """
 
 from __future__ import annotations
@@ -84,6 +85,8 @@ class Metrics:
     def __init__(self, max_models: int = MAX_MODELS) -> None:
         self._max_models = max_models
         self._models: set[str] = set()
+        self._rewrites: set[tuple[str, str]] = set()
+        """Labels of a model and its target, where they differ."""
         self.requests: Counts = defaultdict(int)
         self.answers: Counts = defaultdict(int)
         self.pick_seconds = Histogram(PICK_SECONDS)
@@ -109,6 +112,11 @@ class Metrics:
         """``outcome``: ``routed``, or the reason of the refusal."""
         label = self.model_label(model)
         told = label if target == model else self.model_label(target)
+        if target and told != label and (label, told) not in self._rewrites:
+            if len(self._rewrites) < self._max_models:
+                self._rewrites.add((label, told))
+            else:
+                told = OTHER
         self.requests[pool, label, told, outcome] += 1
         self.pick_seconds.observe(seconds)
 

@@ -211,6 +211,15 @@ def test_clients_cannot_make_up_ever_more_label_values() -> None:
     assert {labels[1] for labels in metrics.requests} == {"model-0", "model-1", "model-2", OTHER}
 
 
+def test_names_that_clients_have_rewritten_are_not_told_apart_by_pairs_without_end() -> None:
+    metrics = Metrics(max_models=10)
+    for model in range(20):
+        for target in range(20):
+            metrics.decided("default/llm", f"m{model}", f"m{target}", "routed", 0.0)
+    assert sum(metrics.requests.values()) == 400
+    assert len(metrics.requests) <= 10 + 10 + 11
+
+
 def test_the_fleet_is_shown_at_one_moment_with_those_that_get_nothing(served: Served) -> None:
     served.ask()
     shown = served.get("/debug/fleet")
