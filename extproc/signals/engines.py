@@ -83,7 +83,8 @@ def _total(page: bytes, names: tuple[Metric, ...]) -> int | None:
     """The sum of the series: a server with several engines in one process has one for each."""
     for metric in names:
         if found := metric.read(page):
-            return max(0, round(sum(one.value for one in found)))
+            total = sum(one.value for one in found)
+            return max(0, round(total)) if finite(total) else None
     return None
 
 
@@ -116,7 +117,8 @@ def _latency(page: bytes, name: bytes) -> Latency | None:
     sums = Metric(name + b"_sum").read(page)
     if not counts or not sums:
         return None
-    return Latency(int(sum(one.value for one in counts)), sum(one.value for one in sums))
+    count, seconds = sum(one.value for one in counts), sum(one.value for one in sums)
+    return Latency(int(count), seconds) if finite(count) and finite(seconds) else None
 
 
 def _names(joined: str) -> frozenset[str]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _LABEL = re.compile(rb'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\\n]|\\.)*)"\s*(,|\})')
+_END = re.compile(rb"\s*\}")
 _ESCAPES = {b"\\\\": b"\\", b'\\"': b'"', b"\\n": b"\n"}
 _ESCAPE = re.compile(rb"\\[\\\"n]")
 
@@ -46,8 +47,8 @@ def _parse(rest: bytes) -> Series | None:
     labels: dict[str, str] = {}
     if rest.startswith(b"{"):
         at = 1
-        if rest[at:].lstrip().startswith(b"}"):
-            at = rest.index(b"}") + 1
+        if (end := _END.match(rest, at)) is not None:
+            at = end.end()
         else:
             while (found := _LABEL.match(rest, at)) is not None:
                 value = found[2]
@@ -57,8 +58,8 @@ def _parse(rest: bytes) -> Series | None:
                 at = found.end()
                 if found[3] == b"}":
                     break
-                if rest[at:].lstrip().startswith(b"}"):  # a comma after the last label is allowed
-                    at = rest.index(b"}", at) + 1
+                if (end := _END.match(rest, at)) is not None:  # a comma after the last is allowed
+                    at = end.end()
                     break
             else:
                 return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 from hypothesis import given
@@ -78,6 +79,19 @@ def test_one_malformed_line_does_not_hide_the_rest() -> None:
 @pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf"])
 def test_a_value_that_is_no_number_is_not_a_signal(value: str) -> None:
     assert read(f"vllm:num_requests_waiting {value}\n".encode()) == Signals()
+
+
+def test_numbers_whose_sum_is_none_are_no_signal() -> None:
+    page = b"vllm:num_requests_waiting 1.7e308\nvllm:num_requests_waiting 1e308"
+    name = b"\nvllm:time_to_first_token_seconds"
+    page += name + b"_count 1e308" + name + b"_count 1.7e308" + name + b"_sum 1"
+    assert read(page) == Signals()
+
+
+def test_a_line_of_labels_without_end_keeps_nobody_waiting() -> None:
+    began = time.process_time()
+    assert read(b"vllm:num_requests_waiting{" + b'a="",' * 200_000 + b"} 3").waiting == 3
+    assert time.process_time() - began < 1.5
 
 
 def test_the_engines_of_one_server_are_added_up() -> None:
