@@ -125,7 +125,7 @@ def _decode(body: bytes, kind: type[_B]) -> _B:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         raise ApiError(400, f"Invalid request body: {error}") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ApiError(400, f"JSON decode error: {error}") from None
 
 

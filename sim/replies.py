@@ -35,7 +35,7 @@ async def read_json(request: web.Request, kind: type[_T]) -> _T:
     """The body as a struct. ApiError (400) says what is wrong with it."""
     try:
         return msgspec.json.decode(await request.read(), type=kind)
-    except msgspec.DecodeError as error:  # ValidationError is one
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ApiError(400, f"Invalid request body: {error}") from None
 
 

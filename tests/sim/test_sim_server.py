@@ -336,6 +336,8 @@ async def test_a_prompt_beyond_the_context_length_is_a_bad_request():
         ("completions", b'{"prompt": [-1]}'),
         ("completions", b'{"prompt": "a", "max_tokens": 0}'),
         ("completions", b'{"prompt": "a", "n": 0}'),
+        ("completions", b'{"model": "\xed", "prompt": "a"}'),
+        ("completions", b'{"prompt": ' + b"[" * 5000 + b"]" * 5000 + b"}"),
         ("completions", b"{}"),
         ("chat/completions", b"{}"),
         ("chat/completions", b'{"messages": []}'),
