@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from extproc.admission.fairness import Turns
 from extproc.admission.flow import Flow
@@ -130,10 +131,18 @@ class Band:
             self._turns.serve(flow, correction)
         self._forget(flow, now)
 
-    def newest_of_longest(self) -> Ticket | None:
-        """Of the flow that has most waiting, the request that came last."""
-        longest = max(self._flows.values(), key=len, default=None)
-        return longest.newest() if longest else None
+    def newest_of_longest(self) -> Iterator[Ticket]:
+        """Of the flow that has most waiting, the request that came last; once that is removed, the
+        next."""
+        longest = [(-len(flow), n, flow) for n, flow in enumerate(self._flows.values()) if flow]
+        heapq.heapify(longest)
+        while longest:
+            size, n, flow = longest[0]
+            yield flow.newest()
+            if flow:
+                heapq.heapreplace(longest, (size + 1, n, flow))
+            else:
+                heapq.heappop(longest)
 
     def _credit(self, now: float) -> float:
         in_flight: float = self._in_flight

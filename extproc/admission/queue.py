@@ -88,20 +88,19 @@ class PoolQueue:
         band = self._band(ticket.priority)
         if not band.fits(ticket) or self._fits(ticket):
             return []
-        below = [b for b in self.bands() if b.priority < ticket.priority and b.requests]
+        below = [b for b in self.bands() if b.priority < ticket.priority]
         usage, settings = self._usage, self._settings
         surplus = usage.requests + 1 - settings.max_requests
         bytes_surplus = usage.size + ticket.size - settings.max_bytes
         if sum(b.requests for b in below) < surplus or sum(b.size for b in below) < bytes_surplus:
             return []
         out: list[Ticket] = []
-        while below and not self._fits(ticket):
-            victim = below[-1].newest_of_longest()
-            if victim is None:
-                below.pop()
-                continue
-            self.remove(victim, now)
-            out.append(victim)
+        for lowest in reversed(below):
+            for victim in lowest.newest_of_longest():
+                if self._fits(ticket):
+                    return out
+                self.remove(victim, now)
+                out.append(victim)
         return out
 
     def add(self, ticket: Ticket) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -388,6 +389,25 @@ def test_when_all_is_full_a_higher_priority_takes_the_place_of_a_lower_one() -> 
     assert pushed[0].waits
     assert kept.waits
     assert pool.send("normal").refused.reason == "queue-full"
+
+
+def test_a_large_request_that_pushes_out_thousands_keeps_nobody_waiting() -> None:
+    pool, _ = full_pool(max_bytes=3_000_000)
+    small = [pool.send(flow=f"tenant-{n}", body=1000) for n in range(3000)]
+    began = time.process_time()
+    assert pool.send("urgent", body=2_500_000).waits
+    assert time.process_time() - began < 0.5
+    assert sum(one.waits for one in small) == 500
+    assert pool.picker.usage.size == 3_000_000
+
+
+def test_the_longest_flow_gives_up_its_latest_until_it_is_no_longer_than_the_others() -> None:
+    pool, _ = full_pool(max_bytes=600)
+    long = [pool.send(flow="long", body=100) for _ in range(4)]
+    short = [pool.send(flow="short", body=100) for _ in range(2)]
+    assert pool.send("urgent", body=300).waits
+    assert [one.waits for one in long] == [True, False, False, False]
+    assert [one.waits for one in short] == [True, True], "of equally long ones who was first"
 
 
 def test_nobody_is_pushed_out_for_a_request_that_does_not_fit_even_so() -> None:
