@@ -78,6 +78,7 @@ class Charge:
         "due",
         "ended",
         "epoch",
+        "index",
         "model",
         "new_blocks",
         "output_tokens",
@@ -97,6 +98,7 @@ class Charge:
         prefill_tokens: int,
         output_tokens: int,
         due: float,
+        index: PrefixIndex,
         chain: Sequence[int],
         new_blocks: int,
     ) -> None:
@@ -110,6 +112,8 @@ class Charge:
         self.output_tokens = output_tokens
         self.due = due
         """When its prompt should have been prefilled."""
+        self.index = index
+        """Where the chain was recorded; in one with other blocks it would mean nothing."""
         self.chain = chain
         self.new_blocks = new_blocks
         """So many at the end of the chain were not known to be there."""
@@ -245,7 +249,7 @@ class Load:
         if prefills:
             self._paces.expect(candidate, due - now)
         order = next(self._order)
-        chain = prefix.chain
+        index, chain = self.index, prefix.chain
         charge = Charge(
             candidate,
             now,
@@ -255,8 +259,9 @@ class Load:
             prefill_tokens=uncached,
             output_tokens=output,
             due=due,
+            index=index,
             chain=chain,
-            new_blocks=self.index.add(candidate, chain) if chain else 0,
+            new_blocks=index.add(candidate, chain) if chain else 0,
         )
         candidate.prefill_tokens += uncached
         candidate.output_tokens += output
@@ -345,7 +350,7 @@ class Load:
 
         ``by``: the one that got it; None where none did.
         """
-        if by is charge.candidate or not charge.chain:
+        if by is charge.candidate or not charge.chain or charge.index is not self.index:
             return
         if charge.new_blocks:
             self.index.remove(charge.candidate, charge.chain[-charge.new_blocks :])

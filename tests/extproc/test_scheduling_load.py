@@ -151,6 +151,19 @@ def test_a_prompt_that_arrived_stays() -> None:
     assert len(router.load.index) == 3
 
 
+def test_a_prompt_that_went_elsewhere_while_blocks_became_larger_is_forgotten() -> None:
+    """A profiles file may say so, or a new pod whose cache has larger blocks."""
+    router = Router(pods=2)
+    one, two = router.pods
+    charge = router.send(100, now=0.0, blocks=[*range(100)])
+    router.load.use(LoadSettings(block_tokens=4096))
+    router.load.follow(router.pods)
+    router.load.end(charge)
+    router.load.served(charge, two)
+    assert len(router.load.index) == 0
+    assert (one.in_flight, two.in_flight) == (0, 0)
+
+
 def test_expected_output_is_learned_by_model_and_bounded_by_the_request() -> None:
     router = Router()
     load = router.load
