@@ -14,6 +14,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 import structlog
 
@@ -339,6 +340,7 @@ class AdmittingPicker:
             # Whoever made the room (an end, a scrape, a new World) has other things to do.
             log.exception("a queued request could not be decided", pool=str(ticket.request.pool))
             band.ended(flow, ticket.tokens, -ticket.tokens, now)
+            self._tell(ticket, _UNDECIDED)
             return
         outcome = record.outcome
         if isinstance(outcome, Routed):
@@ -454,6 +456,11 @@ class AdmittingPicker:
             "Try again.",
             1.0,
         )
+
+
+_UNDECIDED: Final = Refused(
+    503, "pick-timeout", "No endpoint could be chosen for this request; the picker's log says why."
+)
 
 
 def _seconds(text: str) -> float | None:
