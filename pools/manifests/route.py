@@ -188,8 +188,10 @@ def _regex(place: Place) -> str:
     value = text("a regular expression", high=4096)(place)
     try:
         re.compile(value)
-    except re.error as error:
+    except (re.error, OverflowError) as error:
         place.error(f"is not a regular expression: {error}")
+    except RecursionError:
+        place.error("is nested too deeply for a regular expression")
     else:
         bare = _CHARACTER_CLASS.sub("x", _ESCAPE.sub("x", value))
         escapes = _ESCAPE.findall(value)

@@ -59,7 +59,7 @@ def problem_of_match(match: RouteMatch) -> str:
     for pattern in patterns:
         try:
             re.compile(pattern)
-        except (re.error, OverflowError) as error:
+        except (re.error, OverflowError, RecursionError) as error:
             return f"{pattern!r} is not a regular expression: {error}"
         unsupported = _NOT_RE2.search(pattern)
         if unsupported:

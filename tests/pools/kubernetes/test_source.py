@@ -127,6 +127,24 @@ def route(name: str) -> Object:
     }
 
 
+@pytest.mark.parametrize("expression", ["/a{99999999999}", "(" * 1500 + ")" * 1500])
+async def test_one_routes_expression_that_cannot_be_read_ends_nothing(
+    server: FakeServer, settings: KubernetesSettings, expression: str
+) -> None:
+    server.put(POOLS, pool("llama"))
+    match = {"path": {"type": "RegularExpression", "value": expression}}
+    async with following(settings) as worlds:
+        await worlds.next()
+        bad = route("bad")
+        bad["spec"]["rules"][0]["matches"] = [match]
+        server.put(ROUTES, bad)
+        world = await worlds.next()
+        assert [one.field for one in world.problems] == ["spec.rules[0].matches[0].path.value"]
+        server.put(ROUTES, route("good"))
+        world = await worlds.until(lambda world: len(world.routes) == 1)
+    assert [one.name.name for one in world.routes] == ["good"]
+
+
 async def test_changes_are_followed_and_what_says_nothing_new_yields_nothing(
     server: FakeServer, settings: KubernetesSettings
 ) -> None:
