@@ -105,11 +105,10 @@ def _time(place: Place) -> str:
     if isinstance(value, str) and _TIME.fullmatch(value):
         try:
             time = datetime.datetime.fromisoformat(value)
-        except ValueError:
-            pass
-        else:
             zone = time.tzinfo or datetime.UTC
             return time.replace(tzinfo=zone).astimezone(datetime.UTC).isoformat()
+        except (ValueError, OverflowError):
+            pass
     place.must_be("a time such as 2025-01-31T12:00:00Z")
     return ""
 

@@ -27,6 +27,9 @@ _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
 _OCTAL = re.compile(r"0o?[0-7]+")
 _HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?")
+_MOST_DIGITS = 20
+"""Python neither prints nor converts integers of any length, and no field takes longer ones."""
+_HALF = re.compile(r"[\ud800-\udfff]")
 # YAML 1.1, which Kubernetes follows: `yes` and `on` are booleans too.
 _WORDS: dict[str, bool | None] = {
     spelling: value
@@ -64,11 +67,20 @@ def json_documents(text: str) -> list[Document]:
     if not text.strip():
         return []
     try:
-        return [Document(1, node_from(json.loads(text)))]
+        value = json.loads(text, parse_int=_whole, parse_constant=_no_number)
+        if "\\u" in text and _HALF.search(json.dumps(value, ensure_ascii=False)):
+            raise TextError("is not valid JSON: \\u.... is half a character", None)
+        return [Document(1, node_from(value))]
     except json.JSONDecodeError as error:
         return [Document(1, error=TextError(f"is not valid JSON: {error.msg}", error.lineno))]
+    except TextError as error:
+        return [Document(1, error=error)]
     except RecursionError:
         return [Document(1, error=TextError(_TOO_DEEP, None))]
+
+
+def _no_number(word: str) -> float:
+    raise TextError(f"is not valid JSON: {word} is not a number", None)
 
 
 def yaml_documents(text: str) -> list[Document]:
@@ -219,9 +231,13 @@ def scalar(text: str) -> Scalar:
     if text[0] not in "-+.0123456789":
         return text
     if _INTEGER.fullmatch(text):
-        return int(text) if len(text) < 20 else float(text)
-    if _OCTAL.fullmatch(text):
+        return _whole(text)
+    if len(text) < _MOST_DIGITS and _OCTAL.fullmatch(text):
         return int(text.replace("o", ""), 8)
-    if _HEXADECIMAL.fullmatch(text):
+    if len(text) < _MOST_DIGITS and _HEXADECIMAL.fullmatch(text):
         return int(text, 16)
     return float(text) if _FLOAT.fullmatch(text) else text
+
+
+def _whole(text: str) -> int | float:
+    return int(text) if len(text) < _MOST_DIGITS else float(text)

@@ -7,6 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pools.manifests.fields import shown
 from pools.manifests.node import Node
 from pools.manifests.text import MAX_DEPTH, json_documents, yaml_documents
 
@@ -107,6 +108,36 @@ def test_words_mean_what_they_mean_to_kubernetes(word: str, value: object) -> No
     assert plain(only(f"a: {word}")) == {"a": value}
     assert plain(only(f"a: '{word}'")) == {"a": word}
     assert plain(only(f"a: !!str {word}")) == {"a": word}
+
+
+@pytest.mark.parametrize(
+    "number", ["1" * 5000, "-" + "9" * 400, "0x" + "f" * 5000, "0" + "7" * 9000]
+)
+def test_a_number_of_any_length_is_something_that_can_be_shown(number: str) -> None:
+    for documents in (yaml_documents(f"a: {number}"), json_documents(f'{{"a": {number}}}')):
+        [document] = documents
+        if document.error is None:
+            assert document.node is not None
+            assert isinstance(document.node.value, dict)
+            value = document.node.value["a"]
+            assert shown(value)
+            assert isinstance(value.value, float | str)
+
+
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
+def test_words_that_python_takes_for_numbers_are_not_json(word: str) -> None:
+    [document] = json_documents(f'{{"a": {word}}}')
+    assert document.error is not None
+    assert document.error.message == f"is not valid JSON: {word} is not a number"
+
+
+@pytest.mark.parametrize("text", [r'{"a": ["\ud800"]}', r'{"\udc00\ud800": 1}'])
+def test_half_a_character_is_not_text(text: str) -> None:
+    [document] = json_documents(text)
+    assert document.error is not None
+    assert "half a character" in document.error.message
+    [whole] = json_documents(r'{"a": "\ud83d\ude00"}')
+    assert plain(whole.node) == {"a": "😀"}
 
 
 def test_a_field_given_twice_is_an_error_and_not_a_silent_choice() -> None:

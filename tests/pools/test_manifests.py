@@ -770,10 +770,21 @@ def test_a_file_cut_off_after_the_endpoints_key_is_an_error_and_not_an_empty_poo
     assert empty.hosts == ()
 
 
-@pytest.mark.parametrize("refresh", ["0", "0.01", "-1", "50ms", "100h", "soon", "true"])
+HUGE = "1" * 400
+
+
+@pytest.mark.parametrize(
+    "refresh", ["0", "0.01", "-1", "50ms", "100h", "soon", "true", HUGE, f"0x{HUGE}"]
+)
 def test_a_refresh_is_a_tenth_of_a_second_to_a_day(refresh: str) -> None:
     read = endpoints(f"poolRef: {{name: p}}\nrefresh: {refresh}\nendpoints: []")
     assert [problem.field for problem in read.problems] == ["spec.refresh"]
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-05:00"])
+def test_a_time_at_the_end_of_time_is_none(time: str) -> None:
+    read = pool(metadata=f"name: x\ncreationTimestamp: '{time}'")
+    assert [problem.field for problem in read.problems] == ["metadata.creationTimestamp"]
 
 
 def test_a_broken_object_leaves_its_neighbours_alone() -> None:
