@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import yaml
 
 from pools.model import is_ip
+from pools.re2 import MOST_INSTRUCTIONS
 from xds.translate.settings import Pipe, SocketAddress, TargetAddress
 
 ACTIVE_LISTENERS = "/stats?format=json&filter=^listener_manager.total_listeners_active$"
@@ -119,7 +120,7 @@ def _limits(settings: BootstrapSettings) -> Json:
                 {
                     "name": "static",
                     # Long regular expressions in routes are accepted.
-                    "static_layer": {"re2.max_program_size.error_level": 1000},
+                    "static_layer": {"re2.max_program_size.error_level": MOST_INSTRUCTIONS},
                 }
             ]
         },

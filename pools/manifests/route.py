@@ -45,16 +45,11 @@ from pools.model import (
     ValueMatch,
     ValueMatchType,
 )
+from pools.re2 import problem_of_expression
 
 BY_MODEL_ANNOTATION = "poolpilot.dev/route-by-model"
 
 _UNCLEAN_PATH = re.compile(r"//|/\.{1,2}(?:/|$)|%2[fF]")
-# RE2, Envoy's engine, has none of these: look-around, atomic groups, conditions, references to
-# groups, possessive quantifiers, and some of Python's escapes.
-_NOT_IN_RE2 = re.compile(r"\(\?(?:=|!|<=|<!|>|\(|P=|#)|[*+?}]\+")
-_ESCAPE_NOT_IN_RE2 = re.compile(r"\\[1-9ZuUN]")
-_ESCAPE = re.compile(r"\\.", re.DOTALL)
-_CHARACTER_CLASS = re.compile(r"\[\^?\]?[^\]]*\]")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 _BACKENDS = {
     ("", "Service"): BackendKind.SERVICE,
@@ -186,17 +181,8 @@ def _plain_path(place: Place) -> str:
 
 def _regex(place: Place) -> str:
     value = text("a regular expression", high=4096)(place)
-    try:
-        re.compile(value)
-    except (re.error, OverflowError) as error:
-        place.error(f"is not a regular expression: {error}")
-    except RecursionError:
-        place.error("is nested too deeply for a regular expression")
-    else:
-        bare = _CHARACTER_CLASS.sub("x", _ESCAPE.sub("x", value))
-        escapes = _ESCAPE.findall(value)
-        if _NOT_IN_RE2.search(bare) or any(map(_ESCAPE_NOT_IN_RE2.fullmatch, escapes)):
-            place.error("uses what Envoy's regular expressions (RE2) do not have")
+    if value and (problem := problem_of_expression(value)):
+        place.error(problem)
     return value
 
 

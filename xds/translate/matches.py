@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 from pools.model import HTTP_TOKEN, PathMatchType, RouteMatch, ValueMatch, ValueMatchType
-
-_NOT_RE2 = re.compile(r"(?<!\\)(?:\\\\)*(\(\?(?:[=!>(#]|<[=!]|P=)|\\[1-9Z])")
+from pools.re2 import problem_of_expression
 
 MatchRank = tuple[int, int, int, int, int]
 
@@ -57,11 +55,6 @@ def problem_of_match(match: RouteMatch) -> str:
     values = (*match.headers, *match.query)
     patterns += [v.value for v in values if v.type is ValueMatchType.REGEX]
     for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except (re.error, OverflowError, RecursionError) as error:
-            return f"{pattern!r} is not a regular expression: {error}"
-        unsupported = _NOT_RE2.search(pattern)
-        if unsupported:
-            return f"{pattern!r}: Envoy's regular expressions (RE2) have no {unsupported[1]!r}"
+        if problem := problem_of_expression(pattern):
+            return f"{pattern!r} {problem}"
     return ""
