@@ -17,6 +17,7 @@ from pools.model import (
     FailureMode,
     PathMatch,
     PathMatchType,
+    Retry,
     RouteBackend,
     RouteMatch,
     ValueMatch,
@@ -87,6 +88,21 @@ def test_the_time_limits_of_a_rule_are_kept():
     action = first(backends=to("llama"), request_timeout=30.0, backend_timeout=2.5)["route"]
     assert action["timeout"] == "30s"
     assert action["retry_policy"]["per_try_timeout"] == "2.500s"
+
+
+@pytest.mark.parametrize(
+    ("given", "base", "longest"),
+    [
+        (0.0, "0.001s", "0.010s"),
+        (2.0, "2s", "20s"),
+        (86_400.0, "86400s", "86400s"),
+        # The longest that the API has. Envoy takes 9,223,372,036 s at most.
+        (4 * 99_999 * 3600.0, "1439985600s", "1439985600s"),
+    ],
+)
+def test_waits_between_tries_grow_but_not_beyond_what_envoy_takes(given, base, longest):
+    waits = first(backends=to("llama"), retry=Retry(backoff=given))["route"]["retry_policy"]
+    assert waits["retry_back_off"] == {"base_interval": base, "max_interval": longest}
 
 
 def test_retries_walk_down_the_pickers_list_without_running_a_prompt_twice():

@@ -319,6 +319,10 @@ def _shares(weights: list[int], lost: int) -> list[int]:
     return [high - low for low, high in itertools.pairwise(edges)]
 
 
+_LONGEST_WAIT = 86_400.0
+"""Seconds that waits between tries grow to, if the first is not longer."""
+
+
 def _retries(
     retry: Retry, try_timeout: float, features: Features, settings: TranslateSettings
 ) -> route.RetryPolicy:
@@ -328,13 +332,14 @@ def _retries(
     connection that is reset after the request was sent is not retried: the prompt may have run.
     Further statuses are retried where a route says so; then a prompt may run twice.
     """
-    base = 0.010 if retry.backoff is None else retry.backoff
+    base = max(0.010 if retry.backoff is None else retry.backoff, 0.001)
     policy = route.RetryPolicy(
         retry_on="connect-failure,refused-stream,reset-before-request,retriable-status-codes",
         retriable_status_codes=sorted({503, *retry.codes}),
         num_retries=settings.retries if retry.attempts is None else retry.attempts,
         retry_back_off=route.RetryPolicyRetryBackOff(
-            base_interval=seconds(max(base, 0.001)), max_interval=seconds(max(base, 0.001) * 10)
+            base_interval=seconds(base),
+            max_interval=seconds(max(base, min(base * 10, _LONGEST_WAIT))),
         ),
     )
     if try_timeout:
