@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from pools.model import Severity, World
-from xds.bootstrap import static_bootstrap
+from xds.bootstrap import envoy_yaml, static_bootstrap
 from xds.translate import translate
 from xds.translate.render import render_static
 
@@ -27,7 +27,7 @@ def configuration(world: World) -> tuple[str, tuple[str, ...]]:
         snapshot = translate(world, gateway=gateway)
         notes += snapshot.notes
         documents.append(static_bootstrap(render_static(snapshot)))
-    return yaml.safe_dump_all(documents, sort_keys=False), tuple(dict.fromkeys(notes))
+    return envoy_yaml(*documents), tuple(dict.fromkeys(notes))
 
 
 def validate(text: str, envoy: str) -> str:
@@ -36,7 +36,7 @@ def validate(text: str, envoy: str) -> str:
     for document in yaml.safe_load_all(text):
         with tempfile.TemporaryDirectory(prefix="poolpilot-") as directory:
             path = Path(directory) / "envoy.yaml"
-            path.write_text(yaml.safe_dump(document))
+            path.write_text(envoy_yaml(document))
             done = subprocess.run(
                 [envoy, "--mode", "validate", "-c", path, "--log-level", "error"],
                 capture_output=True,

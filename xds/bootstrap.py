@@ -8,6 +8,7 @@ with no listener at all. Probe the listener's port instead, or ask the admin por
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 
 import yaml
@@ -94,7 +95,26 @@ def static_bootstrap(static_resources: Json, settings: BootstrapSettings | None 
 
 
 def bootstrap_yaml(settings: BootstrapSettings | None = None) -> str:
-    return yaml.safe_dump(bootstrap(settings), sort_keys=False)
+    return envoy_yaml(bootstrap(settings))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes also what only Envoy's parser takes for a number or a truth."""
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"[yYnN]$"), list("yYnN"))
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"[-+]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+|0[xX][0-9a-fA-F.]+(?:[pP][-+]?[0-9]+)?)$"
+    ),
+    list("-+.0123456789"),
+)
+
+
+def envoy_yaml(*documents: Json) -> str:
+    """A configuration file of Envoy's, or several, one after the other."""
+    return yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False)
 
 
 def active_listeners(stats: str | bytes) -> int:

@@ -176,6 +176,19 @@ def test_the_rendered_configuration_is_all_that_is_on_stdout_and_envoy_takes_it(
     assert "Envoy accepts the configuration." in result.stderr
 
 
+NAMES = ("y", "N", "1e3", "-1.5e3", "0x1p3", ".5e3", "5.E-3", "+1e9", "0o17", "1_0", "inf", "null")
+
+
+def test_names_that_envoy_would_read_as_numbers_or_truths_stay_names(manifests: Path) -> None:
+    pods = [(f'"{name}"', f"10.0.0.{n}", 8000) for n, name in enumerate(NAMES, 1)]
+    (manifests / "endpoints.yaml").write_text(quickstart.endpoints(pods))
+    result = poolpilot("check", str(manifests), "--render", "--envoy")
+    assert "Envoy accepts the configuration." in result.stderr
+    for name in ("y", "1e3"):
+        assert f"hostname: '{name}'\n" in result.stdout
+    assert "  id: '1e5'\n" in poolpilot("bootstrap", "--node", "1e5").output
+
+
 def test_what_envoy_objects_to_fails_the_check(
     manifests: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
