@@ -19,7 +19,8 @@ from pools.kubernetes.credentials import Credentials, CredentialsError
 CONNECT_LIMIT = 10.0
 """Seconds to connect, TLS included."""
 ANSWER_LIMIT = 30.0
-"""Seconds without a byte after which a list is given up."""
+"""Seconds after which a request whose answer has not begun is given up, and seconds without a byte
+after which a list is."""
 LINE_LIMIT = 32 * 1024 * 1024
 """Bytes of one watch event. etcd's default limit for an object is 1.5 MB."""
 JSON = "application/json"
@@ -129,18 +130,23 @@ class Connection:
         try:
             access = await self._credentials.access()
             self.url = access.url
-            async with self._session.request(
-                method,
-                access.url + path,
-                params=parameters,
-                data=body,
-                headers={**access.headers, **(headers or {})},
-                ssl=access.tls,
-                server_hostname=access.server_name,
-                proxy=access.proxy,
-                allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_LIMIT, sock_read=silence),
-            ) as response:
+            # A watch is silent for long, but not before it is accepted.
+            async with asyncio.timeout(CONNECT_LIMIT + ANSWER_LIMIT):
+                answer = await self._session.request(
+                    method,
+                    access.url + path,
+                    params=parameters,
+                    data=body,
+                    headers={**access.headers, **(headers or {})},
+                    ssl=access.tls,
+                    server_hostname=access.server_name,
+                    proxy=access.proxy,
+                    allow_redirects=False,
+                    timeout=aiohttp.ClientTimeout(
+                        total=None, connect=CONNECT_LIMIT, sock_read=silence
+                    ),
+                )
+            async with answer as response:
                 if response.status not in OK:
                     raise await _api_error(response)
                 yield response

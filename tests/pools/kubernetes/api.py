@@ -143,6 +143,8 @@ class FakeServer:
     url: str = ""
     brief: bool = False
     """Every watch ends after its first words."""
+    mute: bool = False
+    """No watch is ever answered, not even with a status."""
     stopping: bool = False
     _awaited: tuple[str, int, asyncio.Event] | None = None
     _wakes: set[asyncio.Event] = field(default_factory=set)
@@ -223,6 +225,8 @@ class FakeServer:
         self, request: web.Request, path: str, namespace: str | None
     ) -> web.StreamResponse:
         version = request.query["resourceVersion"]
+        if self.mute:
+            await asyncio.Event().wait()
         response = web.StreamResponse()
         await response.prepare(request)
         wake = asyncio.Event()

@@ -205,6 +205,23 @@ async def test_watches_that_end_at_once_are_no_outage_and_no_reason_to_hurry(
         assert watches <= kinds * (seconds / shortest + 1), "each waits between two watches"
 
 
+async def test_a_watch_that_nobody_answers_is_an_outage_and_is_asked_for_again(
+    server: FakeServer, settings: KubernetesSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy may take the connection and hold it open although nobody is behind it."""
+    monkeypatch.setattr("pools.kubernetes.connection.CONNECT_LIMIT", 0.1)
+    monkeypatch.setattr("pools.kubernetes.connection.ANSWER_LIMIT", 0.1)
+    server.put(POOLS, pool("llama"))
+    server.mute = True
+    async with following(settings) as worlds:
+        await worlds.next()
+        world = await worlds.until(lambda world: bool(world.problems))
+        assert "cannot be reached since" in world.problems[0].message
+        server.mute = False
+        server.put(PODS, pod("one", "llama", "10.0.0.1"))
+        await worlds.until(lambda world: keys(world) == ["10.0.0.1:8000"] and not world.problems)
+
+
 async def test_an_outage_is_told_once_and_what_was_known_stays(
     server: FakeServer, tmp_path: Path
 ) -> None:
