@@ -16,6 +16,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from pools.dns import system_resolve
 from pools.kubernetes.credentials import Credentials, CredentialsError
 
+LOGIN_LIMIT = 60.0
+"""Seconds that a program which logs us in may take."""
 CONNECT_LIMIT = 10.0
 """Seconds to connect, TLS included."""
 ANSWER_LIMIT = 30.0
@@ -128,7 +130,7 @@ class Connection:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         assert self._session is not None, "not entered"
         try:
-            access = await self._credentials.access()
+            access = await self._credentials.access(LOGIN_LIMIT)
             self.url = access.url
             # A watch is silent for long, but not before it is accepted.
             async with asyncio.timeout(CONNECT_LIMIT + ANSWER_LIMIT):

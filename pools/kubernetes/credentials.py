@@ -34,6 +34,10 @@ class Access:
     proxy: str | None = None
 
 
+_MALFORMED = (AttributeError, LookupError, TypeError, ValueError)
+"""What the client's loader raises for a file that has not the shape that it expects."""
+
+
 class CredentialsError(Exception):
     """The configuration cannot be read or used."""
 
@@ -48,15 +52,30 @@ class Credentials:
     def __init__(self, kubeconfig: Path | None = None, context: str | None = None) -> None:
         self._kubeconfig = kubeconfig
         self._context = context
-        self._lock = asyncio.Lock()
+        self._asking: asyncio.Task[Access] | None = None
         self._configuration: Any = None
         self._tls: ssl.SSLContext | None = None
 
-    async def access(self) -> Access:
-        """Raises CredentialsError where they cannot be had now, SourceError where the client
-        library is missing."""
-        async with self._lock:
-            return await in_daemon_thread(self._access, "kubernetes credentials")
+    async def access(self, limit: float | None = None) -> Access:
+        """Raises CredentialsError where they cannot be had now, or not within ``limit`` seconds,
+        and SourceError where the client library is missing.
+
+        A program that hangs is waited for anew by the next who asks, and not run once more.
+        """
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(
+                in_daemon_thread(self._access, "kubernetes credentials")
+            )
+            # Nobody may be left who waits for it.
+            self._asking.add_done_callback(lambda asked: asked.cancelled() or asked.exception())
+        try:
+            async with asyncio.timeout(limit):
+                return await asyncio.shield(self._asking)
+        except TimeoutError as error:
+            raise CredentialsError(
+                f"{self._where()} cannot be used: no answer within {limit:g} s; a program that it"
+                " runs to log in may hang, or ask somebody something"
+            ) from error
 
     def forget(self) -> None:
         """The server refused them: read them anew for the next request."""
@@ -72,7 +91,7 @@ class Credentials:
                 self._configuration = configuration
             # This is where tokens that expire are renewed.
             settings = configuration.auth_settings()
-        except (failure, yaml.YAMLError, OSError, ValueError, LookupError, TypeError) as error:
+        except (failure, yaml.YAMLError, OSError, *_MALFORMED) as error:
             why = " ".join(str(error).split())
             raise CredentialsError(f"{self._where()} cannot be used: {why}") from error
         headers = {

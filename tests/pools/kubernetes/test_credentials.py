@@ -82,6 +82,13 @@ async def test_a_kubeconfig_that_is_no_yaml_is_named_in_the_error(tmp_path: Path
         await Credentials(path).access()
 
 
+async def test_a_way_to_log_in_that_the_client_no_longer_has_is_told(tmp_path: Path) -> None:
+    user = {"auth-provider": {"name": "gcp", "config": {}}}
+    path = kubeconfig(tmp_path / "config", "https://10.0.0.1", user)
+    with pytest.raises(CredentialsError, match=f"kubeconfig {path} cannot be used"):
+        await Credentials(path).access()
+
+
 async def test_without_anything_the_error_says_where_it_was_looked_for() -> None:
     with pytest.raises(CredentialsError, match=r"~/\.kube/config cannot be used"):
         await Credentials().access()

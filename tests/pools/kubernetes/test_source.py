@@ -419,6 +419,36 @@ async def test_a_program_that_logs_in_is_run(server: FakeServer, tmp_path: Path)
         assert LLAMA in (await worlds.next()).pools
 
 
+async def test_a_program_that_hangs_is_told_waited_for_and_not_run_again_and_again(
+    server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pools.kubernetes.connection.LOGIN_LIMIT", 0.2)
+    server.put(POOLS, pool("llama"))
+    program, runs, hangs = tmp_path / "log-in", tmp_path / "runs", tmp_path / "hangs"
+    answer = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "kind": "ExecCredential",
+        "status": {"token": "t", "expirationTimestamp": "2020-01-01T00:00:00Z"},
+    }
+    program.write_text(
+        f"#!/bin/sh\necho run >> {runs}\nwhile [ -e {hangs} ]; do sleep 0.05; done\n"
+        f"echo '{json.dumps(answer)}'\n"
+    )
+    program.chmod(0o755)
+    user = {"exec": {"apiVersion": answer["apiVersion"], "command": str(program)}}
+    path = kubeconfig(tmp_path / "config", server.url, user)
+    async with following(KubernetesSettings(path, timing=QUICK)) as worlds:
+        await worlds.next()
+        hangs.touch()
+        world = await worlds.until(lambda world: bool(world.problems))
+        assert f"kubeconfig {path} cannot be used: no answer" in world.problems[0].message
+        before = len(runs.read_text().splitlines())
+        await asyncio.sleep(0.5)
+        assert len(runs.read_text().splitlines()) == before, "it still runs"
+        hangs.unlink()
+        await worlds.until(lambda world: not world.problems)
+
+
 async def test_kinds_that_are_not_installed_are_told_once_and_found_when_they_are(
     server: FakeServer, settings: KubernetesSettings
 ) -> None:
