@@ -51,10 +51,11 @@ async def xds_server(
     """The xDS server; streams get ``grace`` seconds at the end."""
     from pools.source import SourceError
     from xds.control_plane import ControlPlane
+    from xds.tls import TlsError
 
     try:
         await ControlPlane(source(), settings, server, http).run(grace=grace)
-    except SourceError as error:
+    except (SourceError, TlsError) as error:
         raise PoolPilotError(str(error)) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import threading
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -31,11 +32,12 @@ class CertificateFiles:
         self._stamp = self._look()
 
     def configuration(self) -> grpc.ServerCertificateConfiguration:
-        """Raises TlsError, naming the file, where one cannot be read or is not PEM."""
+        """Raises TlsError, naming the files, where they cannot be read or do not fit together."""
         key = _pem(self._config.key, b"PRIVATE KEY")
         chain = _pem(self._config.certificate, b"CERTIFICATE")
         ca = self._config.client_ca
         roots = _pem(ca, b"CERTIFICATE") if ca is not None else None
+        _try(self._config)
         return grpc.ssl_server_certificate_configuration([(key, chain)], roots)
 
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
@@ -46,11 +48,12 @@ class CertificateFiles:
                 stamp = self._look()
                 if stamp == self._stamp:
                     return None
+                # Whatever comes of it, it is not tried again before it changes.
+                self._stamp = stamp
                 configuration = self.configuration()
             except TlsError as error:
                 log.error("certificate not reloaded, the old one stays", error=str(error))
                 return None
-            self._stamp = stamp
             log.info("certificate reloaded", certificate=str(self._config.certificate))
             return configuration
 
@@ -83,6 +86,20 @@ def _pem(path: Path, marker: bytes) -> bytes:
     if b"-----BEGIN " not in data or marker not in data:
         raise TlsError(f"TLS file {path}: not PEM with a {marker.decode().lower()}")
     return data
+
+
+def _try(config: TlsConfig) -> None:
+    """gRPC says neither to us what it cannot use, nor that it went on with the old."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    files = f"{config.certificate} and {config.key}"
+    try:
+        # Asked for a passphrase, OpenSSL would ask the terminal.
+        context.load_cert_chain(config.certificate, config.key, password=lambda: "")
+        if config.client_ca is not None:
+            files = str(config.client_ca)
+            context.load_verify_locations(config.client_ca)
+    except OSError as error:
+        raise TlsError(f"TLS files {files} cannot be used: {error}") from error
 
 
 def identities(auth_context: Mapping[str, Iterable[bytes]]) -> tuple[str, ...]:

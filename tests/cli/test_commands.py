@@ -26,6 +26,7 @@ from poolpilot import debug
 from poolpilot.cli import app
 from poolpilot.commands.limits import transport_limits
 from poolpilot.demo import quickstart
+from poolpilot.errors import PoolPilotError
 from pools.manifests import read_text
 
 ROOT = Path(__file__).parents[2]
@@ -227,6 +228,17 @@ def test_a_server_says_at_once_which_option_is_wrong(
     result = poolpilot(*arguments, "--manifests", str(manifests))
     assert result.exit_code == 2
     assert message in " ".join(result.output.replace("│", " ").split())
+
+
+def test_a_certificate_that_is_not_there_is_named_without_a_traceback(manifests: Path) -> None:
+    result = poolpilot(
+        *("serve", "xds", "--manifests", str(manifests)),
+        *("--address", "127.0.0.1:0", "--http-address", "127.0.0.1:0"),
+        *("--tls-certificate", "/nowhere.pem", "--tls-key", "/nowhere.key"),
+    )
+    assert isinstance(result.exception, PoolPilotError)
+    assert "TLS file /nowhere.pem: No such file or directory" in str(result.exception)
+    assert "unexpected error" not in result.output
 
 
 def test_limits_of_the_transport_are_read_by_their_names() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+import structlog
 from cryptography import x509
 
 from tests.xds.authority import Authority
@@ -106,6 +107,39 @@ async def test_a_broken_renewal_leaves_the_old_certificate_in_force(authority):
     try:
         certificate.write_text("half a fi")
         async with channel(server, authority) as over:
+            await (await ask(over)).receive()
+    finally:
+        await server.stop(0)
+
+
+async def test_a_key_of_another_certificate_is_told_as_that_and_not_as_a_port_in_use(authority):
+    certificate, _key = authority.issue("server", "xds", x509.DNSName("xds.test"))
+    _other, key = authority.issue("other", "xds", x509.DNSName("xds.test"))
+    with pytest.raises(TlsError, match=rf"{certificate} and {key} cannot be used"):
+        await started(TlsConfig(certificate, key))
+    broken = authority.directory / "broken.pem"
+    broken.write_text("-----BEGIN CERTIFICATE-----\nhalf\n-----END CERTIFICATE-----\n")
+    with pytest.raises(TlsError, match=r"broken\.pem"):
+        await started(TlsConfig(certificate, certificate.with_suffix(".key"), broken))
+
+
+async def test_a_key_without_its_certificate_is_not_said_to_be_in_use(authority):
+    """Files are renewed one after the other."""
+    certificate, key = authority.issue("server", "xds", x509.DNSName("old.test"))
+    old = certificate.read_bytes()
+    server = await started(TlsConfig(certificate, key))
+    try:
+        authority.issue("server", "xds", x509.DNSName("new.test"))
+        new = certificate.read_bytes()
+        certificate.write_bytes(old)
+        with structlog.testing.capture_logs() as logs:
+            for _ in range(3):
+                async with channel(server, authority, name="old.test") as over:
+                    await (await ask(over)).receive()
+        told = [one["event"] for one in logs if "certificate" in one["event"]]
+        assert told == ["certificate not reloaded, the old one stays"]
+        certificate.write_bytes(new)
+        async with channel(server, authority, name="new.test") as over:
             await (await ask(over)).receive()
     finally:
         await server.stop(0)
