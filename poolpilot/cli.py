@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from poolpilot.commands import (
     bootstrap,
@@ -21,8 +23,21 @@ from poolpilot.commands import (
 )
 from poolpilot.errors import PoolPilotError
 
+
+class _Commands(typer.core.TyperGroup):
+    """Who read our output may have enough: typer would call that a failure."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            _write_to_nobody()
+            raise typer.Exit from None
+
+
 app = typer.Typer(
     name="poolpilot",
+    cls=_Commands,
     help="Routes LLM requests behind Envoy to the model-server pod that will answer them best.\n\n"
     "[bold]Start here[/bold]\n\n  poolpilot demo",
     no_args_is_help=True,
@@ -73,12 +88,20 @@ def root(
 def main() -> None:
     """The ``poolpilot`` command: exit status 0 for success, 1 for a failure that is explained on
     stderr, 2 for wrong usage."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What a terminal cannot show is no reason not to show the rest.
+        sys.stdout.reconfigure(errors="replace")
     try:
         app(prog_name="poolpilot")
     except PoolPilotError as error:
         sys.stderr.write(f"poolpilot: {error}\n")
         sys.exit(1)
-    except BrokenPipeError:
-        # Whoever read our output has enough; there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _write_to_nobody()
+
+
+def _write_to_nobody() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

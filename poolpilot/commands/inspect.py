@@ -60,13 +60,15 @@ def status(
       poolpilot status --watch --xds http://127.0.0.1:18001
     """
     import asyncio
+    import contextlib
 
     from poolpilot import report
 
     if watch:
         if as_json:
             raise typer.BadParameter("cannot be used with --watch", param_hint="--json")
-        asyncio.run(_watch(xds))
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(_watch(xds))
         return
     world, nodes = _ask(xds, "/debug/world", "/debug/xds/nodes")
     if as_json:
@@ -257,7 +259,6 @@ def _ask(xds: str, *paths: str) -> list[Any]:
 
 async def _watch(xds: str) -> None:
     import asyncio
-    import contextlib
 
     import aiohttp
     from rich.live import Live
@@ -266,7 +267,7 @@ async def _watch(xds: str) -> None:
     from poolpilot import debug, report
 
     base = xds.rstrip("/")
-    with contextlib.suppress(KeyboardInterrupt), Live(console=_console(), screen=True) as live:
+    with Live(console=_console(), screen=True) as live:
         async with aiohttp.ClientSession(timeout=debug.LIMIT) as session:
             while True:
                 try:
