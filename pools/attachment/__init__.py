@@ -7,7 +7,7 @@ written back, which tells users what is served. Everything here is a pure functi
 from __future__ import annotations
 
 from pools.attachment.attacher import OWN_PICKERS, Attacher, attach
-from pools.attachment.hostnames import ANY_HOST, covers, shared_hostname
+from pools.attachment.hostnames import ANY_HOST, covering, covers, shared_hostname
 from pools.attachment.values import (
     AttachedGateway,
     AttachedListener,
@@ -33,6 +33,7 @@ __all__ = [
     "Condition",
     "ServiceRef",
     "attach",
+    "covering",
     "covers",
     "holds",
     "shared_hostname",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 ANY_HOST = "*"
 
@@ -13,6 +13,17 @@ def covers(pattern: str, hostname: str) -> bool:
     if pattern in (ANY_HOST, hostname):
         return True
     return pattern.startswith("*.") and hostname.removeprefix("*").endswith(pattern[1:])
+
+
+def covering(hostname: str) -> Iterator[str]:
+    """Every pattern that covers ``hostname``, each once."""
+    yield hostname
+    if hostname != ANY_HOST:
+        yield ANY_HOST
+    rest = hostname.removeprefix("*.") if hostname.startswith("*.") else hostname
+    while "." in rest:
+        rest = rest.partition(".")[2]
+        yield f"*.{rest}"
 
 
 def shared_hostname(one: str, other: str) -> str | None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pools.attachment import attach, covers, shared_hostname
+from pools.attachment import attach, covering, covers, shared_hostname
 from pools.model import (
     BackendKind,
     BodyMode,
@@ -168,6 +171,31 @@ def test_a_wildcard_does_not_cover_its_own_domain():
     assert covers("*.example.com", "x.example.com")
     assert not covers("*.example.com", "example.com")
     assert not covers("x.example.com", "*.example.com")
+
+
+LABELS = st.lists(st.sampled_from(["a", "b", "com", "example"]), min_size=1, max_size=4)
+HOSTNAMES = st.builds(
+    lambda wild, labels: ".".join(wild + labels), st.sampled_from([[], ["*"]]), LABELS
+)
+
+
+@given(st.lists(HOSTNAMES, max_size=20), HOSTNAMES)
+def test_all_that_covers_a_hostname_is_found_by_its_name(patterns: list[str], hostname: str):
+    patterns.append("*")
+    assert {one for one in patterns if covers(one, hostname)} == set(patterns) & set(
+        covering(hostname)
+    )
+
+
+def test_thousands_of_hostnames_are_not_compared_with_one_another():
+    many = [
+        route(f"r{n}", rule(backends=to("llama")), hostnames=(f"h{n}.example.com",))
+        for n in range(4000)
+    ]
+    began = time.process_time()
+    found = table(*many, route("all", rule(backends=to("qwen")), hostnames=("*.example.com",)))
+    assert order(found, "h7.example.com") == ["default/r7/0/0", "default/all/0/0"]
+    assert time.process_time() - began < 3.0  # a fifth of a second, and not ten
 
 
 def test_a_route_serves_only_the_hostnames_that_its_listener_has():

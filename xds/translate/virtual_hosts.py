@@ -6,10 +6,10 @@ routes wins, and what a request gets that belongs to another listener or to none
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pools.attachment import ANY_HOST, covers, shared_hostname
+from pools.attachment import ANY_HOST, covering, covers, shared_hostname
 from pools.model import (
     Filters,
     GatewayListener,
@@ -33,7 +33,6 @@ class _Joined:
     """The entries of a route for one hostname of one listener."""
 
     domain: str
-    listener: str
     entries: tuple[tuple[Rank, Entry], ...]
 
 
@@ -48,17 +47,19 @@ def table_for(
     where each has its own connections, as with TLS; what is asked there of the others is answered
     with 421, so that the client opens a connection to them."""
     notes: list[str] = []
-    joined: list[_Joined] = []
+    joined: dict[tuple[str, str], list[_Joined]] = {}
+    """By listener and hostname."""
     for attached in routes:
         entries = tuple(ranked_entries(attached, backends, listens, notes))
-        joined += [
-            _Joined(domain, listener.name, entries)
-            for listener in listeners
-            if listener.name in attached.sections
-            for hostname in attached.route.hostnames or (ANY_HOST,)
-            if (domain := shared_hostname(hostname or ANY_HOST, hostname_of(listener))) is not None
-        ]
-    domains = {one.domain for one in joined if serving in (None, one.listener)}
+        for listener in listeners:
+            if listener.name in attached.sections:
+                for hostname in attached.route.hostnames or (ANY_HOST,):
+                    domain = shared_hostname(hostname or ANY_HOST, hostname_of(listener))
+                    if domain is not None:
+                        joined.setdefault((listener.name, domain), []).append(
+                            _Joined(domain, entries)
+                        )
+    domains = {domain for listener_name, domain in joined if serving in (None, listener_name)}
     domains |= {hostname_of(one) for one in listeners}
     domains.add(ANY_HOST)
     hosts = tuple(
@@ -71,7 +72,7 @@ def table_for(
 def _entries_of(
     domain: str,
     listeners: Sequence[GatewayListener],
-    joined: Sequence[_Joined],
+    joined: Mapping[tuple[str, str], Sequence[_Joined]],
     serving: str | None,
 ) -> tuple[Entry, ...]:
     """What a request for ``domain`` may get: the routes of the most specific listener, those with
@@ -81,9 +82,7 @@ def _entries_of(
     if serving is not None and owner is not None and owner.name != serving:
         return (_MISDIRECTED,)
     best: dict[str, tuple[tuple[int, int, str], Rank, Entry]] = {}
-    for one in joined:
-        if owner is None or one.listener != owner.name or not covers(one.domain, domain):
-            continue
+    for one in _covering(domain, owner, joined):
         rank_of_host = host_rank(one.domain)
         for rank, entry in one.entries:
             if entry.name not in best or rank_of_host < best[entry.name][0]:
@@ -92,6 +91,16 @@ def _entries_of(
     if not any(entry.match == RouteMatch() for entry in entries):
         entries.append(_not_found("No route matches this host and path."))
     return tuple(entries)
+
+
+def _covering(
+    domain: str,
+    owner: GatewayListener | None,
+    joined: Mapping[tuple[str, str], Sequence[_Joined]],
+) -> Iterator[_Joined]:
+    if owner is not None:
+        for pattern in covering(domain):
+            yield from joined.get((owner.name, pattern), ())
 
 
 def table_of_pools(backends: Backends, *, by_model: bool = True) -> Table:
