@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from pools.model import Endpoint, ObjectName, World
+from pools.model import AbsentEndpoint, Endpoint, ObjectName, World
 
 _MOST = 2000
 """Departures that are remembered."""
@@ -35,11 +35,13 @@ class Chronicle:
         """The World has become another one."""
         if before is None or before.endpoints is after.endpoints:
             return
+        absences = _Absences(after.absent)
         for pool, endpoints in before.endpoints.items():
             now_there = after.endpoints_of(pool)
             if endpoints is now_there or endpoints == now_there:
                 continue
             keys = {endpoint.key for endpoint in now_there}
+            renamed = {endpoint.name: endpoint for endpoint in reversed(now_there)}
             for endpoint in endpoints:
                 if endpoint.key not in keys:
                     origin = before.endpoint_origins.get(endpoint.key)
@@ -49,7 +51,7 @@ class Chronicle:
                             pool,
                             now,
                             after.revision,
-                            _cause(endpoint, pool, after),
+                            _cause(endpoint, pool, after, absences, renamed),
                             str(origin) if origin else "",
                         )
                     )
@@ -59,16 +61,39 @@ class Chronicle:
         return reversed(self._departures)
 
 
-def _cause(endpoint: Endpoint, pool: ObjectName, after: World) -> str:
+class _Absences:
+    """Who is absent and why, by name and by address: where one pod goes, thousands may."""
+
+    def __init__(self, absent: Iterable[AbsentEndpoint]) -> None:
+        self._reasons: dict[tuple[ObjectName | None, str, str], tuple[int, str]] = {}
+        for place, one in enumerate(absent):
+            for kind, value in (("name", one.name), ("address", one.address)):
+                self._reasons.setdefault((one.pool, kind, value), (place, one.reason))
+
+    def reason(self, endpoint: Endpoint, pool: ObjectName) -> str | None:
+        """The first that there is."""
+        found = [
+            self._reasons.get((of, kind, value))
+            for of in (pool, None)
+            for kind, value in (("name", endpoint.name), ("address", endpoint.address))
+        ]
+        return min((one for one in found if one is not None), default=(0, None))[1]
+
+
+def _cause(
+    endpoint: Endpoint,
+    pool: ObjectName,
+    after: World,
+    absences: _Absences,
+    there: Mapping[str, Endpoint],
+) -> str:
+    """``there``: the pool's endpoints now, by name."""
     if pool not in after.pools:
         return f"InferencePool {pool} is no longer described"
-    others = after.endpoints_of(pool)
-    for absent in after.absent:
-        if absent.pool in (None, pool) and (
-            absent.name == endpoint.name or absent.address == endpoint.address
-        ):
-            return absent.reason
-    renamed = next((e for e in others if e.name == endpoint.name), None)
+    reason = absences.reason(endpoint, pool)
+    if reason is not None:
+        return reason
+    renamed = there.get(endpoint.name)
     if renamed is not None:
         return f"{endpoint.name} has another address now: {renamed.key}"
     return f"no manifest describes it any more as an endpoint of InferencePool {pool}"
