@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,8 @@ from xds.resource import CLUSTER, ENDPOINT, LISTENER, ROUTE
 from xds.translate import ALL, Features, TranslateSettings, Translator, translate
 from xds.translate.pack import Memo
 from xds.translate.render import as_json
+from xds.translate.routes import routes_of
+from xds.translate.table import Entry
 from xds.wire import endpoint_pb2 as wire
 
 
@@ -71,6 +74,30 @@ def test_a_changed_pod_changes_one_assignment_and_nothing_else():
         if resource is not before.resources[type_url].get(resource_name)
     ]
     assert different == [(ENDPOINT, "pool/default/qwen")]
+
+
+def test_a_changed_route_costs_its_own_entries_however_long_the_others_did_not_change(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    made: list[str] = []
+
+    def counted(entry: Entry, *others: Any) -> Any:
+        made.append(entry.name)
+        return routes_of(entry, *others)
+
+    monkeypatch.setattr("xds.translate.routes.routes_of", counted)
+    many = [route(f"r{n}", rule(prefix(f"/{n}"), backends=to("llama"))) for n in range(5)]
+    described = world(pool("llama"), routes=many)
+    translator = Translator(TranslateSettings())
+    translator.translate(described, None, ALL)
+    for count in (1, 2, 3):  # Pods come and go more often than routes.
+        translator.next_world()
+        translator.translate(with_endpoints(described, "llama", *pods(count)), None, ALL)
+    made.clear()
+    translator.next_world()
+    many[3] = route("r3", rule(prefix("/other"), backends=to("llama")))
+    translator.translate(replace(described, routes=tuple(many)), None, ALL)
+    assert made == ["default/r3/0/0"]
 
 
 def test_versions_are_the_same_in_another_process_of_the_same_state():

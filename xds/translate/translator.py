@@ -58,13 +58,15 @@ class Translator:
         self.settings = settings
         self._attacher = Attacher(settings.own_pickers)
         self._bytes: Memo[bytes] = Memo()
+        self._entries: Memo[Memo[bytes]] = Memo()
+        """By route configuration: what its entries came to when it was made, however long ago."""
         self._resources: Memo[Resource] = Memo()
         self._tables: Memo[Table] = Memo()
         self._pickers = picker_clusters(settings.ext_proc)
 
     def next_world(self) -> None:
         """Call between Worlds: forgets what the last one did not use."""
-        for memo in (self._bytes, self._resources, self._tables):
+        for memo in (self._bytes, self._entries, self._resources, self._tables):
             memo.turn()
 
     def translate(
@@ -168,13 +170,13 @@ class Translator:
         )
 
     def _routes(self, name: str, table: Table, features: Features, origin: str) -> Resource:
-        return self._resources.get(
-            ("routes", name, features),
-            (table, origin),
-            lambda: route_configuration(
-                name, table, features, self.settings, self._bytes, origin=origin
-            ),
-        )
+        entries = self._entries.get((name, features), None, Memo)
+
+        def make() -> Resource:
+            entries.turn()
+            return route_configuration(name, table, features, self.settings, entries, origin=origin)
+
+        return self._resources.get(("routes", name, features), (table, origin), make)
 
     def _collector(self, address: SocketAddress) -> Resource:
         from xds.translate.tracing import collector_cluster
