@@ -50,12 +50,37 @@ def failure(status: int, message: str) -> Response:
 def name_filter(query: Mapping[str, str]) -> re.Pattern[str]:
     """``?name_regex=``, as Envoy's admin understands it: the whole name must match.
 
-    Raises PageError for one that is not a regular expression."""
+    Raises PageError for one that is not a regular expression, or that could take for ever."""
     pattern = query.get("name_regex", ".*")
+    if not _is_quick(pattern):
+        raise PageError(
+            400,
+            f"name_regex={pattern[:200]}: at most {_MOST_REPEATS} repetitions, none of a group, "
+            f"and {_MOST_CHOICES} alternatives, so that it takes no time",
+        )
     try:
         return re.compile(pattern, re.DOTALL)
-    except re.error as error:
+    except (re.error, OverflowError) as error:
         raise PageError(400, f"name_regex={pattern}: {error}") from error
+
+
+_MOST_REPEATS = 4
+_MOST_CHOICES = 8
+_ATOM = re.compile(r"\\.|\[\^?\]?[^\]]*\]", re.DOTALL)
+_REPEAT = re.compile(r"[*+{]|(?<![(*+}])\?")
+_REPEATED_GROUP = re.compile(r"\)\s*[*+?{]|\(\?[a-zA-Z]*x")
+
+
+def _is_quick(pattern: str) -> bool:
+    """Python's engine tries all ways there are, and nothing else runs meanwhile. Without repeated
+    groups there are few. (Free spacing could hide one.)"""
+    bare = _ATOM.sub("x", pattern)
+    return (
+        len(pattern) <= 1000
+        and len(_REPEAT.findall(bare)) <= _MOST_REPEATS
+        and bare.count("|") <= _MOST_CHOICES
+        and _REPEATED_GROUP.search(bare) is None
+    )
 
 
 def _tags(header: str) -> set[str]:

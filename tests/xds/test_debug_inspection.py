@@ -137,6 +137,35 @@ def test_names_are_filtered_as_envoys_admin_does():
     assert client.get("/debug/xds/config_dump?name_regex=(").status_code == 400
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "(.|.|.|.)*Z",
+        "(.+)+Z",
+        "(.{1,9}){1,9}Z",
+        "(?x)(.|.) #\n *Z",
+        ".*.*.*.*.*.*Z",
+        "(.|.)" * 20 + "Z",
+        "a" * 2000,
+    ],
+)
+def test_an_expression_that_could_take_for_ever_is_refused_at_once(pattern: str):
+    """Also a web site can have a browser ask for a page, if not read it."""
+    began = time.process_time()
+    answer = offline().get("/debug/xds/config_dump", params={"name_regex": pattern})
+    assert answer.status_code == 400
+    assert "name_regex" in answer.json()["error"]
+    assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"pool/(default|prod)/.*", r"[^/]+/.*\..*", "(?i)POOL.*", r"a\)*", "[)*+{}|]*"]
+)
+def test_ordinary_expressions_are_not(pattern: str):
+    answer = offline().get("/debug/xds/config_dump", params={"name_regex": pattern})
+    assert answer.status_code == 200
+
+
 def test_a_config_dump_has_the_shape_of_envoys():
     parts = {
         part["@type"].rpartition(".")[2]: part
