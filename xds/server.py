@@ -84,7 +84,7 @@ class XdsServer:
         server = grpc.aio.server(options=self._options())
         for service in SERVICES:
             server.add_generic_rpc_handlers((self._handlers(service),))
-        server.add_generic_rpc_handlers((csds.handlers(self.status),))
+        server.add_generic_rpc_handlers((csds.handlers(self.status, self._may_see),))
         add_HealthServicer_to_server(self._health, server)
         served = [CLIENT_STATUS, *(service.name for service in SERVICES)]
         reflection.add(server, [*served, health.SERVICE_NAME])
@@ -276,13 +276,16 @@ class XdsServer:
             )
         return None
 
-    def _admit(self, session: Session, node: Node) -> Ending | None:
+    def _may_be(self, node: Node, names: tuple[str, ...]) -> bool:
+        """Whether a client with these names in its certificate may be the node."""
         tls = self._config.tls
-        if (
-            tls is not None
-            and tls.authorised
-            and not may_be(node.id, session.identities, tls.authorised)
-        ):
+        return tls is None or not tls.authorised or may_be(node.id, names, tls.authorised)
+
+    def _may_see(self, context: Context, node: Node) -> bool:
+        return self._may_be(node, identities(context.auth_context()))
+
+    def _admit(self, session: Session, node: Node) -> Ending | None:
+        if not self._may_be(node, session.identities):
             return Ending(
                 grpc.StatusCode.PERMISSION_DENIED,
                 f"the certificate of {', '.join(session.identities) or 'this client'} does not "

@@ -427,6 +427,26 @@ async def test_csds_tells_the_state_of_each_resource_and_never_a_secret():
         assert not (await fetch(status_pb2.ClientStatusRequest(node_matchers=[other]))).config
 
 
+async def test_csds_tries_no_regular_expressions():
+    """A client that names itself and brings the expression could keep the server busy for ever."""
+    async with running() as at:
+        at.publish(content(CLUSTER, "a"))
+        client = at.client(DELTA, node="a" * 64)
+        await client.send(CLUSTER)
+        await client.receive()
+        fetch = at.channel.unary_unary(
+            "/envoy.service.status.v3.ClientStatusDiscoveryService/FetchClientStatus",
+            request_serializer=status_pb2.ClientStatusRequest.SerializeToString,
+            response_deserializer=status_pb2.ClientStatusResponse.FromString,
+        )
+        expression = status_pb2.RegexMatcher(regex="(a|a)*b")
+        matcher = status_pb2.NodeMatcher(node_id=status_pb2.StringMatcher(safe_regex=expression))
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await fetch(status_pb2.ClientStatusRequest(node_matchers=[matcher]), timeout=5)
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "exact, prefix, suffix or contains" in str(refused.value.details())
+
+
 async def test_a_request_of_nearly_four_megabytes_is_read_and_a_larger_one_is_refused():
     async with running(limits=Limits(names=100_000)) as at:
         at.publish(content(CLUSTER, "a"))

@@ -16,7 +16,9 @@ from xds.config import Authorisation, TlsConfig, XdsServerConfig
 from xds.grouped import GroupedSnapshots
 from xds.resource import CLUSTER
 from xds.server import XdsServer
+from xds.services import CLIENT_STATUS
 from xds.tls import TlsError, may_be
+from xds.wire import status_pb2
 
 
 @pytest.fixture
@@ -73,6 +75,31 @@ async def test_a_certificate_decides_which_node_a_client_may_be(authority):
         async with channel(server, authority, other) as over:
             code, _details = await (await ask(over)).ending()
             assert code is grpc.StatusCode.PERMISSION_DENIED
+    finally:
+        await server.stop(0)
+
+
+async def test_csds_shows_a_client_the_nodes_that_it_may_be_and_no_others(authority):
+    certificate, key = authority.issue("server", "xds", x509.DNSName("xds.test"))
+    one = authority.issue("one", "one", x509.DNSName("one.test"))
+    two = authority.issue("two", "two", x509.DNSName("two.test"))
+    rules = (Authorisation("one.test", ("one-*",)), Authorisation("two.test", ("two-*",)))
+    server = await started(TlsConfig(certificate, key, authority.path, rules))
+    try:
+        async with (
+            channel(server, authority, one) as of_one,
+            channel(server, authority, two) as of_two,
+        ):
+            await (await ask(of_one, "one-1")).receive()
+            await (await ask(of_two, "two-1")).receive()
+            for over, seen in ((of_one, ["one-1"]), (of_two, ["two-1"])):
+                fetch = over.unary_unary(
+                    f"/{CLIENT_STATUS}/FetchClientStatus",
+                    request_serializer=status_pb2.ClientStatusRequest.SerializeToString,
+                    response_deserializer=status_pb2.ClientStatusResponse.FromString,
+                )
+                answer = await fetch(status_pb2.ClientStatusRequest())
+                assert [config.node.id for config in answer.config] == seen
     finally:
         await server.stop(0)
 
