@@ -32,6 +32,8 @@ log = structlog.get_logger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _NAMES_LOGGED = 20
+_LONGEST_ID = 1024
+"""Characters. Ids are logged, and kept with what their nodes have acknowledged."""
 _ids = itertools.count(1)
 
 
@@ -190,6 +192,10 @@ class Session:
             raise ProtocolError(
                 "the first request of a stream must carry node.id; set it in the client's "
                 "bootstrap (Envoy: node.id or --service-node)"
+            )
+        if len(node.id) > _LONGEST_ID:
+            raise ProtocolError(
+                f"node.id has {len(node.id)} characters, at most {_LONGEST_ID} are allowed"
             )
         self.node = node
         ending = self._admit(self, node)

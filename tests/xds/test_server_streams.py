@@ -180,6 +180,18 @@ async def test_a_first_request_without_a_node_is_refused_with_the_remedy():
         assert "bootstrap" in details
 
 
+async def test_a_node_whose_name_is_a_book_is_refused():
+    """Who acknowledged what is remembered by name, also after the node has gone."""
+    async with running() as at:
+        at.publish(content(CLUSTER, "a"))
+        client = at.client(node="x" * 2000)
+        await client.send(CLUSTER)
+        code, details = await client.ending()
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "node.id has 2000 characters, at most 1024" in details
+        assert not at.server.status().nodes
+
+
 @pytest.mark.parametrize("method", [SOTW, DELTA])
 async def test_garbage_ends_its_stream_and_no_other(method):
     async with running() as at:
