@@ -23,7 +23,6 @@ def examine(chain: bytes, key: bytes) -> Finding:
     """Both in PEM: the certificate of the key first, then those that signed it."""
     # As slow to import as all of the rest together, and only needed where there is TLS.
     from cryptography import x509
-    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
@@ -35,7 +34,9 @@ def examine(chain: bytes, key: bytes) -> Finding:
     try:
         certificates = x509.load_pem_x509_certificates(chain)
         public_keys = [public(one.public_key()) for one in certificates]
-    except (ValueError, UnsupportedAlgorithm):
+        expires = certificates[0].not_valid_after_utc.timestamp()
+    # Whatever strangers' bytes make a library raise: it has errors of its own for some of them.
+    except Exception:
         return Finding("tls.crt is no chain of certificates in PEM")
     try:
         # The checks of an RSA key's arithmetic take longer than all of the rest.
@@ -43,7 +44,7 @@ def examine(chain: bytes, key: bytes) -> Finding:
         own = public(private.public_key())
     except TypeError:
         return Finding("tls.key is encrypted: store it without a passphrase")
-    except (ValueError, UnsupportedAlgorithm):
+    except Exception:
         return Finding("tls.key is no private key in PEM")
     if own not in public_keys:
         return Finding("tls.key does not belong to the certificate in tls.crt")
@@ -57,4 +58,4 @@ def examine(chain: bytes, key: bytes) -> Finding:
             return Finding("tls.key is on another curve than P-256, P-384 and P-521")
     elif not isinstance(private, ed25519.Ed25519PrivateKey):
         return Finding("tls.key is neither an RSA key nor one of ECDSA or Ed25519")
-    return Finding(expires=certificates[0].not_valid_after_utc.timestamp())
+    return Finding(expires=expires)

@@ -101,6 +101,28 @@ def test_whatever_is_in_a_secret_it_is_a_finding_and_no_crash(
     assert examine(good.chain[:cut] + chain, good.key[:cut] + key).problem
 
 
+def damaged(pem: bytes, old: bytes, new: bytes) -> bytes:
+    """PEM in whose DER something stands in place of something else."""
+    first, *lines, last = pem.splitlines()
+    der = base64.b64decode(b"".join(lines))
+    assert old in der
+    return b"\n".join((first, base64.b64encode(der.replace(old, new)), last, b""))
+
+
+def test_what_only_the_library_takes_for_exceptional_is_a_finding_too() -> None:
+    """The API server looks into no certificate, and every Secret of the type is read."""
+    good = good_pair()
+    version_5 = damaged(good.chain, b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x05")
+    year_0 = damaged(good.chain, b"20900101000000Z", b"00000101000000Z")
+    for chain in (version_5, year_0):
+        assert examine(chain, good.key).problem == "tls.crt is no chain of certificates in PEM"
+    edwards = pair(ed25519.Ed25519PrivateKey.generate())
+    too_short_for_its_type = damaged(edwards.key, b"\x2b\x65\x70", b"\x2b\x65\x6f")
+    assert examine(edwards.chain, too_short_for_its_type).problem == (
+        "tls.key is no private key in PEM"
+    )
+
+
 def test_a_secret_that_cannot_be_used_names_the_field_and_stays_in_the_value() -> None:
     secret = good_pair().secret()
     secret["data"]["tls.key"] = "not base64!"
