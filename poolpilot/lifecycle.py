@@ -31,7 +31,12 @@ class PartDiedError(PoolPilotError):
 
 @asynccontextmanager
 async def stop_signals(force: Callable[[int], None] = os._exit) -> AsyncIterator[asyncio.Event]:
-    """An event that SIGINT, SIGTERM and SIGHUP set. A second signal calls ``force`` at once."""
+    """An event that SIGINT, SIGTERM and SIGHUP set. A second signal calls ``force`` at once.
+
+    Not SIGHUP where it is ignored already: ``nohup`` means that we outlive the terminal.
+    """
+    outlive = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    numbers = [one for one in STOP_SIGNALS if not (outlive and one is signal.SIGHUP)]
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -43,12 +48,12 @@ async def stop_signals(force: Callable[[int], None] = os._exit) -> AsyncIterator
         stop.set()
         log.info("stopping; once more to stop without waiting", signal=number.name)
 
-    for number in STOP_SIGNALS:
+    for number in numbers:
         loop.add_signal_handler(number, on_signal, number)
     try:
         yield stop
     finally:
-        for number in STOP_SIGNALS:
+        for number in numbers:
             loop.remove_signal_handler(number)
 
 

@@ -113,3 +113,18 @@ async def test_the_first_signal_asks_and_the_second_forces(number: signal.Signal
         os.kill(os.getpid(), number)
         await asyncio.wait_for(second.wait(), 5)
         assert forced == [FORCED_EXIT]
+
+
+async def test_under_nohup_the_end_of_the_terminal_is_no_end() -> None:
+    forced: list[int] = []
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        async with stop_signals(forced.append) as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.wait_for(stop.wait(), 5)
+            await asyncio.sleep(0)
+        assert forced == []
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
