@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from poolpilot.errors import PoolPilotError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -123,7 +125,7 @@ def simulate(
 
     from poolpilot.simulation.document import as_json
     from poolpilot.simulation.page import page
-    from poolpilot.simulation.plots import write_plots
+    from poolpilot.simulation.plots import prepare_plots, write_plots
     from poolpilot.simulation.table import catalogue, table
     from sim.fleet.experiment import cells
 
@@ -150,6 +152,11 @@ def simulate(
         scrape_interval=scrape_interval,
         scrape_delay=scrape_delay,
     )
+    # Not after minutes of simulating, whose results would be lost.
+    if html is not None:
+        _prepare_page(html)
+    if plots is not None:
+        prepare_plots(plots)
     grid = cells(_perform(runs, processes))
     if html is not None:
         html.write_text(page(chosen, runs[0], grid), encoding="utf-8")
@@ -162,6 +169,13 @@ def simulate(
         if not console.is_terminal:
             console = Console(highlight=False, width=WIDTH)
         console.print(table(chosen, runs[0].pods, seeds, grid))
+
+
+def _prepare_page(path: Path) -> None:
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise PoolPilotError(f"--html: {error}") from None
 
 
 def _workload(name: str) -> Workload:

@@ -12,8 +12,8 @@ from sim.fleet.experiment import Cell
 from sim.fleet.traffic import Workload
 
 
-def write_plots(workload: Workload, grid: Sequence[Cell], directory: Path) -> list[Path]:
-    """One file a chart. PoolPilotError without matplotlib."""
+def prepare_plots(directory: Path) -> None:
+    """What can be missing is missed before anything runs. PoolPilotError without matplotlib."""
     try:
         import matplotlib as mpl
     except ImportError:
@@ -21,7 +21,14 @@ def write_plots(workload: Workload, grid: Sequence[Cell], directory: Path) -> li
             "--plots needs matplotlib: pip install 'poolpilot[plots]' (--html needs nothing)"
         ) from None
     mpl.use("Agg")
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PoolPilotError(f"--plots: {error}") from None
+
+
+def write_plots(workload: Workload, grid: Sequence[Cell], directory: Path) -> list[Path]:
+    """One file a chart, in a directory for which prepare_plots was called."""
     paths = []
     for chart in charts(workload, grid):
         path = directory / f"{workload.name}-{chart.name}.png"

@@ -91,7 +91,18 @@ def test_plots_are_png_files_one_for_each_chart(tmp_path):
 def test_without_matplotlib_plots_say_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(PoolPilotError, match=r"poolpilot\[plots\]"):
-        plots.write_plots(WORKLOADS["w11"], [], tmp_path)
+        plots.prepare_plots(tmp_path)
+
+
+@pytest.mark.parametrize("option", ["--html", "--plots"])
+def test_what_cannot_be_written_is_told_before_anything_runs(tmp_path, monkeypatch, option):
+    if option == "--plots":
+        pytest.importorskip("matplotlib")
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("sim.fleet.experiment.perform_all", lambda *_: pytest.fail("it ran"))
+    result = simulate(*BURST, option, str(tmp_path / "file" / "below"))
+    assert isinstance(result.exception, PoolPilotError)
+    assert str(result.exception).startswith(f"{option}: [Errno 20] Not a directory: ")
 
 
 @pytest.mark.parametrize(
