@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -182,6 +183,12 @@ def _expired(certificates: Iterable[TlsCertificate], now: float) -> Iterator[Pro
                 one.origin,
                 field="data.tls.crt",
             )
+
+
+def next_expiry(world: World, now: float) -> float:
+    """The moment from which a World assembled anew would tell of one more certificate."""
+    ends = (one.expires for one in world.certificates.values() if one.expires is not None)
+    return min((end for end in ends if end > now), default=math.inf)
 
 
 def _of(by_kind: Mapping[Key, Object], kind: type[T]) -> tuple[T, ...]:

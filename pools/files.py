@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 import watchfiles
 
-from pools.assemble import assemble
+from pools.assemble import assemble, next_expiry
 from pools.catalog import DEFAULT_GRACE, Catalog
 from pools.directory import Contents, Listing, list_directory
 from pools.dns import Lookups, Resolve, system_resolve
@@ -98,9 +98,10 @@ class FilesSource:
             succession = Succession()
             while True:
                 version = lookups.version
-                world = succession.next(
-                    assemble(state.objects, lookups.found, state.problems, now=self._now())
-                )
+                now = self._now()
+                current = assemble(state.objects, lookups.found, state.problems, now=now)
+                expiry = next_expiry(current, now)
+                world = succession.next(current)
                 if world is not None:
                     yield world
                 while True:
@@ -110,6 +111,8 @@ class FilesSource:
                         if task.done():
                             task.result()
                     if await state.refresh() or lookups.version != version:
+                        break
+                    if self._now() >= expiry:
                         break
                 if state.root is not None and state.root != watched:
                     # The watch is on the directory that was there before.

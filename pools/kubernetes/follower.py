@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import math
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
 import structlog
 
+from pools.assemble import next_expiry
 from pools.kubernetes.backoff import delay
 from pools.kubernetes.cache import Cache
 from pools.kubernetes.connection import ApiError, Connection, Status, UnreachableError
@@ -29,6 +31,8 @@ log = structlog.get_logger(__name__)
 
 MAX_SETTLE = 0.25
 """Seconds after which a World is made although changes go on."""
+LONGEST_WAIT = 60.0
+"""Seconds between two looks at the time of day, which can be set."""
 SHORT_WATCH = 1.0
 """Seconds. A watch that ends sooner is not taken up again at once."""
 DISCOVERY = "the list of its kinds"
@@ -106,6 +110,8 @@ class Follower:
         self._discovering: asyncio.Task[None] | None = None
         self._started = False
         """Whether everything that was there at the start was listed once."""
+        self._expiry = math.inf
+        """When the next certificate of the last World expires, in seconds since 1970."""
         self._changed = asyncio.Event()
         self._look_again = asyncio.Event()
         self._back = asyncio.Event()
@@ -122,10 +128,12 @@ class Follower:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def settled(self) -> None:
-        """Wait for a change after which nothing changes for a moment; the first time, also until
-        everything was listed."""
+        """Wait for a change after which nothing changes for a moment, or until a certificate
+        expires; the first time, also until everything was listed."""
         while True:
-            await self._changed.wait()
+            while (left := self._expiry - self._now().timestamp()) > 0:
+                if await set_within(self._changed, min(left, LONGEST_WAIT)):
+                    break
             deadline = self._clock() + MAX_SETTLE
             while self._changed.is_set() and self._clock() < deadline:
                 self._changed.clear()
@@ -150,11 +158,14 @@ class Follower:
             if collection.kind.optional and not reflection.listed
         ]
         outages = self._outages.problems(self._connection.url, frozenset(map(str, never_read)))
-        return self._cache.world(
+        now = self._now().timestamp()
+        world = self._cache.world(
             [*outages, *self._notes()],
-            now=self._now().timestamp(),
+            now=now,
             unread=frozenset(collection.kind.name for collection in never_read),
         )
+        self._expiry = next_expiry(world, now)
+        return world
 
     def _goes_without(self, collection: Collection, reflection: Reflection) -> bool:
         """Whether a World may come without this collection, which was not listed yet."""

@@ -8,15 +8,28 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pools.directory import Contents, list_directory
 from pools.files import FilesSource, SourceError, read_once
 from pools.manifests import Reading
 from pools.model import ObjectName, World
+from tests.certificates import END
+from tests.pools.pairs import good_pair
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
 POOL = ObjectName("default", "vllm-llama2-7b-pool")
 ENDPOINTS = (QUICKSTART / "endpoints.yaml").read_text()
+SECURE_GATEWAY = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: secure}
+spec:
+  gatewayClassName: ours
+  listeners:
+  - {name: https, port: 8443, protocol: HTTPS, tls: {certificateRefs: [{name: tls}]}}
+---
+"""
 
 Next = Callable[[], Awaitable[World]]
 
@@ -87,6 +100,18 @@ async def until_watched(directory: Path, next_world: Next) -> None:
     probe.unlink()
     await waiting
     await next_world()
+
+
+async def test_a_certificate_that_expires_is_told_although_nothing_changes(
+    directory: Path,
+) -> None:
+    times = [0.0]
+    (directory / "secure.yaml").write_text(SECURE_GATEWAY + yaml.safe_dump(good_pair().secret()))
+    source = FilesSource(directory, poll=0.05, now=lambda: times[-1])
+    async with following(source) as next_world:
+        assert not (await next_world()).problems
+        times.append(END.timestamp())
+        assert ["expired" in one.message for one in (await next_world()).problems] == [True]
 
 
 async def test_deleting_then_creating_a_file_loses_nothing(directory: Path) -> None:

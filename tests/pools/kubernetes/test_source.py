@@ -30,7 +30,7 @@ from tests.pools.kubernetes.api import (
     pod,
     pool,
 )
-from tests.pools.pairs import good_pair
+from tests.pools.pairs import good_pair, pair
 
 LLAMA = ObjectName("default", "llama")
 QUICK = Timing(page_size=2, discovery=0.05, debounce=0.01, longest_retry=0.05)
@@ -117,6 +117,21 @@ async def test_no_world_comes_before_every_kind_was_listed(
         world = await worlds.next()
     assert not server.refusals["httproutes"]
     assert (list(world.pools), len(world.routes), world.problems) == ([LLAMA], 1, ())
+
+
+async def test_a_certificate_that_expires_is_told_although_nothing_changes(
+    server: FakeServer, settings: KubernetesSettings
+) -> None:
+    times = [NOON]
+    server.put(SECRETS, pair(end=NOON + datetime.timedelta(seconds=1)).secret())
+    secure_gateway(server)
+    source = KubernetesSource(settings, now=lambda: times[-1], chance=lambda: 0.5)
+    async with contextlib.aclosing(source.worlds()) as stream:
+        worlds = Worlds(stream)
+        assert (await worlds.next()).certificates
+        assert not [one for one in messages(worlds.last) if "expired" in one]
+        times.append(NOON + datetime.timedelta(seconds=1))
+        await worlds.until(lambda world: any("expired" in one for one in messages(world)))
 
 
 def route(name: str) -> Object:
