@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from poolpilot.errors import PoolPilotError
 from pools.model import Severity, World
 from xds.bootstrap import envoy_yaml, static_bootstrap
 from xds.translate import translate
@@ -16,6 +17,10 @@ from xds.translate.render import render_static
 
 VALIDATE_LIMIT = 60.0
 """Seconds that Envoy gets."""
+
+
+class EnvoyFailedError(PoolPilotError):
+    """Envoy said nothing about the configuration."""
 
 
 def configuration(world: World) -> tuple[str, tuple[str, ...]]:
@@ -31,19 +36,28 @@ def configuration(world: World) -> tuple[str, tuple[str, ...]]:
 
 
 def validate(text: str, envoy: str) -> str:
-    """Have Envoy check each document of ``text``. What it objects to; empty: nothing."""
+    """Have Envoy check each document of ``text``. What it objects to; empty: nothing.
+
+    Raises EnvoyFailedError where it cannot be run or does not end.
+    """
     objections = []
     for document in yaml.safe_load_all(text):
         with tempfile.TemporaryDirectory(prefix="poolpilot-") as directory:
             path = Path(directory) / "envoy.yaml"
             path.write_text(envoy_yaml(document))
-            done = subprocess.run(
-                [envoy, "--mode", "validate", "-c", path, "--log-level", "error"],
-                capture_output=True,
-                text=True,
-                timeout=VALIDATE_LIMIT,
-                check=False,
-            )
+            try:
+                done = subprocess.run(
+                    [envoy, "--mode", "validate", "-c", path, "--log-level", "error"],
+                    capture_output=True,
+                    text=True,
+                    timeout=VALIDATE_LIMIT,
+                    check=False,
+                )
+            except OSError as error:
+                raise EnvoyFailedError(f"{envoy} cannot be run: {error.strerror}") from error
+            except subprocess.TimeoutExpired as error:
+                message = f"{envoy} was not done within {VALIDATE_LIMIT:g} s"
+                raise EnvoyFailedError(message) from error
         if done.returncode:
             objections.append(f"Envoy rejects the configuration:\n{done.stderr or done.stdout}")
     return "\n".join(objections)

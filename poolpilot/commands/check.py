@@ -41,7 +41,7 @@ def check(
     import sys
 
     from poolpilot import logs
-    from poolpilot.check import configuration, counts, validate
+    from poolpilot.check import EnvoyFailedError, configuration, counts, validate
     from poolpilot.envoy_binary import EnvoyNotFoundError, find_envoy
     from pools.files import SourceError, read_once
     from pools.model import Severity
@@ -65,7 +65,11 @@ def check(
         for note in notes:
             print(f"note: {note}", file=report)
         if envoy:
-            objection = validate(text, binary)
+            try:
+                objection = validate(text, binary)
+            except EnvoyFailedError as error:
+                typer.echo(f"poolpilot: {error}", err=True)
+                raise typer.Exit(2) from error
             failed = failed or bool(objection)
             print(objection or "Envoy accepts the configuration.", file=report)
         if render:

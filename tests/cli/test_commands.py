@@ -22,7 +22,7 @@ from extproc.compiled import is_compiled
 from extproc.transport.h2 import Limits
 from extproc.transport.h2.limits import Rate
 from extproc.transport.native import Upkeep
-from poolpilot import debug
+from poolpilot import check, debug
 from poolpilot.cli import app
 from poolpilot.commands.limits import transport_limits
 from poolpilot.demo import quickstart
@@ -207,6 +207,25 @@ def test_a_directory_that_is_not_there_is_explained(tmp_path: Path) -> None:
     result = poolpilot("check", str(tmp_path / "nowhere"))
     assert result.exit_code == 2, "nothing could be checked"
     assert "there is no directory" in result.output
+
+
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [
+        ("no program", "cannot be run: Exec format error"),
+        ("#!/bin/sh\nexec sleep 60\n", "was not done within 0.2 s"),
+    ],
+)
+def test_an_envoy_that_says_nothing_leaves_the_manifests_unchecked(
+    manifests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, why: str
+) -> None:
+    monkeypatch.setattr(check, "VALIDATE_LIMIT", 0.2)
+    envoy = tmp_path / "envoy"
+    envoy.write_text(program)
+    envoy.chmod(0o755)
+    result = poolpilot("check", str(manifests), "--envoy", "--envoy-path", str(envoy))
+    assert result.exit_code == 2
+    assert result.stderr == f"poolpilot: {envoy} {why}\n"
 
 
 # serve and fake-vllm
