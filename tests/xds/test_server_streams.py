@@ -292,6 +292,20 @@ async def test_a_nack_is_told_with_resource_origin_and_words():
         await until(lambda: at.metric("rejected_resources", type="Cluster") == 0, "it left")
 
 
+async def test_of_an_error_that_is_a_book_the_first_pages_count():
+    """Each resource is looked for in it: with 2,000 of them that took eleven seconds."""
+    async with running() as at:
+        at.publish(content(CLUSTER, "bad"), content(CLUSTER, "good"))
+        client = at.client(DELTA)
+        await client.send(CLUSTER)
+        await client.nack(await client.receive(), "cluster bad: no" + "!" * 3_000_000 + " good")
+        retry = await client.receive()
+        assert [r.name for r in retry.resources] == ["good"]
+        [rejected] = at.server.status().nodes[0].streams[0].types[0].rejected
+        assert rejected.message.startswith("cluster bad: no!")
+        assert len(rejected.message) == 8192
+
+
 async def test_a_client_that_rejects_for_ever_is_answered_a_bounded_number_of_times():
     async with running() as at:
         at.publish(*(content(CLUSTER, f"c{i}") for i in range(4)))

@@ -20,6 +20,9 @@ from xds.wire import endpoint_pb2
 
 _NONCE = 0x2A
 """Field 5, length-delimited: the nonce, in both kinds of response."""
+LONGEST_ERROR = 8192
+"""Characters of an error that count. Envoy sends half of it; each resource is looked for in them,
+and they are logged and kept."""
 
 
 def decode_sotw(data: bytes) -> SotwRequest:
@@ -121,4 +124,4 @@ def _parse(message: Message, data: bytes) -> None:
 
 
 def _error(status: pb.Status) -> ErrorDetail:
-    return ErrorDetail(status.code, status.message)
+    return ErrorDetail(status.code, status.message[:LONGEST_ERROR])
