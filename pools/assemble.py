@@ -51,6 +51,8 @@ class Lookup:
 NOT_LOOKED_UP = Lookup(error="it was not resolved yet")
 
 
+MOST_HINTS = 10
+"""Names of missing pools that are compared with those of all pools, which takes milliseconds."""
 NAMESPACE_LABEL = "kubernetes.io/metadata.name"
 """Every namespace has it, with its own name."""
 
@@ -92,18 +94,19 @@ def assemble(
     uses = [(m.pool, m.origin) for m in models]
     uses += [(o.pool, o.origin) for o in objectives]
     uses += [(r.pool, r.origin) for r in rewrites]
+    missing = _Missing(pools)
     found += [
-        _missing(pool, pools, origin, "spec.poolRef", Severity.WARNING)
+        missing(pool, origin, "spec.poolRef", Severity.WARNING)
         for pool, origin in uses
         if pool not in pools
     ]
-    found += _routes_to_nothing(our_routes, pools)
+    found += _routes_to_nothing(our_routes, pools, missing)
     certificates = {
         one.name: one for one in _of(by_kind, TlsCertificate) if one.name in named.certificates
     }
     if now is not None:
         found += _expired(certificates.values(), now)
-    servers = _Servers(pools, found)
+    servers = _Servers(pools, missing, found)
     for item in _of(by_kind, PoolEndpoints):
         servers.add_hosts(item, lookups or {})
     servers.add_pods(pods)
@@ -206,30 +209,36 @@ def _oldest(models: Sequence[InferenceModel], found: list[Problem]) -> tuple[Inf
     return tuple(sorted(oldest.values(), key=lambda m: m.name))
 
 
-def _missing(
-    pool: ObjectName,
-    pools: Iterable[ObjectName],
-    origin: Origin | None,
-    field: str,
-    severity: Severity,
-    line: int | None = None,
-) -> Problem:
-    hint = did_you_mean(str(pool), map(str, pools))
-    return Problem(
-        severity, f"there is no InferencePool {pool}{hint}", origin, line=line, field=field
-    )
+class _Missing:
+    """Says of a pool that it is not there, and which one may be meant."""
+
+    def __init__(self, pools: Collection[ObjectName]) -> None:
+        self._pools = pools
+        self._hints: dict[ObjectName, str] = {}
+
+    def __call__(
+        self,
+        pool: ObjectName,
+        origin: Origin | None,
+        field: str,
+        severity: Severity,
+        line: int | None = None,
+    ) -> Problem:
+        if pool not in self._hints and len(self._hints) < MOST_HINTS:
+            self._hints[pool] = did_you_mean(str(pool), map(str, self._pools))
+        message = f"there is no InferencePool {pool}{self._hints.get(pool, '')}"
+        return Problem(severity, message, origin, line=line, field=field)
 
 
 def _routes_to_nothing(
-    routes: Iterable[HTTPRoute], pools: Mapping[ObjectName, InferencePool]
+    routes: Iterable[HTTPRoute], pools: Collection[ObjectName], missing: _Missing
 ) -> Iterator[Problem]:
     for route in routes:
         for i, rule in enumerate(route.rules):
             for j, backend in enumerate(rule.backends):
                 if backend.kind is BackendKind.INFERENCE_POOL and backend.name not in pools:
-                    yield _missing(
+                    yield missing(
                         backend.name,
-                        pools,
                         route.origin,
                         f"spec.rules[{i}].backendRefs[{j}]",
                         Severity.WARNING,
@@ -240,8 +249,14 @@ def _routes_to_nothing(
 class _Servers:
     """The endpoints of all pools, while they are gathered."""
 
-    def __init__(self, pools: Mapping[ObjectName, InferencePool], found: list[Problem]) -> None:
+    def __init__(
+        self,
+        pools: Mapping[ObjectName, InferencePool],
+        missing: _Missing,
+        found: list[Problem],
+    ) -> None:
         self._pools = pools
+        self._missing = missing
         self._found = found
         self._by_pool: dict[ObjectName, dict[str, Endpoint]] = {}
         self.origins: dict[str, Origin] = {}
@@ -258,7 +273,7 @@ class _Servers:
         pool = self._pools.get(item.pool)
         if pool is None:
             self._found.append(
-                _missing(item.pool, self._pools, item.origin, "spec.poolRef", Severity.ERROR)
+                self._missing(item.pool, item.origin, "spec.poolRef", Severity.ERROR)
             )
             return
         for i, host in enumerate(item.hosts):
