@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TypeVar
 
 from pools.manifests import Key, Namespace, Object, key_of
@@ -246,6 +248,23 @@ def _routes_to_nothing(
                     )
 
 
+def _by_rarest_label(
+    pools: Collection[InferencePool],
+) -> dict[tuple[str, str, str], list[InferencePool]]:
+    """Each pool by namespace, key and value of one label that its pods have: of all that they have,
+    the one that the fewest pools ask for."""
+
+    def labels(pool: InferencePool) -> list[tuple[str, str, str]]:
+        return [(pool.name.namespace, *label) for label in pool.selector.items()]
+
+    uses = Counter(label for pool in pools for label in labels(pool))
+    found: dict[tuple[str, str, str], list[InferencePool]] = {}
+    for pool in pools:
+        if pool.selector:
+            found.setdefault(min(labels(pool), key=uses.__getitem__), []).append(pool)
+    return found
+
+
 class _Servers:
     """The endpoints of all pools, while they are gathered."""
 
@@ -293,14 +312,17 @@ class _Servers:
 
     def add_pods(self, pods: Iterable[Pod]) -> None:
         """Pods that no pool selects are left out."""
-        by_namespace: dict[str, list[InferencePool]] = {}
-        for pool in self._pools.values():
-            if pool.selector:
-                by_namespace.setdefault(pool.name.namespace, []).append(pool)
+        by_label = _by_rarest_label(self._pools.values())
         for pod in pods:
-            selecting = [
-                pool for pool in by_namespace.get(pod.name.namespace, ()) if selects(pool, pod)
-            ]
+            selecting = sorted(
+                (
+                    pool
+                    for label in pod.labels.items()
+                    for pool in by_label.get((pod.name.namespace, *label), ())
+                    if selects(pool, pod)
+                ),
+                key=attrgetter("name"),
+            )
             if selecting:
                 self._found += problems_of_pod(pod)
             for pool in selecting:
