@@ -37,7 +37,7 @@ REASONS: dict[str, Reason] = {
     ),
     "missing-model": Reason(
         400,
-        "The body has no `model`, or one that is not a non-empty string.",
+        "The body has no `model`, or one that is not a string of 1 to 1,024 characters.",
         "Set `model` to the name of a model or adapter that the pool serves.",
         param="model",
     ),

@@ -18,6 +18,8 @@ _TOKEN_BYTES: Final = 4
 _MOST_TOKENS: Final = 1 << 31
 """A client that allows more output has set no limit."""
 _LARGE: Final = 1 << 20
+_LONGEST_MODEL: Final = 1024
+"""Characters. A name is remembered for longer than its request."""
 _SMALL: Final = 1 << 14
 """Bytes of a single value beside the prompt."""
 _DATA_URL: Final = re.compile(rb'"data:[^"]{1000,}+"')
@@ -176,6 +178,13 @@ def _fields(api: Api, document: dict[str, object]) -> Fields | Refused:
                 400, "missing-model", f'The request body {problem}. Set "model" to a model\'s name.'
             )
         model = ""
+    elif len(model) > _LONGEST_MODEL:
+        return Refused(
+            400,
+            "missing-model",
+            f'The request body has a model of {len(model)} characters. Set "model" to a model\'s '
+            "name.",
+        )
     prompt_bytes = 0
     for key in _PROMPT[api]:
         value = document.get(key)

@@ -142,6 +142,7 @@ def test_only_true_asks_for_a_stream(value: object, stream: bool) -> None:
         (b'{"model": null}', "missing-model", "has no model"),
         (b'{"model": ""}', "missing-model", "empty"),
         (b'{"model": 7}', "missing-model", "not a string"),
+        (b'{"model": "' + b"m" * 5000 + b'"}', "missing-model", "5000 characters"),
         (b"[" * 100_000 + b"]" * 100_000, "invalid-json", "nested too deeply"),
     ],
 )
