@@ -248,21 +248,17 @@ def _no_hit_lru(p: KnownFields) -> Plugin:
 
 
 def _least_work(p: KnownFields) -> Plugin:
-    decode, memory = _work(p)
+    decode = p.optional("decodeTokens", _tokens, DECODE_TOKENS)
+    memory = p.optional("memoryTokens", _tokens, MEMORY_TOKENS)
     return Plugin(scorer=lambda weight: scorers.least_work(weight, decode, memory))
 
 
 def _cold_prompt_spread(p: KnownFields) -> Plugin:
     slack = p.optional("slack", _factor, affinity.SPREAD_SLACK)
-    decode, memory = _work(p)
-    return Plugin(filter=lambda: affinity.cold_prompt_spread(slack, decode, memory))
-
-
-def _work(p: KnownFields) -> tuple[float, float]:
-    return (
-        p.optional("decodeTokens", _tokens, DECODE_TOKENS),
-        p.optional("memoryTokens", _tokens, MEMORY_TOKENS),
-    )
+    decode = p.optional("decodeTokens", _tokens, affinity.STEP_TOKENS)
+    answer = p.optional("answerTokens", _tokens, affinity.ANSWER_TOKENS)
+    memory = p.optional("memoryTokens", _tokens, MEMORY_TOKENS)
+    return Plugin(filter=lambda: affinity.cold_prompt_spread(slack, decode, answer, memory))
 
 
 def _power_of_two(p: KnownFields) -> Plugin:

@@ -13,7 +13,6 @@ from extproc.scheduling.candidate import Candidate
 from extproc.scheduling.load import PREFILL_RATE
 from extproc.scheduling.profile import Filter, SchedulingRequest
 from extproc.scheduling.work import (
-    DECODE_TOKENS,
     LASTING_DECODE_TOKENS,
     MEMORY_TOKENS,
     work_at,
@@ -27,9 +26,18 @@ MAX_PREFIX_PENALTY = 18.0
 RECOMPUTE_FACTOR = 3.0
 """A prefix that is computed again delays all who decode there, and pushes as much out of a cache:
 so it counts for more than its own time. In ``default``; elsewhere it has to be asked for."""
-SPREAD_SLACK = 1.0
+SPREAD_SLACK = 0.5
 MAX_SLACK_TOKENS = 8192.0
-"""Nobody waits longer than this for the sake of even caches: 0.5 s of prefill."""
+"""Nobody waits longer than this for the sake of an even load: 0.5 s of prefill."""
+STEP_TOKENS = 16.0
+"""What one request in flight is worth in prompt tokens to a first token: hardly anything, it makes
+a step of the batch longer."""
+ANSWER_TOKENS = 1024.0
+"""What it is worth to an even load: it stays until its answer is given."""
+SAME_ANSWERS = 1.3
+""""About the fewest answers" are at most so many times the fewest, and one. With a smaller margin
+too few are left to choose from for the sake of even caches: at 1.25 times without the one, one pod
+in eight of w1 can get more prefixes than it holds, for good."""
 SAME_COLD_TOKENS = 1024
 """Endpoints that had about as many tokens of new prompts as the one with the fewest take turns."""
 ADAPTER_TOKENS = 4096.0
@@ -48,13 +56,13 @@ def prefix_affinity(
     """Endpoints that have at least ``threshold`` of the prompt cached, until they are saturated.
 
     Saturated: the prompts that wait at the best of them take over ``max_penalty`` seconds longer to
-    prefill than those at the best of the others, at ``prefill_rate`` tokens a second. Or, with a
-    ``recompute_factor``, somebody else would be done earlier even if what he has to compute again
-    counted so many times::
+    prefill than those at the best of the others, at ``prefill_rate`` tokens a second: then all
+    endpoints are kept, and so they are with the chance ``exploration``.
+
+    With a ``recompute_factor`` the prompt moves before that, to those that would be done earlier
+    even if what they have to compute again counted so many times::
 
         work here + uncached here > work there + recompute_factor * uncached there
-
-    With the chance ``exploration`` all endpoints are kept.
     """
     limit = max_penalty * prefill_rate
 
@@ -71,48 +79,55 @@ def prefix_affinity(
         backlog = min([c.prefill_tokens for c in sticky])
         if backlog > limit and backlog - _least_elsewhere(sticky, candidates, _prefill) > limit:
             return candidates
-        if recompute_factor and _recomputing_pays(request, sticky, candidates, recompute_factor):
-            return candidates
+        if recompute_factor:
+            return _where_recomputing_pays(request, sticky, candidates, recompute_factor) or sticky
         return sticky
 
     return Filter(
         "prefix-cache-affinity-filter",
         apply,
         uses_prefix=True,
-        because=f"less than {threshold:.0%} of the prompt is cached there",
+        because=f"less than {threshold:.0%} of the prompt is cached there"
+        + (", or it is so busy that to compute it again costs less" if recompute_factor else ""),
     )
 
 
-def _recomputing_pays(
+def _where_recomputing_pays(
     request: SchedulingRequest,
     sticky: Sequence[Candidate],
     candidates: Sequence[Candidate],
     factor: float,
-) -> bool:
+) -> list[Candidate]:
     # What is short of memory is left out of this: a copy elsewhere would take more of it.
     missing = request.uncached_of_each(sticky)
     here = min(work_with(missing, sticky, LASTING_DECODE_TOKENS, 0.0))
     # Nobody has less than no work, nor more cached than these: mostly that settles it.
     if here <= factor * min(missing):
-        return False
+        return []
     kept = set(sticky)
     others = [c for c in candidates if c not in kept]
     missing = [factor * tokens for tokens in request.uncached_of_each(others)]
-    return here > min(work_with(missing, others, LASTING_DECODE_TOKENS, 0.0))
+    there = work_with(missing, others, LASTING_DECODE_TOKENS, 0.0)
+    return [c for w, c in zip(there, others, strict=True) if w < here]
 
 
 def cold_prompt_spread(
     slack: float = SPREAD_SLACK,
-    decode_tokens: float = DECODE_TOKENS,
+    decode_tokens: float = STEP_TOKENS,
+    answer_tokens: float = ANSWER_TOKENS,
     memory_tokens: float = MEMORY_TOKENS,
 ) -> Filter:
-    """Spreads what is new over the caches: of the endpoints that are about as good as the best, the
-    one that had the fewest tokens of prompts that were new to it; of those that had about as few,
-    the one whose last such prompt came longest ago.
+    """Spreads what is new: the answers over the servers, and the prompts over their caches.
 
-    As good as the best: with this prompt it has at most ``slack`` times the uncached part of the
-    prompt (and 8,192 tokens) more work than the one with the least. So a prompt that is cached has
-    hardly a choice, and a long new one waits for at most its own like to keep the caches even.
+    1. Those where the first token comes about as early as anywhere: with this prompt they have at
+       most ``slack`` times its uncached part (and 8,192 tokens) more work than the least. So a
+       prompt that is cached has hardly a choice, and a long new one waits for half its like.
+    2. Of these, those with about the fewest answers to give: each request in flight counted as
+       ``answer_tokens``, at most 1.3 times the least work and one request. The first token is as
+       early with a hundred answers more, but these last, and fill the KV cache of one server while
+       others have room.
+    3. Of these, the one that had about the fewest tokens of prompts that were new to it, and the
+       last of them longest ago.
     """
 
     def apply(request: SchedulingRequest, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
@@ -123,6 +138,11 @@ def cold_prompt_spread(
         least = min(work)
         limit = least + min(MAX_SLACK_TOKENS, slack * missing[work.index(least)])
         near = [c for w, c in zip(work, candidates, strict=True) if w <= limit]
+        if len(near) == 1:
+            return near
+        work = work_of(near, answer_tokens, memory_tokens)
+        limit = SAME_ANSWERS * min(work) + answer_tokens
+        near = [c for w, c in zip(work, near, strict=True) if w <= limit]
         if len(near) == 1:
             return near
         fewest = min([c.cold_tokens for c in near]) + SAME_COLD_TOKENS
@@ -136,7 +156,7 @@ def cold_prompt_spread(
         "cold-prompt-spread-filter",
         apply,
         uses_prefix=True,
-        because="more work there, or more of what was new went there",
+        because="more work or more answers there, or more of what was new went there",
     )
 
 

@@ -100,7 +100,8 @@ profiles:
       - adapter-affinity-filter
       - prefix-cache-affinity-filter:
           {affinityThreshold: 0.3, multimodalAffinityThreshold: 0.3, recomputeFactor: 3}
-      - cold-prompt-spread-filter: {slack: 1}
+      - cold-prompt-spread-filter:
+          {slack: 0.5, decodeTokens: 16, answerTokens: 1024, memoryTokens: 2400}
     scorers:
       - least-work-scorer: {decodeTokens: 64, memoryTokens: 2400}
 """
