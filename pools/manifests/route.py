@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from pools.expressions import problem_of_expression
 from pools.manifests.fields import (
     Fields,
     Place,
@@ -45,7 +46,6 @@ from pools.model import (
     ValueMatch,
     ValueMatchType,
 )
-from pools.re2 import problem_of_expression
 
 BY_MODEL_ANNOTATION = "poolpilot.dev/route-by-model"
 
@@ -180,7 +180,7 @@ def _plain_path(place: Place) -> str:
 
 
 def _regex(place: Place) -> str:
-    value = text("a regular expression", high=4096)(place)
+    value = text("a regular expression")(place)
     if value and (problem := problem_of_expression(value)):
         place.error(problem)
     return value

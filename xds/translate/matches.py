@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pools.expressions import problem_of_expression
 from pools.model import HTTP_TOKEN, PathMatchType, RouteMatch, ValueMatch, ValueMatchType
-from pools.re2 import problem_of_expression
 
 MatchRank = tuple[int, int, int, int, int]
 
