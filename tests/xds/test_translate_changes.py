@@ -10,7 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pools.model import AppProtocol, Endpoint, FailureMode, InferencePool, World
+from pools.attachment import AttachedRoute
+from pools.model import (
+    AppProtocol,
+    Endpoint,
+    FailureMode,
+    Gateway,
+    GatewayListener,
+    InferencePool,
+    ListenerProtocol,
+    ObjectName,
+    ParentRef,
+    World,
+)
 from tests.xds.worlds import name, pods, pool, prefix, route, rule, to, world
 from xds.resource import CLUSTER, ENDPOINT, LISTENER, ROUTE
 from xds.translate import ALL, Features, TranslateSettings, Translator, translate
@@ -98,6 +110,36 @@ def test_a_changed_route_costs_its_own_entries_however_long_the_others_did_not_c
     many[3] = route("r3", rule(prefix("/other"), backends=to("llama")))
     translator.translate(replace(described, routes=tuple(many)), None, ALL)
     assert made == ["default/r3/0/0"]
+
+
+def test_no_gateway_looks_at_the_routes_of_the_others(monkeypatch: pytest.MonkeyPatch):
+    """With 100 Gateways of ten routes each that took 0.15 seconds whenever a pod changed."""
+    gateways = [
+        Gateway(name(f"g{n}"), (GatewayListener("http", 80, ListenerProtocol.HTTP),))
+        for n in range(10)
+    ]
+    routes = [
+        route(
+            f"r{n}",
+            rule(prefix(f"/{n}"), backends=to("llama")),
+            parents=(ParentRef(gateways[n % 10].name),),
+        )
+        for n in range(30)
+    ]
+    looked_at: list[str] = []
+    sections = AttachedRoute.sections
+
+    def counted(self: AttachedRoute, gateway: ObjectName) -> frozenset[str]:
+        looked_at.append(self.route.name.name)
+        return sections(self, gateway)
+
+    monkeypatch.setattr(AttachedRoute, "sections", counted)
+    described = world(pool("llama"), routes=tuple(routes), gateways=tuple(gateways))
+    translator = Translator(TranslateSettings())
+    for gateway in gateways:
+        found = translator.translate(described, gateway, ALL)
+        assert len(found.of_type(ROUTE)) == 1
+    assert sorted(looked_at) == sorted(one.name.name for one in routes)
 
 
 def test_versions_are_the_same_in_another_process_of_the_same_state():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from pools.attachment import AttachedListener, Attacher, Attachments, ServiceRef
+from pools.attachment import AttachedListener, AttachedRoute, Attacher, Attachments, ServiceRef
 from pools.model import (
     BackendKind,
     Endpoint,
@@ -63,6 +63,7 @@ class Translator:
         self._resources: Memo[Resource] = Memo()
         self._tables: Memo[Table] = Memo()
         self._pickers = picker_clusters(settings.ext_proc)
+        self._overview: _Overview | None = None
 
     def next_world(self) -> None:
         """Call between Worlds: forgets what the last one did not use."""
@@ -74,7 +75,10 @@ class Translator:
     ) -> Snapshot:
         """The configuration for the Envoys of ``gateway``; without one, a single listener that
         serves every route."""
-        attachments = self._attacher.attach(world)
+        overview = self._overview
+        if overview is None or overview.world is not world:
+            overview = self._overview = _Overview(world, self._attacher.attach(world))
+        attachments = overview.attachments
         notes = list(missing(features))
         resources = []
         targets = _Targets()
@@ -83,7 +87,7 @@ class Translator:
             name = f"{gateway.name if gateway else DEFAULT_GATEWAY}/{port}"
             chains = tuple(_chains(name, listeners))
             for chain, serving in chains:
-                table = self._table(world, attachments, gateway, port, listeners, serving, features)
+                table = self._table(overview, gateway, port, listeners, serving, features)
                 notes.extend(table.notes)
                 targets.add(table)
                 resources.append(self._routes(chain.routes, table, features, origin))
@@ -108,23 +112,22 @@ class Translator:
         for picker in sorted(targets.pickers):
             resources += self._picker(picker, world.services[picker.name])
         resources += [self._secret(one) for one in targets.certificates.values()]
-        notes.extend(_unused(world))
-        notes.extend(_unattached(world, attachments))
+        notes.extend(overview.notes)
         if gateway is not None:
             notes.extend(_unserved(gateway, attachments, origin))
         return Snapshot.of(resources, cause=cause, notes=dict.fromkeys(notes))
 
     def _table(
         self,
-        world: World,
-        attachments: Attachments,
+        overview: _Overview,
         gateway: Gateway | None,
         port: int,
         listeners: Sequence[AttachedListener],
         serving: str | None,
         features: Features,
     ) -> Table:
-        backends = Backends(world.pools, attachments.pools)
+        world = overview.world
+        backends = Backends(world.pools, overview.attachments.pools)
         by_model = features.early_header_mutation
         if not world.routes and not (world.of_cluster and gateway):
             return self._tables.get(
@@ -136,7 +139,7 @@ class Translator:
         names = frozenset(one.name for one in plain)
         attached = tuple(
             Attached(one.route, sections, one.lost, one.refused)
-            for one in attachments.routes.values()
+            for one in overview.routes(gateway)
             if (sections := names & one.sections(gateway.name) if gateway else names)
         )
         listens = Listens(port, _scheme(plain), by_model=by_model)
@@ -230,6 +233,25 @@ class Translator:
         return self._resources.get(
             ("certificate", certificate.name), certificate, lambda: secret_of(certificate)
         )
+
+
+class _Overview:
+    """What is the same for all Gateways of a World."""
+
+    def __init__(self, world: World, attachments: Attachments) -> None:
+        self.world = world
+        self.attachments = attachments
+        self.notes = (*_unused(world), *_unattached(world, attachments))
+        self._routes: dict[ObjectName, list[AttachedRoute]] = {}
+        for route in attachments.routes.values():
+            for gateway in {one.parent.gateway for one in route.parents}:
+                self._routes.setdefault(gateway, []).append(route)
+
+    def routes(self, gateway: Gateway | None) -> Iterable[AttachedRoute]:
+        """Those that name ``gateway``; without one, all."""
+        if gateway is None:
+            return self.attachments.routes.values()
+        return self._routes.get(gateway.name, ())
 
 
 class _Targets:
