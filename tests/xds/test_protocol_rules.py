@@ -263,6 +263,15 @@ def test_a_wildcard_client_that_has_everything_is_sent_nothing_when_it_comes_bac
     assert names(client.publish(A)) == [["a"]]
 
 
+def test_a_client_that_says_what_it_wants_when_it_comes_back_is_sent_it():
+    """It may have wanted nothing in between, have thrown everything away, and still say the version
+    of what it last accepted."""
+    version = Target(Snapshot.of([A, B])).of(CLUSTER).version
+    has = Recollection(Target(Snapshot.of([A, B])).of(CLUSTER).resources, certain=True)
+    client = Sotw(A, B, recall=lambda _type, _version: has)
+    assert names(client.ask(CLUSTER, "*", version=version)) == [["a", "b"]]
+
+
 def test_a_client_that_comes_back_with_an_old_version_is_sent_the_new_one():
     client = Sotw(A, B)
     assert names(client.ask(CLUSTER, version="old")) == [["a", "b"]]

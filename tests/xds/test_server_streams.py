@@ -339,6 +339,7 @@ async def test_history_says_what_changed_why_and_how_fast_each_node_had_it():
         client = at.client()
         await client.send(CLUSTER)
         await client.ack(await client.receive())
+        await until(lambda: bool(at.server.status().groups[0].history[0].acked), "the first ACK")
         at.publish(content(CLUSTER, "b"), cause="pool b replaced pool a")
         await client.ack(await client.receive())
         await client.ack(await client.receive())

@@ -114,13 +114,15 @@ class SotwWatch(Watch):
             return
         has = recollection.has
         self.have = {n: r for n, r in has.items() if self.subscription.covers(n)}
-        if not recollection.certain:
+        # Who says what it wants may have wanted something else before, and thrown away what it had
+        # then: the version that it claims does not tell.
+        certain = recollection.certain and self.subscription.legacy
+        if not certain:
             self._uncertain |= self.have.keys()
         self._dirty |= self.have.keys()
         self._exact = True
         self.acked = Answered(claimed, "", now)
-        named = bool(self.subscription.names)
-        if recollection.certain and self.subscription.wildcard and not named:
+        if certain:
             self._must_answer = False
 
     def _everything(self, upserts: Mapping[str, Resource]) -> tuple[Resource, ...] | None:
