@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 import pytest
 
 from tests.xds.model import DeltaClient, ModelClient, SotwClient, bad_content, content, is_bad
@@ -9,8 +12,22 @@ from xds.protocol.isolation import PATIENCE, Isolation, named_in, plain_words
 from xds.protocol.message import ErrorDetail, Response, SotwRequest
 from xds.protocol.stream import Stream
 from xds.protocol.view import Target
-from xds.resource import CLUSTER, Resource
+from xds.resource import CLUSTER, SECRET, Resource
 from xds.snapshot import Snapshot
+
+
+class AcknowledgesAgain(ModelClient):
+    """As Envoy with secrets: what it cannot use it rejects, and acknowledges if it comes again."""
+
+    @staticmethod
+    def over(kind: type[ModelClient]) -> type[ModelClient]:
+        return type("AcknowledgesAgain", (AcknowledgesAgain, kind), {})
+
+    def receive(self, response: Response) -> None:
+        seen = self.__dict__.setdefault("seen", set())
+        told = tuple(r for r in response.resources if not is_bad(r) or r.version not in seen)
+        seen.update(r.version for r in response.resources if is_bad(r))
+        super().receive(replace(response, resources=told))
 
 
 class Conversation:
@@ -22,20 +39,25 @@ class Conversation:
         delta: bool,
         takes: bool = False,
         names: bool = False,
-        good: Resource | None = None,
+        good: Iterable[Resource] = (),
+        type_url: str = CLUSTER,
     ) -> None:
         """``good``: what peers of this client have accepted."""
+        accepted = {one.name: one for one in good}
         kind = DeltaClient if delta else SotwClient
+        if type_url == SECRET:
+            kind = AcknowledgesAgain.over(kind)
         self.client: ModelClient = kind(takes_good_part=takes, names_culprit=names)
+        self.type_url = type_url
         self.stream = Stream(
             delta=delta,
-            type_url=CLUSTER,
-            last_good=lambda _type, name: good if good and good.name == name else None,
+            type_url=type_url,
+            last_good=lambda _type, name: accepted.get(name),
         )
         self.target: Target | None = None
         self.now = 0.0
         self.sent: list[Response] = []
-        self.client.subscribe(CLUSTER, wildcard=True)
+        self.client.subscribe(type_url, wildcard=True)
 
     def publish(self, *resources: Resource) -> None:
         self.target = Target(Snapshot.of(resources), self.target)
@@ -53,11 +75,11 @@ class Conversation:
 
     @property
     def has(self) -> dict[str, str]:
-        return {n: r.body.decode() for n, r in self.client.of(CLUSTER).resources.items()}
+        return {n: r.body.decode() for n, r in self.client.of(self.type_url).resources.items()}
 
     @property
     def rejected(self) -> set[str]:
-        return set(self.stream.watches[CLUSTER].isolation.rejected)
+        return set(self.stream.watches[self.type_url].isolation.rejected)
 
 
 @pytest.fixture(params=["sotw", "delta"])
@@ -74,6 +96,22 @@ def test_the_good_ones_arrive_and_the_bad_ones_are_known(delta, takes, names):
     talk.publish(*good, *bad)
     assert talk.has.keys() == {r.name for r in good}
     assert talk.rejected == {r.name for r in bad}
+
+
+def test_a_bad_secret_is_known_although_it_is_acknowledged_when_it_comes_again(delta):
+    """Three that nobody has accepted yet go one by one, and then together."""
+    talk = Conversation(delta=delta, type_url=SECRET)
+    talk.publish(content(SECRET, "a"), bad_content(SECRET, "b"), content(SECRET, "c"))
+    assert talk.has.keys() == {"a", "c"}
+    assert talk.rejected == {"b"}
+    assert len(talk.sent) == 3
+
+
+def test_secrets_that_a_peer_has_accepted_go_together(delta):
+    a, b, c = (content(SECRET, name) for name in "abc")
+    talk = Conversation(delta=delta, type_url=SECRET, good=[a, b, content(SECRET, "c", 2)])
+    talk.publish(a, b, c)
+    assert [[r.name for r in one.resources] for one in talk.sent] == [["a", "b"], ["c"]]
 
 
 def test_one_culprit_that_is_named_costs_one_more_response(delta):
@@ -104,7 +142,7 @@ def test_the_last_good_content_of_a_rejected_resource_stays(delta):
 
 
 def test_a_new_client_gets_the_form_that_its_peers_have_in_place_of_one_that_it_rejects(delta):
-    talk = Conversation(delta=delta, good=content(CLUSTER, "a", 1))
+    talk = Conversation(delta=delta, good=[content(CLUSTER, "a", 1)])
     talk.publish(bad_content(CLUSTER, "a", 2), content(CLUSTER, "b"))
     assert talk.has == {"a": "a 1", "b": "b 1"}
     assert talk.rejected == {"a"}, "it is still told that the newest form is bad"
@@ -120,7 +158,7 @@ def test_a_new_client_gets_the_form_that_its_peers_have_in_place_of_one_that_it_
 
 @pytest.mark.parametrize("names", [False, True], ids=["names no culprit", "names it"])
 def test_a_client_that_rejects_the_form_of_its_peers_too_is_left_without(delta, names):
-    talk = Conversation(delta=delta, names=names, good=bad_content(CLUSTER, "a", 1))
+    talk = Conversation(delta=delta, names=names, good=[bad_content(CLUSTER, "a", 1)])
     talk.publish(bad_content(CLUSTER, "a", 2), content(CLUSTER, "b"), content(CLUSTER, "c"))
     assert talk.has == {"b": "b 1", "c": "c 1"}
     assert talk.rejected == {"a"}

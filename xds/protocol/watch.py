@@ -16,7 +16,7 @@ from xds.protocol.memory import Recollection
 from xds.protocol.message import ErrorDetail, Response
 from xds.protocol.subscription import NOTHING, Change, Subscription
 from xds.protocol.view import EMPTY, View
-from xds.resource import Resource
+from xds.resource import SECRET, Resource
 
 Recall = Callable[[str, str], Recollection | None]
 """(type URL, version) to what this client has that says it has accepted this version of the whole
@@ -178,6 +178,8 @@ class Watch(ABC):
             return None
         versions = {name: resource.version for name, resource in work.upserts.items()}
         batch = self.isolation.choose(versions)
+        if self.type_url == SECRET:
+            batch = self._one_at_a_time(batch, work.upserts)
         upserts = {name: work.upserts[name] for name in sorted(batch)}
         if not upserts and not work.removals and not self._must_answer:
             return None
@@ -198,6 +200,22 @@ class Watch(ABC):
         self.sent = Answered(response.version, nonce, now)
         self.counters.sent += 1
         return response
+
+    def _one_at_a_time(
+        self, batch: frozenset[str], upserts: Mapping[str, Resource]
+    ) -> frozenset[str]:
+        """Envoy acknowledges a secret that it rejected when it gets the same again, and does not
+        use it. So nobody could find out afterwards which of several it was: each goes alone until
+        this client, or a peer, has accepted it."""
+        trusted = []
+        for name in batch:
+            version = upserts[name].version
+            good = self.have.get(name)
+            if good is None or good.version != version:
+                good = self._last_good(self.type_url, name)
+            if good is not None and good.version == version:
+                trusted.append(name)
+        return frozenset(trusted or sorted(batch)[:1])
 
     @property
     def settled(self) -> bool:
