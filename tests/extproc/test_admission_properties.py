@@ -209,4 +209,4 @@ def refused(sent: Sent) -> bool:
 
 
 TestAdmission = Admission.TestCase
-TestAdmission.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestAdmission.settings = settings(max_examples=150, stateful_step_count=40)

@@ -219,4 +219,4 @@ class AgainstHyperH2(RuleBasedStateMachine):
 
 
 TestAgainstHyperH2 = AgainstHyperH2.TestCase
-TestAgainstHyperH2.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestAgainstHyperH2.settings = settings(max_examples=60, stateful_step_count=40)

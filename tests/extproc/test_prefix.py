@@ -349,7 +349,7 @@ def test_many_holders_are_told_apart_as_well_as_few() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 12)), max_size=40), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_match_is_never_more_than_what_was_sent(
     sent: list[tuple[int, int]], data: st.DataObject
 ) -> None:
@@ -436,4 +436,4 @@ class IndexMachine(RuleBasedStateMachine):
 
 
 TestIndex = IndexMachine.TestCase
-TestIndex.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestIndex.settings = settings(max_examples=80, stateful_step_count=40)

@@ -119,7 +119,7 @@ def test_an_endpoint_that_goes_takes_what_it_said_with_it() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 9), st.integers(0, 9)), max_size=30))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_match_is_what_a_server_has_from_the_beginning_on(
     changes: list[tuple[int, int, int]],
 ) -> None:

@@ -189,4 +189,4 @@ class CandidateCounts(RuleBasedStateMachine):
 
 
 TestCandidateCounts = CandidateCounts.TestCase
-TestCandidateCounts.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestCandidateCounts.settings = settings(max_examples=60, stateful_step_count=40)

@@ -232,7 +232,7 @@ class LoadMachine(RuleBasedStateMachine):
 
 
 TestLoad = LoadMachine.TestCase
-TestLoad.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestLoad.settings = settings(max_examples=80, stateful_step_count=40)
 
 
 def test_what_is_new_to_an_endpoint_is_counted_and_nobody_is_owed_more_than_a_cache() -> None:

@@ -610,7 +610,7 @@ def test_power_of_two_takes_the_better_of_two() -> None:
 
 @pytest.mark.parametrize("name", sorted(PROFILES))
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_pick_is_always_one_of_the_candidates(name: str, data: st.DataObject) -> None:
     profile = PROFILES[name]()
     pods = []

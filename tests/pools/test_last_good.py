@@ -5,7 +5,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pools.assemble import assemble
@@ -144,7 +144,7 @@ class Disk:
                 self.away.rename(self.root)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100)
 @given(filled, st.lists(steps, max_size=15))
 def test_the_world_is_always_the_last_good_state(
     beginning: tuple[tuple[object, ...], ...], rest: list[tuple[tuple[object, ...], float]]

@@ -136,7 +136,7 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestLife.settings = settings(max_examples=150, stateful_step_count=60)
 
 
 arrivals = st.lists(st.tuples(st.floats(0, 0.5), requests()), min_size=1, max_size=12)
@@ -167,13 +167,13 @@ def story(batch: list[tuple[float, Request]], tick: float | None) -> list[tuple[
     ]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(arrivals)
 def test_what_happens_does_not_depend_on_how_often_somebody_looks(batch):
     assert story(batch, tick=None) == story(batch, tick=0.003)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(arrivals)
 def test_nothing_happens_before_the_time_that_was_promised(batch):
     engine = Engine(TIGHT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -46,12 +46,7 @@ CHANGES = st.lists(
 )
 
 
-SETTINGS = settings(
-    max_examples=150,
-    stateful_step_count=25,
-    deadline=None,
-    suppress_health_check=(HealthCheck.too_slow,),
-)
+SETTINGS = settings(max_examples=150, stateful_step_count=25)
 
 
 class AnyClient(RuleBasedStateMachine):

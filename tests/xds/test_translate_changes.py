@@ -215,7 +215,7 @@ def worlds(draw: st.DrawFn) -> World:
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(worlds(), st.booleans()), min_size=1, max_size=4))
 def test_after_any_history_the_result_is_the_same_as_from_scratch(
     history: list[tuple[World, bool]],

@@ -163,7 +163,7 @@ class ListThenWatch(RuleBasedStateMachine):
         self.everything_settles()
 
 
-ListThenWatch.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+ListThenWatch.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 test_whatever_happens_ends_in_the_world_of_the_server = ListThenWatch.TestCase
 
 
