@@ -54,7 +54,7 @@ from extproc.access_log import METHOD as COMPLETIONS
 from extproc.exchange import BodyMode
 from extproc.ext_proc import METHOD, POOL_METADATA
 from extproc.grpc_health import Health
-from extproc.transport.api import Services, Stream
+from extproc.transport.api import Deaf, Services, Stream
 from extproc.transport.native import serve_native
 from extproc.wire import ext_proc_pb2 as pb
 from extproc.wire.decode import request_body
@@ -226,19 +226,6 @@ class Nothing:
 
     def on_half_close(self) -> None:
         self._stream.finish()
-
-    def on_closed(self) -> None:
-        pass
-
-
-class Deaf:
-    """A stream of the completion log that nobody reads."""
-
-    def on_message(self, message: bytes) -> None:
-        pass
-
-    def on_half_close(self) -> None:
-        pass
 
     def on_closed(self) -> None:
         pass

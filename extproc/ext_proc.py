@@ -13,7 +13,7 @@ from extproc.deadlines import Deadlines
 from extproc.exchange import Action, Exchange, ExchangeSettings, Waiting, Withdraw
 from extproc.request import Answer, Completed, InferenceRequest, Picker, Refused, Routed
 from extproc.sent_picks import SentPicks
-from extproc.transport.api import GrpcStatus, Handler, Services, Stream
+from extproc.transport.api import Deaf, GrpcStatus, Handler, Services, Stream
 from pools.model import ObjectName
 
 log = structlog.get_logger(__name__)
@@ -65,7 +65,7 @@ class ExternalProcessor:
                     "a route names its pool wrongly", metadata=POOL_METADATA, error=str(error)
                 )
             stream.finish(GrpcStatus.INVALID_ARGUMENT, f"metadata {POOL_METADATA}: {error}")
-            return _Ended()
+            return Deaf()
         return _Process(self, stream, pool)
 
     def moved(self, process: _Process, before: Waiting, after: Waiting) -> None:
@@ -113,19 +113,6 @@ _SLACK: Final = 0.05
 @functools.lru_cache(maxsize=1024)
 def _pool_named(text: str) -> ObjectName | None:
     return ObjectName.parse(text) if text else None
-
-
-class _Ended:
-    """A stream that was refused as it began; what it still says does not matter."""
-
-    def on_message(self, message: bytes) -> None:
-        pass
-
-    def on_half_close(self) -> None:
-        pass
-
-    def on_closed(self) -> None:
-        pass
 
 
 class _Process:

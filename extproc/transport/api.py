@@ -61,6 +61,19 @@ class Handler(Protocol):
         exactly once, last."""
 
 
+class Deaf:
+    """The handler of a stream whose messages do not matter."""
+
+    def on_message(self, message: bytes) -> None:
+        pass
+
+    def on_half_close(self) -> None:
+        pass
+
+    def on_closed(self) -> None:
+        pass
+
+
 Method = Callable[[Stream], Handler]
 Services = Mapping[str, Method]
 """By full method path: ``/envoy.service.ext_proc.v3.ExternalProcessor/Process``. Other paths are
