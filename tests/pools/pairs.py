@@ -10,6 +10,17 @@ from typing import Any
 
 from tests.certificates import END, PrivateKey, self_signed
 
+GATEWAY = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: gateway}
+spec:
+  gatewayClassName: ours
+  listeners:
+  - {name: https, port: 8443, protocol: HTTPS, tls: {certificateRefs: [{name: tls}]}}
+"""
+"""Which serves by the Secret ``tls``."""
+
 
 @dataclass(frozen=True)
 class Pair:

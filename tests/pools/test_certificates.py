@@ -17,18 +17,9 @@ from pools.certificates import examine
 from pools.manifests import Manifest, read_text
 from pools.model import ObjectName, TlsCertificate, World
 from tests.certificates import END, PrivateKey
-from tests.pools.pairs import Pair, good_pair, pair
+from tests.pools.pairs import GATEWAY, Pair, good_pair, pair
 
 TLS = ObjectName("default", "tls")
-GATEWAY = """
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: gateway}
-spec:
-  gatewayClassName: ours
-  listeners:
-  - {name: https, port: 8443, protocol: HTTPS, tls: {certificateRefs: [{name: tls}]}}
-"""
 
 
 def read(document: object) -> Manifest:

@@ -15,21 +15,11 @@ from pools.files import FilesSource, SourceError, read_once
 from pools.manifests import Reading
 from pools.model import ObjectName, World
 from tests.certificates import END
-from tests.pools.pairs import good_pair
+from tests.pools.pairs import GATEWAY, good_pair
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
 POOL = ObjectName("default", "vllm-llama2-7b-pool")
 ENDPOINTS = (QUICKSTART / "endpoints.yaml").read_text()
-SECURE_GATEWAY = """
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: secure}
-spec:
-  gatewayClassName: ours
-  listeners:
-  - {name: https, port: 8443, protocol: HTTPS, tls: {certificateRefs: [{name: tls}]}}
----
-"""
 
 Next = Callable[[], Awaitable[World]]
 
@@ -106,7 +96,7 @@ async def test_a_certificate_that_expires_is_told_although_nothing_changes(
     directory: Path,
 ) -> None:
     times = [0.0]
-    (directory / "secure.yaml").write_text(SECURE_GATEWAY + yaml.safe_dump(good_pair().secret()))
+    (directory / "secure.yaml").write_text(GATEWAY + "---\n" + yaml.safe_dump(good_pair().secret()))
     source = FilesSource(directory, poll=0.05, now=lambda: times[-1])
     async with following(source) as next_world:
         assert not (await next_world()).problems
