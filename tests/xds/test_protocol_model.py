@@ -361,3 +361,13 @@ def test_no_route_ever_leads_to_a_missing_cluster_and_no_cluster_warms_for_ever(
     machine: type[RuleBasedStateMachine],
 ) -> None:
     run_state_machine_as_test(machine, settings=SETTINGS)
+
+
+def test_what_a_wildcard_covered_is_sent_again_when_it_was_given_up_and_asked_for_at_once() -> None:
+    """The request that gives it up crosses with a response, so that nobody takes it in."""
+    state = AnyClient()
+    state.begin(takes=False, names=False, start=[(CLUSTER, "a", "good 1")], wild=False)
+    state.subscribe(ENDPOINT, set(), wild=True)
+    state.subscribe(ENDPOINT, set(), wild=False)
+    state.subscribe(ENDPOINT, set(), wild=True)
+    state.teardown()

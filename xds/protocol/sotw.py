@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from xds.protocol.message import Response, SotwRequest
+from xds.protocol.subscription import WILDCARD
 from xds.protocol.view import EMPTY, set_version
 from xds.protocol.watch import Answered, Kind, LastGood, Recall, Received, Watch
 from xds.resource import CLUSTER, LISTENER, SCOPED_ROUTE, Resource
@@ -38,7 +39,7 @@ class SotwWatch(Watch):
             return self._subscribe(request)
         if request.nonce != self.last_nonce:
             self.counters.stale += 1
-            self._given_up |= self.subscription.names - frozenset(request.names)
+            self._given_up |= self._left_out(frozenset(request.names))
             return Received(Kind.STALE, self.type_url, request.nonce, request.version)
         if self.pending is not None and request.nonce:
             if request.error is not None:
@@ -53,6 +54,16 @@ class SotwWatch(Watch):
                 self._repeat_at = max(now, self._repeated_at + _REPEAT_INTERVAL)
             return Received(Kind.REPEAT, self.type_url, request.nonce, request.version)
         return received
+
+    def _left_out(self, names: frozenset[str]) -> set[str]:
+        """What the subscription has and a request for ``names`` has not."""
+        subscription = self.subscription
+        had = set(subscription.names)
+        if subscription.wildcard and WILDCARD not in names and (names or not subscription.legacy):
+            had |= self.have.keys()
+            if self.pending is not None:
+                had |= self.pending.by_name.keys()
+        return had - names
 
     def _due(self) -> float | None:
         return min((at for at in (super()._due(), self._repeat_at) if at is not None), default=None)
