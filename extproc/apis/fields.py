@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
 from extproc.apis import model_name
+from extproc.raw_json import DATA_URL, TOKEN_IDS
 from extproc.request import Api, Refused
 
 _TOKEN_BYTES: Final = 4
@@ -22,9 +22,6 @@ _LONGEST_MODEL: Final = 1024
 """Characters. A name is remembered for longer than its request."""
 _SMALL: Final = 1 << 14
 """Bytes of a single value beside the prompt."""
-_DATA_URL: Final = re.compile(rb'"data:[^"]{1000,}+"')
-"""Shorter ones are counted as text: each takes its time, and there may be millions."""
-_TOKEN_IDS: Final = re.compile(rb"[\[ \t\r\n]*+[0-9]")
 _NOT_AN_OBJECT: Final = Refused(400, "invalid-json", "The request body must be a JSON object.")
 
 _MAX_TOKENS: Final[dict[Api, tuple[str, ...]]] = {
@@ -133,9 +130,9 @@ def _read_large(api: Api, body: bytes) -> Fields | Refused:
 
 def _raw_text_bytes(value: bytes) -> int:
     """As :func:`_text_bytes`, roughly, of JSON that is not decoded."""
-    if _TOKEN_IDS.match(value):
+    if TOKEN_IDS.match(value):
         return _TOKEN_BYTES * (value.count(b",") + 1)
-    return len(value) - sum(map(len, _DATA_URL.findall(value)))
+    return len(value) - sum(map(len, DATA_URL.findall(value)))
 
 
 def read_prefix(api: Api, body: bytes) -> Fields:

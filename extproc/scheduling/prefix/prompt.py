@@ -16,15 +16,13 @@ from typing import NamedTuple
 import msgspec
 from xxhash import xxh3_128_hexdigest
 
+from extproc.raw_json import DATA_URL, TOKEN_IDS
 from extproc.request import Api, InferenceRequest
 from extproc.scheduling.prefix.blocks import MAX_TOKENS, seed_of
 
 _END = "\x1e"
 """Ends a message, so that two short ones are not taken for one long."""
 _ROLE = "\x1f"
-_DATA_URL = re.compile(rb'"data:[^"]{1000,}+"')
-"""Shorter ones stay as they are: each takes its time, and there may be millions."""
-_TOKEN_IDS = re.compile(rb"[\[ \t\r\n]*+[0-9]")
 
 _TEXT_PARTS = frozenset(("text", "input_text", "output_text", "refusal"))
 _NOT_CONTENT = frozenset(("id", "status", "cache_control"))
@@ -104,12 +102,12 @@ def _raw_prompt(parts: Sequence[bytes], model: str) -> Prompt:
         return NO_PROMPT
     salt, *texts = parts
     seed = seed_of(model, salt.decode("utf-8", "replace"))
-    if len(texts) == 1 and _TOKEN_IDS.match(texts[0]):
+    if len(texts) == 1 and TOKEN_IDS.match(texts[0]):
         return Prompt(_raw_ids(texts[0]), seed)
     data = b"\x1e".join(texts)
     if b'"data:' not in data:
         return Prompt(data, seed)
-    return Prompt(_DATA_URL.sub(_digest_of_match, data), seed, multimodal=True)
+    return Prompt(DATA_URL.sub(_digest_of_match, data), seed, multimodal=True)
 
 
 def _raw_ids(text: bytes) -> bytes:
