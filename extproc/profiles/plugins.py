@@ -20,7 +20,7 @@ from extproc.scheduling.profiles import (
     classic_filter_tree,
     shed_when_full,
 )
-from extproc.scheduling.work import DECODE_TOKENS, MEMORY_TOKENS
+from extproc.scheduling.work import ANSWER_TOKENS, DECODE_TOKENS, MEMORY_TOKENS, STEP_TOKENS
 from pools.manifests.fields import (
     boolean,
     choice,
@@ -255,8 +255,8 @@ def _least_work(p: KnownFields) -> Plugin:
 
 def _cold_prompt_spread(p: KnownFields) -> Plugin:
     slack = p.optional("slack", _factor, affinity.SPREAD_SLACK)
-    decode = p.optional("decodeTokens", _tokens, affinity.STEP_TOKENS)
-    answer = p.optional("answerTokens", _tokens, affinity.ANSWER_TOKENS)
+    decode = p.optional("decodeTokens", _tokens, STEP_TOKENS)
+    answer = p.optional("answerTokens", _tokens, ANSWER_TOKENS)
     memory = p.optional("memoryTokens", _tokens, MEMORY_TOKENS)
     return Plugin(filter=lambda: affinity.cold_prompt_spread(slack, decode, answer, memory))
 

@@ -13,8 +13,10 @@ from extproc.scheduling.candidate import Candidate
 from extproc.scheduling.load import PREFILL_RATE
 from extproc.scheduling.profile import Filter, SchedulingRequest
 from extproc.scheduling.work import (
+    ANSWER_TOKENS,
     LASTING_DECODE_TOKENS,
     MEMORY_TOKENS,
+    STEP_TOKENS,
     work_at,
     work_of,
     work_with,
@@ -29,11 +31,6 @@ so it counts for more than its own time. In ``default``; elsewhere it has to be 
 SPREAD_SLACK = 0.5
 MAX_SLACK_TOKENS = 8192.0
 """Nobody waits longer than this for the sake of an even load: 0.5 s of prefill."""
-STEP_TOKENS = 16.0
-"""What one request in flight is worth in prompt tokens to a first token: hardly anything, it makes
-a step of the batch longer."""
-ANSWER_TOKENS = 1024.0
-"""What it is worth to an even load: it stays until its answer is given."""
 SAME_ANSWERS = 1.3
 """"About the fewest answers" are at most so many times the fewest, and one. With a smaller margin
 too few are left to choose from for the sake of even caches: at 1.25 times without the one, one pod

@@ -26,6 +26,11 @@ get every prompt until its queue is as long as the others' batches."""
 LASTING_DECODE_TOKENS = 256.0
 """The same to what stays where it is for long: a prefix or an adapter brings all its requests to
 that endpoint, and each decodes there to its end."""
+STEP_TOKENS = 16.0
+"""The same where only those are looked for whose first token comes about as early: hardly anything.
+What is left to tell apart is told by what follows."""
+ANSWER_TOKENS = 1024.0
+"""The same to an even load: it stays until its answer is given."""
 MEMORY_TOKENS = 2400.0
 """What the KV cache being half in use is worth: 0.15 s of prefill."""
 
