@@ -37,8 +37,7 @@ class SentPicks:
     def sent(self, request_id: str, pick_id: str, now: float) -> bool:
         """A pick goes out. Returns False if Envoy has given up that request before: then nobody
         will tell of the pick again."""
-        if len(request_id) > _MAX_ID:
-            request_id = request_id[:_MAX_ID]
+        request_id = request_id[:_MAX_ID]
         if self._given_up:
             at = self._given_up.pop(request_id, None)
             if at is not None and now - at < LATE:
