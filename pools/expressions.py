@@ -6,6 +6,7 @@ refused where finding that out would stop the event loop for seconds.
 
 from __future__ import annotations
 
+import functools
 import re
 
 import re2  # type: ignore[import-untyped]
@@ -52,6 +53,12 @@ def problem_of_expression(pattern: str) -> str:
         return "is empty"
     if len(pattern) > MOST_CHARACTERS:
         return f"has more than {MOST_CHARACTERS:,} characters"
+    return _refusal(pattern)
+
+
+# A route's are asked about when it is read, and again for each table that they get into.
+@functools.lru_cache(maxsize=2048)
+def _refusal(pattern: str) -> str:
     if _IGNORES_CASE.search(pattern) and _PROPERTY.search(pattern):
         # Ten milliseconds for each \p.
         return r"has both (?i) and \p, which take RE2 too long together: leave out one of them"
