@@ -104,7 +104,7 @@ class DecisionRecord:
         self.kept: Sequence[tuple[str, int]] = ()
         """The steps, where there are no details."""
         self.seconds = 0.0
-        """What deciding cost."""
+        """What deciding cost; remembering it comes on top."""
         self.queued = 0.0
         """Seconds that the request waited to be decided."""
         self.prompt_tokens = 0
@@ -287,7 +287,7 @@ class DecisionLog:
         """How many there have been."""
 
     def next_id(self) -> str:
-        """The id of the decision that is added next."""
+        """The id of the decision that is added next: to be added before another is asked for."""
         return f"{self._prefix}{self.number:x}"
 
     def add(self, record: DecisionRecord) -> None:

@@ -31,7 +31,7 @@ from extproc.metrics import Metrics
 from extproc.model_index import ModelIndex
 from extproc.request import Completed, InferenceRequest, Outcome, Refused, Routed
 from extproc.scheduling.prefix import NO_MATCH, PrefixMatch
-from extproc.scheduling.profile import Decision, Verdict
+from extproc.scheduling.profile import Decision, SchedulingRequest, Verdict
 from pools.model import World
 
 log = structlog.get_logger(__name__)
@@ -53,6 +53,32 @@ EXPLANATION_HEADER: Final = "x-poolpilot-explanation"
 
 def nothing_to_withdraw() -> None:
     """What a pick that was answered at once returns."""
+
+
+class _Choice:
+    """Where a request goes, before it is charged and recorded."""
+
+    __slots__ = ("asked", "at", "decision", "outcome", "queued", "request", "seconds", "view")
+
+    def __init__(
+        self,
+        request: InferenceRequest,
+        outcome: Routed,
+        at: float,
+        seconds: float,
+        queued: float,
+        view: PoolView,
+        asked: SchedulingRequest,
+        decision: Decision,
+    ) -> None:
+        self.request = request
+        self.outcome = outcome
+        self.at = at
+        self.seconds = seconds
+        self.queued = queued
+        self.view = view
+        self.asked = asked
+        self.decision = decision
 
 
 class Director:
@@ -86,6 +112,8 @@ class Director:
         self._clock = clock
         self._rng = rng or random.Random()
         self._on_end = on_end
+        self._answering: _Choice | None = None
+        """Is being answered, and is remembered next."""
         self._world: World | None = None
         self.models = models or ModelIndex()
         self.world_error = ""
@@ -110,11 +138,33 @@ class Director:
     def pick(
         self, request: InferenceRequest, answer: Callable[[Outcome], None]
     ) -> Callable[[], None]:
-        answer(self.decide(request).outcome)
+        choice = self._choose(request, 0.0)
+        if isinstance(choice, DecisionRecord):
+            answer(choice.outcome)
+            return nothing_to_withdraw
+        # A third of the time goes into remembering it, and the answer need not wait for that.
+        self._answering = choice
+        try:
+            answer(choice.outcome)
+        finally:
+            self._remember_answered()
         return nothing_to_withdraw
 
     def decide(self, request: InferenceRequest, queued: float = 0.0) -> DecisionRecord:
         """Decide, charge and record. Returns at once. ``queued``: seconds that it waited before."""
+        choice = self._choose(request, queued)
+        return choice if isinstance(choice, DecisionRecord) else self._remember(choice)
+
+    def _remember_answered(self) -> None:
+        """To be done before anything else that looks at what is under way: an answer that cannot be
+        given ends its request at once, which may let others go."""
+        choice, self._answering = self._answering, None
+        if choice is not None:
+            self._remember(choice)
+
+    def _choose(self, request: InferenceRequest, queued: float) -> _Choice | DecisionRecord:
+        """A choice that is still to be remembered, or the record of a refusal."""
+        self._remember_answered()
         now = self._clock()
         view = self.view_of(request)
         if isinstance(view, Refused):
@@ -146,18 +196,31 @@ class Director:
             model=target if target != request.model else None,
             headers=headers,
         )
+        return _Choice(request, outcome, now, self._clock() - now, queued, view, asked, decision)
+
+    def _remember(self, choice: _Choice) -> DecisionRecord:
+        """Charge and record."""
+        request, asked, decision = choice.request, choice.asked, choice.decision
+        view, target = choice.view, asked.model
         record = self._record(
-            request, outcome, now, view, target, priority, decision, pick_id, asked.prefix
+            request,
+            choice.outcome,
+            choice.at,
+            view,
+            target,
+            asked.priority,
+            decision,
+            choice.outcome.pick_id,
+            asked.prefix,
         )
-        record.queued = queued
+        record.queued, record.seconds = choice.queued, choice.seconds
         record.prompt_tokens, record.output_tokens = asked.prompt_tokens, asked.output_tokens
         if asked.prefix.longest:
-            record.cached_tokens = asked.prefix.tokens_of(chosen[0])
+            record.cached_tokens = asked.prefix.tokens_of(decision.endpoints[0])
         if decision.prefill is not None:
             record.prefill = decision.prefill.key
-        self.ledger.open(record, load.charge_all(asked, decision, now))
-        record.seconds = self._clock() - now
-        self.metrics.decided(view.label, request.model, target, "routed", record.seconds)
+        self.ledger.open(record, self.fleet.load.charge_all(asked, decision, choice.at))
+        self.metrics.decided(view.label, request.model, target, "routed", choice.seconds)
         return record
 
     def refuse(
@@ -169,9 +232,11 @@ class Director:
         queued: float = 0.0,
     ) -> DecisionRecord:
         """Record that somebody else decided to refuse it, who also tells the client."""
+        self._remember_answered()
         return self._refuse(request, refusal, self._clock(), view, priority=priority, queued=queued)
 
     def settle(self, completed: Completed) -> None:
+        self._remember_answered()
         answered = completed.answered
         record = self.ledger.settle(completed.pick_id, answered=answered)
         if record is None:

@@ -151,6 +151,7 @@ class _Process:
     def _answered(self, outcome: Answer) -> None:
         self._withdraw = None  # it holds the request, body and all, and the response may take long
         self._perform(self._exchange.answer(outcome))
+        self._stream.flush()  # Envoy waits for this, and nobody for the rest
         if isinstance(outcome, Routed):
             self._picked = True
             service, request_id = self._service, self._exchange.request_id

@@ -43,6 +43,11 @@ class Stream(Protocol):
     def send(self, message: bytes) -> None:
         """Queue one message. After the stream has ended this does nothing."""
 
+    def flush(self) -> None:
+        """Hand what is queued to the network before the handler goes on, where that costs nothing:
+        not while more of what arrived together is still to be handled. To be called between an
+        answer that is waited for and work that nobody waits for."""
+
     def finish(self, status: GrpcStatus = GrpcStatus.OK, message: str = "") -> None:
         """End the stream after what was queued. Later calls do nothing."""
 

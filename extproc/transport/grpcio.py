@@ -145,6 +145,9 @@ class _Stream:
         if not self._turn and self._writer is None:
             self._writer = asyncio.ensure_future(self._write_later())
 
+    def flush(self) -> None:
+        """Nothing: grpcio writes in a coroutine, which has its turn when the handler is done."""
+
     def finish(self, status: GrpcStatus = GrpcStatus.OK, message: str = "") -> None:
         if self._finished or self._ended:
             return

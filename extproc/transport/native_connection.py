@@ -56,6 +56,10 @@ class Call:
         if self.connection is not None:
             self.connection.send(self, message)
 
+    def flush(self) -> None:
+        if self.connection is not None:
+            self.connection.flush()
+
     def finish(self, status: GrpcStatus = GrpcStatus.OK, message: str = "") -> None:
         if self.connection is not None:
             self.connection.finish(self, status, message)
@@ -73,6 +77,8 @@ class ServerConnection(asyncio.Protocol):
         self._calls: dict[int, Call] = {}
         self._over: list[Call] = []  # their handlers are still to be told
         self._flush_is_due = False
+        self._to_handle = 0
+        """Events that arrived with the one that is being handled, and come after it."""
         self._paused_since: float | None = None
         self._closing_since: float | None = None
         self._draining_since: float | None = None
@@ -149,6 +155,11 @@ class ServerConnection(asyncio.Protocol):
         self._end_call(call)
         self._wake()
 
+    def flush(self) -> None:
+        """Write now, unless what is still to be handled may want to be written with it."""
+        if self._flush_is_due and not self._to_handle:
+            self._write()
+
     def _wake(self) -> None:
         if not self._flush_is_due:
             self._flush_is_due = True
@@ -156,6 +167,14 @@ class ServerConnection(asyncio.Protocol):
 
     def _flush(self) -> None:
         self._flush_is_due = False
+        self._write()
+        http2 = self._http2
+        if http2 is not None and self._closing_since is None and (http2.closed or http2.drained):
+            self._close(http2.fault)
+        if self._over:
+            self._tell_handlers()
+
+    def _write(self) -> None:
         http2, transport = self._http2, self._transport
         if http2 is not None and transport is not None:
             data = http2.outgoing()
@@ -163,10 +182,6 @@ class ServerConnection(asyncio.Protocol):
                 transport.write(data)
                 if self._paused_since is not None:
                     self._check_unwritten(transport)
-            if self._closing_since is None and (http2.closed or http2.drained):
-                self._close(transport, http2.fault)
-        if self._over:
-            self._tell_handlers()
 
     def _check_unwritten(self, transport: asyncio.Transport) -> None:
         size = transport.get_write_buffer_size()
@@ -178,7 +193,7 @@ class ServerConnection(asyncio.Protocol):
             )
             transport.abort()
 
-    def _close(self, transport: asyncio.Transport, fault: ConnectionClosed | None) -> None:
+    def _close(self, fault: ConnectionClosed | None) -> None:
         self._closing_since = self._loop.time()
         if fault is not None:
             self._server.problem(
@@ -188,17 +203,21 @@ class ServerConnection(asyncio.Protocol):
                 code=fault.code.name,
             )
         self._end_all_calls()
-        transport.close()
+        if self._transport is not None:
+            self._transport.close()
 
     # --- Events
 
     def _dispatch(self, events: list[Event], http2: Connection) -> None:
         calls = self._calls
+        self._to_handle = len(events)
         for event in events:
+            self._to_handle -= 1
             if isinstance(event, StreamOpened):
                 self._open(event, http2)
                 continue
             if isinstance(event, ConnectionClosed):
+                self._to_handle = 0
                 return  # what there is to do about it, _close does
             call = calls.get(event.stream_id)
             if call is None or call.handler is None:

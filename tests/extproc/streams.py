@@ -12,11 +12,16 @@ class RecordedStream:
         self.metadata: Mapping[str, str] = metadata or {}
         self.peer = "test"
         self.sent: list[bytes] = []
+        self.flushed = 0
+        """So many of them had been flushed by the handler."""
         self.finished: tuple[GrpcStatus, str] | None = None
 
     def send(self, message: bytes) -> None:
         if self.finished is None:
             self.sent.append(message)
+
+    def flush(self) -> None:
+        self.flushed = len(self.sent)
 
     def finish(self, status: GrpcStatus = GrpcStatus.OK, message: str = "") -> None:
         if self.finished is None:

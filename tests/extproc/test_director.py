@@ -382,6 +382,69 @@ def test_a_prompt_stays_known_where_a_gateway_does_not_tell_who_answered(
     assert director.decide(request).cached_tokens == cached
 
 
+def test_the_answer_goes_out_before_the_pick_is_remembered_and_nothing_is_lost_by_that() -> None:
+    director = make(world(endpoints(1, 2)))
+    remembered: list[int] = []
+
+    def answer(outcome: Outcome) -> None:
+        remembered.append(len(director.ledger))
+
+    director.pick(ask(), answer)
+    assert remembered == [0]
+    assert (
+        len(director.ledger) == len([*director.decisions.latest()]) == sum(in_flight(director)) == 1
+    )
+
+
+def test_a_pick_whose_answer_cannot_be_given_can_be_settled_from_within_it() -> None:
+    director = make(world(endpoints(1, 2)))
+
+    def settle(outcome: Outcome) -> None:
+        assert isinstance(outcome, Routed)
+        director.settle(Completed(outcome.pick_id))
+
+    director.pick(ask(), settle)
+    assert len(director.ledger) == sum(in_flight(director)) == 0
+
+
+def test_a_pick_that_is_made_while_another_is_answered_sees_it() -> None:
+    director = make(world(endpoints(1, 2)), profile="least-load")
+    chosen: list[str] = []
+
+    def answer(outcome: Outcome) -> None:
+        assert isinstance(outcome, Routed)
+        chosen.append(outcome.endpoints[0])
+        chosen.append(routed(director).endpoints[0])
+
+    director.pick(ask(), answer)
+    assert len(set(chosen)) == 2
+    assert in_flight(director) == [1, 1]
+
+
+def test_a_refusal_while_a_pick_is_answered_has_an_id_of_its_own() -> None:
+    director = make(world(endpoints(1)))
+    view = director.fleet.pools[LLAMA]
+
+    def answer(outcome: Outcome) -> None:
+        director.refuse(ask(), Refused(429, "queue-full", "Full."), view, 0)
+
+    director.pick(ask(), answer)
+    [refusal, pick] = director.decisions.latest()
+    assert refusal.id != pick.id
+    assert [refusal, pick] == [director.decisions.get(one.id) for one in (refusal, pick)]
+
+
+def test_a_pick_counts_even_if_answering_it_fails() -> None:
+    director = make(world(endpoints(1)))
+
+    def answer(outcome: Outcome) -> None:
+        raise RuntimeError("the stream is broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        director.pick(ask(), answer)
+    assert len(director.ledger) == 1
+
+
 def test_the_end_of_a_request_is_counted_once_wherever_it_was_served() -> None:
     director = make(world(endpoints(1, 2)))
     outcome = routed(director)

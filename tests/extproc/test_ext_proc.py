@@ -81,6 +81,25 @@ async def test_a_request_is_picked_for_and_its_stream_ends_with_envoys_half() ->
     assert processor.open == 0
 
 
+async def test_an_answer_is_on_its_way_before_the_picker_goes_on() -> None:
+    stream = RecordedStream()
+
+    class Slow(Picker):
+        def pick(
+            self, request: InferenceRequest, answer: Callable[[Outcome], None]
+        ) -> Callable[[], None]:
+            answer(ROUTED)
+            assert stream.flushed == len(stream.sent) == 2
+            self.asked.append(request)
+            return self._withdraw
+
+    picker = Slow()
+    handler = ExternalProcessor(picker).services()[METHOD](stream)
+    handler.on_message(headers())
+    handler.on_message(body(COMPLETION, end=True))
+    assert picker.asked
+
+
 async def test_a_pick_for_a_request_that_envoy_has_given_up_is_settled_at_once() -> None:
     """The question waited in the socket of a picker that was frozen."""
     picker = Picker(ROUTED)

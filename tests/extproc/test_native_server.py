@@ -7,12 +7,14 @@ import contextlib
 import os
 import socket
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 import pytest
 from structlog.testing import capture_logs
 
+from extproc.transport.api import Stream
 from extproc.transport.h2 import Limits
 from extproc.transport.listen import parse_address
 from extproc.transport.native import NativeServer, Upkeep, serve_native
@@ -398,6 +400,62 @@ async def test_everything_that_is_sent_between_two_turns_is_one_write() -> None:
     assert link.wire.writes == 0
     link.clock.run()
     assert link.wire.writes == 1
+
+
+class Flushing(Echo):
+    """Answers, and has something else to do."""
+
+    def __init__(self, stream: Stream, wire: Callable[[], Wire]) -> None:
+        super().__init__(stream)
+        self.wire = wire
+        self.writes: list[int] = []
+
+    def on_message(self, message: bytes) -> None:
+        super().on_message(message)
+        self.stream.flush()
+        self.writes.append(self.wire().writes)
+
+
+async def test_a_handler_can_have_its_answer_written_before_it_goes_on() -> None:
+    link: Link
+    service = Service(lambda stream: Flushing(stream, lambda: link.wire))
+    link = Link(service)
+    link.call(1, b"x")
+    assert link.service.handlers[0].writes == [1]  # type: ignore[attr-defined]
+    assert link.wire.writes == 1, "and nothing is left to be written afterwards"
+    link.service.handlers[0].stream.flush()
+    link.clock.run()
+    assert link.wire.writes == 1, "nor to be flushed"
+
+
+async def test_answers_to_one_read_are_one_write_even_if_each_is_flushed() -> None:
+    link: Link
+    service = Service(lambda stream: Flushing(stream, lambda: link.wire))
+    link = Link(service)
+    link.connection.data_received(
+        b"".join(
+            frame(HEADERS, END_HEADERS, stream, BLOCK) + data(stream, message(b"x"))
+            for stream in (1, 3, 5)
+        )
+    )
+    assert [one.writes for one in link.service.handlers] == [[0], [0], [1]]  # type: ignore[attr-defined]
+    assert link.wire.writes == 1
+
+
+async def test_a_later_answer_can_be_flushed_too() -> None:
+    link = Link(Service())
+    link.call(1)
+    link.wire.writes = 0
+    stream = link.service.handlers[0].stream
+    stream.send(b"late")
+    stream.flush()
+    assert link.wire.writes == 1
+    link.clock.run()
+    assert link.wire.writes == 1
+    stream.finish()
+    link.clock.run()
+    stream.flush()
+    assert link.wire.writes == 2
 
 
 async def test_the_peer_is_an_address_for_people() -> None:
