@@ -233,7 +233,7 @@ class ServerConnection(asyncio.Protocol):
                 self._failed(call)
 
     def _open(self, event: StreamOpened, http2: Connection) -> None:
-        stream_id, request = event
+        stream_id, request = event.stream_id, event.request
         method = self._server.services.get(request.path)
         if method is None:
             http2.finish(stream_id, GrpcStatus.UNIMPLEMENTED, f"no method {request.path}")

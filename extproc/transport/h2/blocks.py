@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from extproc.transport.h2 import frames
 from extproc.transport.h2.frames import ConnectionBrokenError, ErrorCode, StreamBrokenError
 
 
-class Block(NamedTuple):
+class Block:
     """A whole header block."""
 
-    stream_id: int
-    end_stream: bool
-    data: bytes
-    depends_on_itself: bool
+    __slots__ = ("data", "depends_on_itself", "end_stream", "stream_id")
+
+    def __init__(
+        self, stream_id: int, end_stream: bool, data: bytes, depends_on_itself: bool
+    ) -> None:
+        self.stream_id = stream_id
+        self.end_stream = end_stream
+        self.data = data
+        self.depends_on_itself = depends_on_itself
 
 
 class BlockReader:
@@ -64,7 +67,8 @@ class BlockReader:
         if not flags & frames.END_HEADERS:
             return None
         self._head = None
-        return head._replace(data=bytes(self._data))
+        head.data = bytes(self._data)
+        return head
 
     def _check_size(self, size: int) -> None:
         if size > self._max_size:

@@ -178,12 +178,15 @@ class Connection:
             return []
         self._sender.now = now
         try:
-            for kind, flags, stream_id, source, start, stop in self._reader.read(data):
+            reader = self._reader
+            reader.feed(data)
+            while reader.next():
                 try:
-                    if kind == frames.DATA and self._blocks.open_on is None:
-                        self._on_data(source, start, stop, flags, stream_id, now)
+                    if reader.kind == frames.DATA and self._blocks.open_on is None:
+                        self._on_data(reader, now)
                     else:
-                        self._on_frame(kind, flags, stream_id, source[start:stop], now)
+                        payload = reader.data[reader.start : reader.stop]
+                        self._on_frame(reader.kind, reader.flags, reader.stream_id, payload, now)
                 except StreamBrokenError as fault:
                     self._on_stream_fault(fault, now)
         except ConnectionBrokenError as broken:
@@ -260,9 +263,9 @@ class Connection:
 
     # --- DATA
 
-    def _on_data(
-        self, data: bytes, start: int, stop: int, flags: int, stream_id: int, now: float
-    ) -> None:
+    def _on_data(self, frame: FrameReader, now: float) -> None:
+        data, flags, stream_id = frame.data, frame.flags, frame.stream_id
+        start, stop = frame.start, frame.stop
         length = stop - start
         # RFC 9113 6.9: padding counts, and so does what is for streams that are gone.
         self._window -= length

@@ -88,8 +88,7 @@ class StreamBrokenError(Exception):
         self.reason = reason
 
 
-# Length (three bytes, as two numbers), type, flags, stream. The reserved bit of the stream is
-# left to the reader.
+# Length (three bytes, as two numbers), type, flags, stream.
 FRAME_HEADER: Final = struct.Struct(">HBBBI")
 # A DATA frame's header and the gRPC prefix of the message that it carries: compressed flag, length.
 MESSAGE_HEADER: Final = struct.Struct(">HBBBIBI")
