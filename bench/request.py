@@ -10,7 +10,8 @@ Variants: ``native`` and ``grpcio`` (the picker's transports), ``none`` (the sam
 picker: it balances by itself), ``vllm-router`` (the Rust router from PyPI, without Envoy, by its
 ``cache_aware`` and ``round_robin`` policies; where its command is found). Two more tell where time
 goes, if asked for: ``logged`` (the same Envoy without ext-proc, which sends its completion log all
-the same) and ``nothing`` (a picker that reads nothing and always names the same pod).
+the same) and ``nothing`` (a picker that reads nothing and always names the same pod). ``awake`` is
+``native`` with the transport's ``busy_poll``: a core for the sake of single requests.
 
 ``python -m bench.request memory``: what exchanges that are open weigh in the whole picker, those
 whose body is still arriving and those that are picked for.
@@ -68,7 +69,8 @@ from xds.translate.settings import ExtProcSettings, SocketAddress
 
 ROUTERS = ("vllm-router cache_aware", "vllm-router round_robin")
 DEFAULTS = ("native", "grpcio", "none", *ROUTERS)
-VARIANTS = (*DEFAULTS, "logged", "nothing")
+VARIANTS = (*DEFAULTS, "logged", "nothing", "awake")
+BUSY_POLL = ("--transport-limit", "busy_poll=0.005")
 METRICS = """\
 vllm:num_requests_running{model_name="m"} 3
 vllm:num_requests_waiting{model_name="m"} 0
@@ -195,13 +197,16 @@ def _managers(config: Any) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def picker(directory: Path, manifests: Path, transport: str) -> Iterator[tuple[Process, str]]:
+def picker(
+    directory: Path, manifests: Path, transport: str, *options: str
+) -> Iterator[tuple[Process, str]]:
     grpc, http = free_port(), free_port()
     with started(
         *(sys.executable, "-m", "poolpilot", "serve", "extproc", "--manifests", str(manifests)),
         *("--address", f"127.0.0.1:{grpc}", "--health-address", ""),
         *("--http-address", f"127.0.0.1:{http}", "--transport", transport),
         *("--log-level", "error"),
+        *options,
     ) as process:
         until(lambda: urllib.request.urlopen(f"http://127.0.0.1:{http}/readyz", timeout=1).close())
         yield process, f"127.0.0.1:{grpc}"
@@ -286,8 +291,11 @@ def measure(variant: str, size: int, connections: int, seconds: float, pods: int
             if variant == "nothing":
                 server, address = stack.enter_context(nothing(f"127.0.0.1:{ports[0]}"))
             elif variant != "none":
-                transport = "native" if variant == "logged" else variant
-                server, address = stack.enter_context(picker(directory, manifests, transport))
+                transport = "grpcio" if variant == "grpcio" else "native"
+                options = BUSY_POLL if variant == "awake" else ()
+                server, address = stack.enter_context(
+                    picker(directory, manifests, transport, *options)
+                )
             port = free_port()
             config = gateway_config(manifests, port, address, asks=variant != "logged")
             proxy = stack.enter_context(envoy(directory, "gateway", config, port))

@@ -16,6 +16,7 @@ from typing import Final
 import structlog
 
 from extproc.transport.api import Services
+from extproc.transport.busy_poll import BusyPoll
 from extproc.transport.h2 import Limits
 from extproc.transport.listen import UnixAddress, bind, join_host_port, parse_address
 from extproc.transport.native_connection import TICK, ServerConnection
@@ -39,6 +40,8 @@ class Upkeep:
     """After this a client is asked to connect anew (to another replica, perhaps). What it began
     here is finished here."""
     max_connections: int = 4096
+    busy_poll: float = 0.0
+    """For so long after each message more is looked for without sleeping. It takes a core."""
 
 
 class NativeServer:
@@ -52,6 +55,7 @@ class NativeServer:
         self.upkeep = upkeep
         self._tls = tls
         self._loop = asyncio.get_running_loop()
+        self.busy_poll = BusyPoll(self._loop, upkeep.busy_poll) if upkeep.busy_poll else None
         self._connections: set[ServerConnection] = set()
         self._empty = asyncio.Event()
         self._empty.set()

@@ -72,6 +72,7 @@ class ServerConnection(asyncio.Protocol):
     def __init__(self, server: NativeServer, loop: asyncio.AbstractEventLoop) -> None:
         self._server = server
         self._loop = loop
+        self._busy_poll = server.busy_poll
         self._transport: asyncio.Transport | None = None
         self._http2: Connection | None = None
         self._calls: dict[int, Call] = {}
@@ -114,6 +115,8 @@ class ServerConnection(asyncio.Protocol):
         if http2 is None:
             return
         now = self._heard_at = self._loop.time()
+        if self._busy_poll is not None:
+            self._busy_poll.heard(now)
         # What handlers send meanwhile is flushed below: no need to be woken for it.
         self._flush_is_due = True
         self._dispatch(http2.receive(data, now), http2)

@@ -15,6 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from extproc.transport.api import Stream
+from extproc.transport.busy_poll import BusyPoll
 from extproc.transport.h2 import Limits
 from extproc.transport.listen import parse_address
 from extproc.transport.native import NativeServer, Upkeep, serve_native
@@ -400,6 +401,34 @@ async def test_everything_that_is_sent_between_two_turns_is_one_write() -> None:
     assert link.wire.writes == 0
     link.clock.run()
     assert link.wire.writes == 1
+
+
+async def test_a_loop_stays_awake_for_a_while_after_each_message() -> None:
+    clock = Clock()
+    poll = BusyPoll(clock, 0.002)  # type: ignore[arg-type]
+    for _ in range(5):
+        poll.heard(clock.now)
+        clock.now += 0.0015
+        [look] = clock.soon
+        clock.soon.clear()
+        look()  # type: ignore[operator]
+    clock.now += 0.001
+    clock.run()
+    assert clock.soon == [], "and sleeps when nothing comes any more"
+    poll.heard(clock.now)
+    assert len(clock.soon) == 1
+
+
+@pytest.mark.parametrize("seconds", [0.0, 60.0])
+async def test_a_server_stays_awake_if_it_is_told_to(
+    seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = asyncio.Event()
+    monkeypatch.setattr("extproc.transport.busy_poll.os.sched_yield", looked.set)
+    server = await serve_native(SERVICES, "127.0.0.1:0", upkeep=Upkeep(busy_poll=seconds))
+    assert await unary(server.address) == b"x"
+    assert looked.is_set() == (seconds > 0)
+    await stop(server)
 
 
 class Flushing(Echo):
