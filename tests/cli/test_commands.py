@@ -262,17 +262,17 @@ def test_a_certificate_that_is_not_there_is_named_without_a_traceback(manifests:
 
 def test_limits_of_the_transport_are_read_by_their_names() -> None:
     limits, upkeep = transport_limits(
-        ["max_streams=50", "keepalive_interval=2.5", "resets=5/60", "max_connection_age=3600"]
+        ["max_streams=50", "resets=5/60", "max_connection_age=3600", "busy_poll=0.005"]
     )
     assert (limits.max_streams, limits.resets) == (50, Rate(5, 60))
-    assert (upkeep.keepalive_interval, upkeep.max_connection_age) == (2.5, 3600)
+    assert (upkeep.max_connection_age, upkeep.busy_poll) == (3600, 0.005)
     assert transport_limits([]) == (Limits(), Upkeep())
 
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("max_stream=50", "there are connection_window, "),
+        ("max_stream=50", "there are busy_poll, connection_window, "),
         ("max_streams", "write NAME=VALUE"),
         ("max_streams=many", "no whole number"),
         ("max_streams=0", "greater than 0"),
