@@ -628,8 +628,9 @@ class WithoutXds(Stack):
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def processes(tmp_path: Path) -> AsyncIterator[Stack]:
-    """A picker that can be stopped and killed, and an Envoy with little patience."""
+async def processes(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Stack]:
+    """A picker that can be stopped and killed, and an Envoy with little patience. The parameter:
+    seconds that it waits for an answer, where that is limited."""
     stack = WithoutXds(
         tmp_path,
         Ports.free(2),
@@ -655,7 +656,10 @@ async def processes(tmp_path: Path) -> AsyncIterator[Stack]:
             listen_address=LOOPBACK,
             listen_port=stack.ports.listener.port,
             reuse_port=False,
-            ext_proc=ExtProcSettings((SocketAddress(LOOPBACK, stack.ports.extproc.port),)),
+            ext_proc=ExtProcSettings(
+                (SocketAddress(LOOPBACK, stack.ports.extproc.port),),
+                message_timeout=getattr(request, "param", 10.0),
+            ),
             stream_idle_timeout=IDLE_TIMEOUT,
         ),
         XdsServerConfig(port=stack.ports.xds.port),
@@ -714,6 +718,47 @@ async def test_a_picker_that_is_frozen_is_bounded_by_envoys_idle_timeout_and_pas
 
         await eventually(it_is_asked_again, "Envoy's health check finds the picker alive")
         await eventually(nothing_in_flight, "what was asked while it was frozen is settled")
+
+
+@pytest.mark.parametrize("processes", [1.0], indirect=True)
+async def test_a_pick_that_envoy_never_saw_is_settled(processes: Stack) -> None:
+    """Envoy goes on without it, or its client has gone, while the picker is frozen."""
+    picker = processes.children["extproc"]
+    good = json.dumps({"model": BASE_MODEL, "prompt": "Hi", "max_tokens": 4})
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as http:
+
+        async def ask(pool: str, data: str, request_id: str, patience: float = 30) -> int:
+            headers = {"x-pool": pool, "x-request-id": request_id}
+            headers["content-type"] = "application/json"
+            async with http.post(
+                f"{processes.url}/v1/completions",
+                data=data,
+                headers=headers,
+                timeout=aiohttp.ClientTimeout(total=patience),
+            ) as response:
+                return response.status
+
+        async def picks() -> list[dict[str, Any]]:
+            url = f"{processes.extproc_url}/debug/decisions"
+            async with http.get(url) as response:
+                decisions = (await response.json())["decisions"]
+            return [one for one in decisions if one["outcome"] == "routed"]
+
+        async def all_over() -> bool:
+            made = await picks()
+            return len(made) == 3 and all(one["completed"] for one in made)
+
+        assert await ask("closed", "not JSON", "again") == 400
+        assert await ask("closed", good, "before") == 200
+        picker.signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(TimeoutError):
+                await ask("closed", good, "again", patience=0.5)
+            async with http.get(f"{processes.url}/v1/models", headers=TO_OPEN) as response:
+                assert response.status == 200
+        finally:
+            picker.signal(signal.SIGCONT)
+        await eventually(all_over, "the picks that were made when it was too late are settled")
 
 
 async def test_while_a_pool_fails_open_a_client_still_cannot_choose_its_pod(

@@ -65,17 +65,17 @@ _ENDS: Final = frozenset((pb.NotSet, pb.DownstreamEnd))
 
 
 def completions(
-    message: bytes, pick_of: Callable[[str], str] = lambda request_id: ""
+    message: bytes, pick_of: Callable[[str, str], str] = lambda request_id, pick_id: pick_id
 ) -> list[Completed]:
     """The ends of requests that one ``StreamAccessLogsMessage`` tells of. ``pick_of`` gives the
-    pick of a request (by its id) that Envoy gave up; empty: none is known."""
+    pick of a request, by its id and the pick that Envoy saw; empty: none is known."""
     ends: list[Completed] = []
     for entry in pb.StreamAccessLogsMessage.FromString(message).http_logs.log_entry:
         common = entry.common_properties
         if common.access_log_type not in _ENDS:
             continue
         metadata = common.metadata.filter_metadata
-        pick_id = _text(metadata.get(OWN), "pick") or pick_of(entry.request.request_id)
+        pick_id = pick_of(entry.request.request_id, _text(metadata.get(OWN), "pick"))
         if pick_id:
             ends.append(_completed(pick_id, entry, common, metadata))
     return ends
@@ -179,14 +179,14 @@ class AccessLog:
     def stream(self, stream: Stream) -> Handler:
         return _Entries(stream, self._picker, self._pick_of)
 
-    def _pick_of(self, request_id: str) -> str:
-        return self._sent_picks.given_up(request_id, self._clock())
+    def _pick_of(self, request_id: str, pick_id: str) -> str:
+        return self._sent_picks.ended(request_id, pick_id, self._clock())
 
 
 class _Entries:
     __slots__ = ("_pick_of", "_picker", "_stream")
 
-    def __init__(self, stream: Stream, picker: Picker, pick_of: Callable[[str], str]) -> None:
+    def __init__(self, stream: Stream, picker: Picker, pick_of: Callable[[str, str], str]) -> None:
         self._stream = stream
         self._picker = picker
         self._pick_of = pick_of

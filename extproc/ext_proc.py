@@ -118,7 +118,7 @@ def _pool_named(text: str) -> ObjectName | None:
 class _Process:
     """One stream: an exchange, and what its actions do."""
 
-    __slots__ = ("_exchange", "_picked", "_service", "_stream", "_waiting", "_withdraw")
+    __slots__ = ("_asking", "_exchange", "_picked", "_service", "_stream", "_waiting", "_withdraw")
 
     def __init__(self, service: ExternalProcessor, stream: Stream, pool: ObjectName | None) -> None:
         self._service = service
@@ -127,6 +127,8 @@ class _Process:
         self._waiting = _FOR_NOTHING
         self._withdraw: Callable[[], None] | None = None
         self._picked = False
+        self._asking = False
+        """The picker is being asked: what it answers now, it answers before it goes on."""
         service.open += 1
 
     def on_message(self, message: bytes) -> None:
@@ -151,7 +153,8 @@ class _Process:
     def _answered(self, outcome: Answer) -> None:
         self._withdraw = None  # it holds the request, body and all, and the response may take long
         self._perform(self._exchange.answer(outcome))
-        self._stream.flush()  # Envoy waits for this, and nobody for the rest
+        if self._asking:
+            self._stream.flush()  # Envoy waits for this, and nobody for the rest
         if isinstance(outcome, Routed):
             self._picked = True
             service, request_id = self._service, self._exchange.request_id
@@ -165,7 +168,11 @@ class _Process:
                 self._stream.send(action)
             elif isinstance(action, InferenceRequest):
                 action.trace_parent = self._stream.metadata.get("traceparent", "")
-                withdraw = service.picker.pick(action, self._answered)
+                self._asking = True
+                try:
+                    withdraw = service.picker.pick(action, self._answered)
+                finally:
+                    self._asking = False
                 if self._exchange.waiting is _FOR_PICK:
                     self._withdraw = withdraw
             elif isinstance(action, Completed):

@@ -103,7 +103,7 @@ class PoolView:
         """
         members: Sequence[Member] = self.members
         if subset is not None:
-            members = self._in_subset(subset)
+            members = self.in_subset(subset)
             trace.append(("subset", [member.candidate for member in members]))
         if not self.impaired:
             if subset is None:
@@ -111,13 +111,17 @@ class PoolView:
             return [member.candidate for member in members]
         return self._fit(members, now, rng, trace)
 
-    def _in_subset(self, subset: tuple[str, ...]) -> Sequence[Member]:
+    def in_subset(self, subset: tuple[str, ...]) -> Sequence[Member]:
+        """The members that are among these addresses, ``ip`` or ``ip:port``."""
         wanted: dict[str, Member] = {}
         for entry in subset:
             if (member := self._by_key.get(entry)) is not None:
                 wanted[entry] = member
-            else:
-                for member in self._by_address.get(_canonical(entry.strip("[]")), ()):
+                continue
+            host, bracket, port = entry.rpartition("]:")
+            address = (host if bracket else entry).strip("[]")
+            for member in self._by_address.get(_canonical(address), ()):
+                if not bracket or str(member.candidate.endpoint.port) == port:
                     wanted[member.candidate.key] = member
         return list(wanted.values())
 

@@ -48,6 +48,17 @@ class SentPicks:
             picks.popitem(last=False)
         return True
 
+    def ended(self, request_id: str, pick_id: str, now: float) -> str:
+        """Envoy ended a request; ``pick_id`` is the pick that it saw, empty for none. Returns the
+        pick that ends with it, if there is one."""
+        if not pick_id:
+            return self.given_up(request_id, now)
+        request_id = request_id[:_MAX_ID]
+        # A newer one is of another request that has the same id.
+        if self._picks.get(request_id) == pick_id:
+            del self._picks[request_id]
+        return pick_id
+
     def given_up(self, request_id: str, now: float) -> str:
         """Envoy ended a request without having seen a pick. Returns the pick's id; empty if there
         was none (yet)."""

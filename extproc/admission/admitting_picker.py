@@ -30,6 +30,7 @@ from extproc.director import Director, nothing_to_withdraw
 from extproc.fleet import PoolView
 from extproc.request import Completed, InferenceRequest, Outcome, Refused, Routed
 from extproc.scheduling.prefix import BYTES_PER_TOKEN
+from extproc.scheduling.profile import PREFILL_HEADER
 from pools.model import ObjectName
 
 log = structlog.get_logger(__name__)
@@ -137,6 +138,10 @@ class AdmittingPicker:
             return self.director.pick(request, answer)
         view = self.director.view_of(request)
         if isinstance(view, Refused):
+            answer(self.director.decide(request).outcome)
+            return nothing_to_withdraw
+        if request.subset is not None and not view.in_subset(request.subset):
+            # Nothing that it waits for would be for it.
             answer(self.director.decide(request).outcome)
             return nothing_to_withdraw
         gate = self._gates.get(view.name) or self._gate(view)
@@ -366,7 +371,7 @@ class AdmittingPicker:
             return
         for view in member.views:
             if (gate := self._gates.get(view.name)) is not None:
-                if routed.headers:
+                if any(name == PREFILL_HEADER for name, _ in routed.headers):
                     # Another endpoint may do the prefill, and was charged too.
                     gate.saturation.recount()
                 else:

@@ -158,7 +158,9 @@ class Exchange:
         state = self._state
         if state is _ASKED:
             return _FOR_PICK
-        return _FOR_UPLOAD if state is _COLLECTING or state is _REFUSED else _FOR_NOTHING
+        if state is _COLLECTING or state is _REFUSED or self._rewrite_to is not None:
+            return _FOR_UPLOAD
+        return _FOR_NOTHING
 
     # -- what happens to it ---------------------------------------------------------------------
 
@@ -206,7 +208,7 @@ class Exchange:
             return [Withdraw.WITHDRAW, *self._tell(late)]
         if self._state is _REFUSED and self._refused is not None:
             return self._tell(self._refused)
-        if self._state is _COLLECTING:
+        if self._state is _COLLECTING or self._rewrite_to is not None:
             timeout = self._settings.upload_timeout
             message = f"The request body did not arrive within {timeout:g} s."
             return self._tell(Refused(408, "upload-timeout", message))
@@ -219,7 +221,12 @@ class Exchange:
             actions.append(Withdraw.WITHDRAW)
         elif self._response is not None:
             actions += self._response.close(now)
+        elif self._routed is not None and self._response_mode is not _NONE:
+            # Responses are shown to us, and this request got none: its client is gone.
+            actions.append(Completed(self._routed.pick_id, duration=now - self._started))
+            self._routed = None
         self._state = _DONE
+        self._rewrite_to = None
         self._body.clear()
         return actions
 
@@ -377,8 +384,7 @@ class Exchange:
         self._request = None
         self._model = request.model
         if rewrite is not None and not self._can_rewrite(request.body):
-            settled = Completed(pick_id=routed.pick_id, code=_NOT_VISIBLE.status)
-            return [settled, *self._tell(_NOT_VISIBLE)]
+            return self._tell(_NOT_VISIBLE)
         endpoints = ",".join(routed.endpoints)
         # The pool was found by the model, and the headers lead Envoy to its route.
         clear = bool(routed.headers) and routed.pool != request.pool
@@ -389,8 +395,7 @@ class Exchange:
                 try:
                     body = model_name.replaced(request.body, rewrite)
                 except model_name.IntricateError:
-                    settled = Completed(pick_id=routed.pick_id, code=_INTRICATE.status)
-                    return [settled, *self._tell(_INTRICATE)]
+                    return self._tell(_INTRICATE)
             # Only where the client gave a length: beside chunked encoding it would be smuggling.
             if self._has_length:
                 whole = body is not None and self._mode is not _PARTIAL
@@ -483,13 +488,19 @@ class Exchange:
 
     def _let_go(self) -> None:
         self._state = _DONE
+        self._rewrite_to = None
         self._body.clear()
         self._request = None
 
     def _tell(self, refused: Refused) -> list[Action]:
         self._let_go()
         self._refused = refused
-        return [errors.immediate_response(refused, self._api, grpc=self._grpc), refused]
+        actions: list[Action] = []
+        if self._routed is not None:
+            # It was picked for, and comes to nothing.
+            actions.append(Completed(self._routed.pick_id, code=refused.status))
+            self._routed = None
+        return [*actions, errors.immediate_response(refused, self._api, grpc=self._grpc), refused]
 
     def _too_large(self) -> Refused:
         limit = self._settings.body_limit

@@ -113,6 +113,7 @@ class AdmissionPool:
         max_tokens: int | None = None,
         headers: Mapping[str, str] | None = None,
         pool: ObjectName = POOL,
+        subset: tuple[str, ...] | None = None,
         on_answer: Callable[[Sent], None] = lambda sent: None,
     ) -> Sent:
         all_headers = dict(headers or {})
@@ -129,6 +130,7 @@ class AdmissionPool:
                 model="m",
                 objective=objective,
                 fairness_id=flow,
+                subset=subset,
                 body=b"x" * body,
                 prompt_bytes=prompt_bytes,
                 max_tokens=max_tokens,

@@ -59,6 +59,17 @@ def test_a_full_pool_makes_requests_wait_and_every_end_lets_one_in() -> None:
     assert third.routed
 
 
+@pytest.mark.parametrize("objective", ["normal", "batch"])
+@pytest.mark.parametrize("subset", [(), ("10.9.9.9",)])
+def test_who_may_use_none_of_the_endpoints_does_not_wait_for_them(
+    objective: str, subset: tuple[str, ...]
+) -> None:
+    pool, _ = full_pool()
+    refused = pool.send(objective, subset=subset).refused
+    assert (refused.status, refused.reason) == (503, "no-endpoint-in-subset")
+    assert pool.waiting == 0
+
+
 def test_a_burst_on_one_snapshot_does_not_overshoot() -> None:
     pool = AdmissionPool(settings=AdmissionSettings(UtilizationSettings(queue_threshold=5)), pods=4)
     sent = [pool.send() for _ in range(200)]

@@ -254,11 +254,19 @@ def test_a_subset_by_address_or_by_address_and_port_is_kept_to(entry: str) -> No
 
 def test_ipv6_endpoints_are_found_however_they_are_written() -> None:
     director = make(world((Endpoint("2001:db8::1", 8000, "six"), *endpoints(1))))
-    for entry in ("[2001:db8::1]:8000", "2001:db8::1", "[2001:db8::1]", "2001:0db8:0:0::1"):
+    for entry in (
+        "[2001:db8::1]:8000",
+        "2001:db8::1",
+        "[2001:db8::1]",
+        "2001:0db8:0:0::1",
+        "[2001:DB8:0::1]:8000",
+    ):
         assert routed(director, ask(subset=(entry,))).endpoints == ("[2001:db8::1]:8000",)
 
 
-@pytest.mark.parametrize("subset", [(), ("10.0.0.9",), ("10.0.0.1:9999",), ("rubbish",)])
+@pytest.mark.parametrize(
+    "subset", [(), ("10.0.0.9",), ("10.0.0.1:9999",), ("rubbish",), ("[10.0.0.1]:9999",)]
+)
 def test_a_subset_with_none_of_ours_is_503(subset: tuple[str, ...]) -> None:
     answer = refused(make(world(endpoints(1))), ask(subset=subset))
     assert (answer.status, answer.reason) == (503, "no-endpoint-in-subset")

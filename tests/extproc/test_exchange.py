@@ -230,16 +230,28 @@ def test_a_body_that_says_its_model_over_and_over_is_not_rewritten(mode: BodyMod
     over_and_over = b'{"model":"m"' + b',"model":"m"' * 1000 + b"}"
     actions = envoy.hears(headers(mode=mode, x_gateway_model_name="m"))
     actions = envoy.hears(body(over_and_over, end=True))
-    settled = [] if mode is BodyMode.STREAMED else ["Completed"]
-    assert kinds(actions) == [*settled, "immediate_response", "Refused"]
+    assert kinds(actions) == ["Completed", "immediate_response", "Refused"]
     assert (envoy.refusals[0].status, envoy.refusals[0].reason) == (400, "invalid-json")
 
 
 def test_a_streamed_rewrite_cannot_be_ended_by_trailers() -> None:
     envoy = Conversation(REWRITTEN)
     envoy.hears(headers(mode=BodyMode.STREAMED, x_gateway_model_name="m"), body(COMPLETION))
-    assert kinds(envoy.hears(trailers())) == ["immediate_response", "Refused"]
+    assert kinds(envoy.hears(trailers())) == ["Completed", "immediate_response", "Refused"]
     assert envoy.refusals[0].reason == "body-not-visible"
+
+
+def test_a_streamed_rewrite_is_not_waited_for_without_end() -> None:
+    """A client that trickles would have us hold its body for ever."""
+    envoy = Conversation(REWRITTEN)
+    envoy.hears(headers(mode=BodyMode.STREAMED, x_gateway_model_name="m"), body(COMPLETION))
+    assert envoy.exchange.waiting is Waiting.UPLOAD
+    actions = envoy.exchange.expire()
+    assert kinds(actions) == ["Completed", "immediate_response", "Refused"]
+    (refusal,) = [action for action in actions if isinstance(action, Refused)]
+    assert refusal.reason == "upload-timeout"
+    assert envoy.exchange.waiting is Waiting.NOTHING
+    assert envoy.exchange.close(200.0) == []
 
 
 def test_a_streamed_body_that_comes_ahead_tells_its_model_as_soon_as_it_is_there() -> None:
@@ -589,6 +601,23 @@ def test_a_compressed_response_tells_no_tokens() -> None:
 def test_without_a_response_body_phase_its_headers_settle() -> None:
     envoy = routed(BodyMode.NONE)
     assert kinds(envoy.hears(response_headers(200))) == ["response_headers", "Completed"]
+
+
+@pytest.mark.parametrize("mode", [BodyMode.STREAMED, BodyMode.BUFFERED, FDS])
+def test_a_client_that_hangs_up_before_the_response_settles_where_responses_are_shown(
+    mode: BodyMode,
+) -> None:
+    """Long prompts are given up while they are prefilled."""
+    envoy = Conversation()
+    envoy.hears(headers(response_mode=mode), body(COMPLETION, end=True))
+    assert envoy.exchange.close(103.0) == [Completed("pick-1", duration=3.0)]
+    assert envoy.exchange.close(104.0) == []
+
+
+def test_where_no_response_is_shown_the_end_of_the_exchange_says_nothing() -> None:
+    envoy = Conversation()
+    envoy.hears(headers(), body(COMPLETION, end=True))
+    assert envoy.exchange.close(103.0) == []
 
 
 def test_a_client_that_hangs_up_during_the_response_settles() -> None:

@@ -100,6 +100,18 @@ async def test_an_answer_is_on_its_way_before_the_picker_goes_on() -> None:
     assert picker.asked
 
 
+async def test_answers_that_come_later_are_written_together() -> None:
+    """A pool that has room again lets many in at once, and charged them before."""
+    stream = RecordedStream()
+    picker = Picker()
+    handler = ExternalProcessor(picker).services()[METHOD](stream)
+    handler.on_message(headers())
+    handler.on_message(body(COMPLETION, end=True))
+    picker.waiting[0](ROUTED)
+    assert len(stream.sent) == 2
+    assert stream.flushed == 0
+
+
 async def test_a_pick_for_a_request_that_envoy_has_given_up_is_settled_at_once() -> None:
     """The question waited in the socket of a picker that was frozen."""
     picker = Picker(ROUTED)

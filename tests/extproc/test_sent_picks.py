@@ -88,3 +88,20 @@ def test_only_the_newest_are_remembered() -> None:
         picks.ended_without(f"refused-{n}", now=0)
         picks.sent(f"refused-{n}", "pick", now=0)
     assert picks.given_up("refused-99", now=0) == ""
+
+
+def test_a_pick_that_envoy_saw_is_not_taken_for_one_that_it_did_not() -> None:
+    """The client keeps its id for the next request, and gives that one up."""
+    picks = SentPicks()
+    picks.sent("request-1", "pick-1", now=0)
+    assert picks.ended("request-1", "pick-1", now=1) == "pick-1"
+    assert picks.ended("request-1", "", now=2) == "", "its pick is still to be made"
+    assert not picks.sent("request-1", "pick-2", now=3), "and is over then"
+
+
+def test_the_end_of_an_older_request_leaves_the_newer_one_of_its_id_open() -> None:
+    picks = SentPicks()
+    picks.sent("request-1", "pick-1", now=0)
+    picks.sent("request-1", "pick-2", now=1)
+    assert picks.ended("request-1", "pick-1", now=2) == "pick-1"
+    assert picks.ended("request-1", "", now=3) == "pick-2"

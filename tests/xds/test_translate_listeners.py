@@ -127,14 +127,16 @@ def test_a_picker_that_fails_is_told_as_503():
     assert ext_proc(translate(LLAMA))["status_on_error"] == {"code": "ServiceUnavailable"}
 
 
-def test_requests_with_a_pick_and_those_that_went_wrong_are_told_to_the_picker():
+def test_requests_that_may_have_a_pick_are_told_to_the_picker():
     logs = {log["name"]: log for log in manager(translate(LLAMA))["access_log"]}
     log = logs["envoy.access_loggers.http_grpc"]
     common = log["typed_config"]["common_config"]
     assert common["log_name"] == "poolpilot"
     assert common["grpc_service"]["envoy_grpc"]["cluster_name"] == "ext-proc"
     assert common["buffer_flush_interval"] == "0.050s"
-    was_picked, went_wrong = log["filter"]["or_filter"]["filters"]
+    was_picked, went_wrong, to_a_pool = log["filter"]["or_filter"]["filters"]
+    condition = to_a_pool["extension_filter"]["typed_config"]["expression"]
+    assert condition == "!has(xds.cluster_name) || xds.cluster_name.startsWith('pool/')"
     assert went_wrong == {"response_flag_filter": {}}, "any flag"
     condition = was_picked["metadata_filter"]
     assert condition["matcher"]["filter"] == "poolpilot"

@@ -19,6 +19,7 @@ from xds.translate.names import (
     LB_NAMESPACE,
     OWN_NAMESPACE,
     PICK_KEY,
+    POOL_CLUSTERS,
     USAGE_NAMESPACE,
 )
 from xds.translate.pack import any_of, seconds
@@ -68,7 +69,7 @@ def access_logs(features: Features, settings: TranslateSettings) -> list[accessl
         logs += [
             accesslog.AccessLog(
                 name="envoy.access_loggers.http_grpc",
-                filter=_has_to_be_settled(),
+                filter=_may_have_been_picked_for(features),
                 typed_config=any_of(_completions(settings, picker)),
             )
             for picker in log_clusters(settings.ext_proc)
@@ -76,12 +77,27 @@ def access_logs(features: Features, settings: TranslateSettings) -> list[accessl
     return logs
 
 
-def _has_to_be_settled() -> accesslog.AccessLogFilter:
-    """Requests that the picker sent somewhere, and those that went wrong: what Envoy gave up while
-    the pick was on its way has no pick that Envoy knows of."""
-    went_wrong = accesslog.AccessLogFilter(response_flag_filter=accesslog.ResponseFlagFilter())
+def _may_have_been_picked_for(features: Features) -> accesslog.AccessLogFilter:
+    """Requests that the picker sent somewhere, and all others that it may have been asked about:
+    what Envoy gave up, or sent on without waiting, may get a pick that Envoy never sees. The picker
+    counts on an entry for each, those that it refused itself included."""
+    filters = [
+        _was_picked(),
+        accesslog.AccessLogFilter(response_flag_filter=accesslog.ResponseFlagFilter()),
+    ]
+    if features.log_expressions:
+        # No cluster yet: the picker was to find the pool by the model.
+        to_a_pool = f"xds.cluster_name.startsWith('{POOL_CLUSTERS}')"
+        filters.append(_expression(f"!has(xds.cluster_name) || {to_a_pool}"))
+    return accesslog.AccessLogFilter(or_filter=accesslog.OrFilter(filters=filters))
+
+
+def _expression(text: str) -> accesslog.AccessLogFilter:
     return accesslog.AccessLogFilter(
-        or_filter=accesslog.OrFilter(filters=[_was_picked(), went_wrong])
+        extension_filter=accesslog.ExtensionFilter(
+            name="envoy.access_loggers.extension_filters.cel",
+            typed_config=any_of(ExpressionFilter(expression=text)),
+        )
     )
 
 
@@ -141,16 +157,10 @@ def error_bodies(features: Features) -> hcm.LocalReplyConfig:
         )
         for flag, (code, message) in _ERRORS.items()
     ]
-    if features.picker_errors:
-        failed = ExpressionFilter(expression="response.code_details.startsWith('ext_proc_error')")
+    if features.log_expressions:
         mappers.append(
             _mapper(
-                accesslog.AccessLogFilter(
-                    extension_filter=accesslog.ExtensionFilter(
-                        name="envoy.access_loggers.extension_filters.cel",
-                        typed_config=any_of(failed),
-                    )
-                ),
+                _expression("response.code_details.startsWith('ext_proc_error')"),
                 "picker_failed",
                 "The endpoint picker did not answer, and this pool fails closed.",
             )

@@ -46,8 +46,9 @@ class Features:
     """The gRPC access log extension."""
     stdout_log: bool = True
     """The standard output access log extension (1.20)."""
-    picker_errors: bool = True
-    """Access log filters in CEL, which tell the picker's failures from other errors (1.26)."""
+    log_expressions: bool = True
+    """Access log filters in CEL (1.26). They tell the picker's failures from other errors, and
+    requests to pools from others."""
     traces: bool = True
     """OpenTelemetry traces, sent over HTTP, with samplers (1.33)."""
     previous_hosts: bool = True
@@ -69,7 +70,7 @@ _SINCE: dict[str, Version] = {
     "sse_usage": (1, 38, 0),
     "early_header_mutation": (1, 25, 0),
     "stdout_log": (1, 20, 0),
-    "picker_errors": (1, 26, 0),
+    "log_expressions": (1, 26, 0),
     "traces": (1, 33, 0),
 }
 
@@ -80,7 +81,7 @@ _EXTENSIONS: dict[str, tuple[str, ...]] = {
     "early_header_mutation": ("envoy.http.early_header_mutation.header_mutation",),
     "completion_log": ("envoy.access_loggers.http_grpc",),
     "stdout_log": ("envoy.access_loggers.stdout",),
-    "picker_errors": ("envoy.access_loggers.extension_filters.cel",),
+    "log_expressions": ("envoy.access_loggers.extension_filters.cel",),
     "traces": (
         "envoy.tracers.opentelemetry",
         "envoy.tracers.opentelemetry.samplers.parent_based",
@@ -106,7 +107,8 @@ _CONSEQUENCE: dict[str, str] = {
     "pool by their model",
     "completion_log": "the picker is not told how requests end",
     "stdout_log": "no access log on standard output",
-    "picker_errors": "clients get an empty body when the picker fails",
+    "log_expressions": "clients get an empty body when the picker fails; what went on without its "
+    "pick is counted until it expires",
     "traces": "Envoy makes no traces",
     "previous_hosts": "a retry may go to the endpoint that just failed",
 }

@@ -39,9 +39,13 @@ ACCESS_LOG = "poolpilot"
 """``log_name`` of the gRPC access log."""
 
 
+POOL_CLUSTERS = "pool/"
+"""What the names of the clusters of pools begin with."""
+
+
 def pool_cluster(pool: ObjectName) -> str:
     """The cluster of a pool, which is also the name of its endpoints."""
-    return f"pool/{pool}"
+    return f"{POOL_CLUSTERS}{pool}"
 
 
 def service_cluster(service: ObjectName, port: int) -> str:
