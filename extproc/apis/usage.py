@@ -48,8 +48,9 @@ class UsageReader:
     def feed(self, chunk: bytes) -> None:
         if not chunk:
             return
-        if not self._head:
-            self._head = chunk[:HEAD]
+        if len(self._head) < HEAD:
+            # The first event may come in several chunks.
+            self._head += chunk[: HEAD - len(self._head)]
         if len(chunk) > TAIL:
             chunk = chunk[-TAIL:]
         last = self._last
