@@ -61,18 +61,18 @@ class UsageReader:
 
     def usage(self) -> Usage:
         """What was told so far."""
-        told = _last_usage(b"".join(self._last))
+        told = _told(b"".join(self._last), last=True)
         prompt, cached = _prompt(told)
         if prompt is None:
-            prompt, cached = _prompt(_last_usage(self._head))
+            prompt, cached = _prompt(_told(self._head, last=False))
         return Usage(prompt, cached, _count(told, "completion_tokens", "output_tokens"))
 
 
-def _last_usage(data: bytes) -> Mapping[str, object]:
-    """The last object under a key ``usage``. It may be null in all events but the last one."""
-    end = len(data)
+def _told(data: bytes, last: bool) -> Mapping[str, object]:
+    """The last (or first) object under a key ``usage``. It may be null in all events but one."""
+    at, end = -1, len(data)
     for _ in range(_LOOKS):
-        at = data.rfind(_KEY, 0, end)
+        at = data.rfind(_KEY, 0, end) if last else data.find(_KEY, at + 1)
         if at < 0:
             break
         value = data[at + len(_KEY) :].lstrip(b" \t\r\n")
@@ -90,12 +90,18 @@ def _last_usage(data: bytes) -> Mapping[str, object]:
 
 def _prompt(usage: Mapping[str, object]) -> tuple[int | None, int | None]:
     """Tokens of the prompt, and how many of them were cached."""
-    cached = _count(usage, "cache_read_input_tokens")
+    prompt = _count(usage, "prompt_tokens", "input_tokens")
     for key in ("prompt_tokens_details", "input_tokens_details"):
         details = usage.get(key)
         if isinstance(details, dict):
             cached = _count(details, "cached_tokens")
-    return _count(usage, "prompt_tokens", "input_tokens"), cached
+            if cached is not None:
+                return prompt, cached
+    # The Anthropic API leaves what came from the cache out of the input tokens.
+    cached = _count(usage, "cache_read_input_tokens")
+    if prompt is not None and cached is not None:
+        prompt += cached
+    return prompt, cached
 
 
 def _count(usage: Mapping[str, object], *keys: str) -> int | None:

@@ -50,9 +50,7 @@ CHAT = (
 ANTHROPIC = stream(
     {
         "type": "message_start",
-        "message": {
-            "usage": {"input_tokens": 12, "output_tokens": 1, "cache_read_input_tokens": 8}
-        },
+        "message": {"usage": {"input_tokens": 4, "output_tokens": 1, "cache_read_input_tokens": 8}},
     },
     *[{"type": "content_block_delta", "delta": {"text": "word " * 20}} for _ in range(400)],
     {"type": "message_delta", "usage": {"output_tokens": 34}},
@@ -95,6 +93,28 @@ def test_the_first_chunks_may_end_inside_the_event_that_tells_the_prompt() -> No
     assert len(ANTHROPIC) > TAIL, "the beginning is not among what is kept of the end"
     for first in (1, 60, 123):
         assert read(ANTHROPIC, first, 1, 7) == TOLD
+
+
+def test_an_anthropic_server_counts_what_it_read_from_its_cache_beside_the_rest_of_the_prompt() -> (
+    None
+):
+    told = {"input_tokens": 4, "cache_read_input_tokens": 8, "output_tokens": 34}
+    assert read(json.dumps({"content": [], "usage": told}).encode()) == TOLD
+    without_cache = {"input_tokens": 12, "cache_read_input_tokens": None, "output_tokens": 34}
+    assert read(json.dumps({"usage": without_cache}).encode()) == Usage(12, None, 34)
+
+
+def test_a_short_anthropic_stream_tells_its_prompt_in_the_first_event_too() -> None:
+    start = {"type": "message_start", "message": {"usage": {"input_tokens": 12}}}
+    end = {"type": "message_delta", "usage": {"output_tokens": 34}}
+    assert read(stream(start, end)) == Usage(12, None, 34)
+
+
+def test_the_last_event_knows_the_cache_where_the_first_did_not() -> None:
+    """vLLM counts the whole prompt first, and takes the cached part off when it is known."""
+    start = {"type": "message_start", "message": {"usage": {"input_tokens": 12}}}
+    told = {"input_tokens": 4, "cache_read_input_tokens": 8, "output_tokens": 34}
+    assert read(stream(start, {"type": "message_delta", "usage": told})) == TOLD
 
 
 def test_what_the_model_writes_is_not_taken_for_its_usage() -> None:
