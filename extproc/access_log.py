@@ -27,7 +27,8 @@ METHOD: Final = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
 OWN: Final = "poolpilot"
 """Metadata namespace in which the answer to Envoy put the pick's id."""
 USAGE: Final = "poolpilot.usage"
-"""Metadata namespace into which Envoy's filters put the token usage of a response."""
+"""Metadata namespace into which Envoy's filters put the token usage of a response: numbers under
+``prompt_tokens``, ``cached_tokens``, ``cache_read_tokens`` and ``completion_tokens``."""
 
 FLAGS: Final[dict[str, str]] = {
     "failed_local_healthcheck": "LH",
@@ -105,6 +106,13 @@ def _completed(
     )
     usage = metadata.get(USAGE)
     counts = usage.fields if usage is not None else _NO_COUNTS
+    prompt_tokens = _tokens(counts.get("prompt_tokens"))
+    cached_tokens = _tokens(counts.get("cached_tokens"))
+    if cached_tokens is None:
+        # The Anthropic API leaves what came from the cache out of the prompt's tokens.
+        cached_tokens = _tokens(counts.get("cache_read_tokens"))
+        if prompt_tokens is not None and cached_tokens is not None:
+            prompt_tokens += cached_tokens
     request, response = entry.request, entry.response
     return Completed(
         pick_id=pick_id,
@@ -116,8 +124,8 @@ def _completed(
         tried=tried or answered,
         attempts=common.upstream_request_attempt_count or 1,
         flags=flags,
-        prompt_tokens=_tokens(counts.get("prompt_tokens")),
-        cached_tokens=_tokens(counts.get("cached_tokens")),
+        prompt_tokens=prompt_tokens,
+        cached_tokens=cached_tokens,
         completion_tokens=_tokens(counts.get("completion_tokens")),
         request_bytes=request.request_body_bytes,
         response_bytes=response.response_body_bytes,

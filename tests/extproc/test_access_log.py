@@ -109,6 +109,25 @@ def test_token_usage_comes_from_the_metadata_of_envoys_filters() -> None:
 
 
 @pytest.mark.parametrize(
+    ("counts", "prompt", "cached"),
+    [
+        ({"prompt_tokens": 4, "cache_read_tokens": 8}, 12, 8),
+        ({"prompt_tokens": 4, "cache_read_tokens": 0}, 4, 0),
+        ({"prompt_tokens": 4, "cache_read_tokens": -1}, 4, None),
+        ({"prompt_tokens": 12, "cached_tokens": 8, "cache_read_tokens": 8}, 12, 8),
+        ({"cache_read_tokens": 8}, None, 8),
+    ],
+)
+def test_what_is_counted_beside_the_prompt_is_added_to_it(
+    counts: dict[str, int], prompt: int | None, cached: int | None
+) -> None:
+    used = entry()
+    used.common_properties.metadata.filter_metadata["poolpilot.usage"].update(counts)
+    (end,) = told(used)
+    assert (end.prompt_tokens, end.cached_tokens) == (prompt, cached)
+
+
+@pytest.mark.parametrize(
     "count", [float("nan"), float("inf"), -1, 1e300, "", "x", "9" * 5000, True, [1], None]
 )
 def test_what_is_no_count_of_tokens_is_left_out(count: object) -> None:

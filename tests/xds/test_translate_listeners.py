@@ -151,6 +151,56 @@ def test_access_logs_and_token_counts_can_be_turned_off():
     assert list(filters(found)) == ["envoy.filters.http.ext_proc", "envoy.filters.http.router"]
 
 
+def _usage_rules(found: Snapshot) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """For JSON bodies, and for streamed events."""
+    delegate = filters(found)["envoy.filters.http.match_delegate"]["extension_config"]
+    plain = delegate["typed_config"]["response_rules"]["rules"]
+    parser = filters(found)["envoy.filters.http.sse_to_metadata"]["response_rules"]
+    streamed = parser["content_parser"]["typed_config"]["rules"]
+    assert all(one.keys() == {"rule"} for one in streamed), "the last event that tells counts"
+    return plain, [one["rule"] for one in streamed]
+
+
+def test_tokens_are_counted_in_every_api_and_no_path_is_tried_in_vain():
+    def paths(rules: list[dict[str, Any]]) -> list[tuple[str, str]]:
+        return [
+            (one["on_present"]["key"], ".".join(key["key"] for key in one["selectors"]))
+            for one in rules
+        ]
+
+    plain, streamed = _usage_rules(translate(LLAMA))
+    anthropic = [
+        ("prompt_tokens", "usage.input_tokens"),
+        ("completion_tokens", "usage.output_tokens"),
+        ("cache_read_tokens", "usage.cache_read_input_tokens"),
+    ]
+    openai = [
+        ("prompt_tokens", "usage.prompt_tokens"),
+        ("completion_tokens", "usage.completion_tokens"),
+        ("cached_tokens", "usage.prompt_tokens_details.cached_tokens"),
+    ]
+    of_responses = [("cached_tokens", "usage.input_tokens_details.cached_tokens")]
+    assert paths(plain) == anthropic + openai + of_responses
+    message_start = [
+        ("prompt_tokens", "message.usage.input_tokens"),
+        ("cache_read_tokens", "message.usage.cache_read_input_tokens"),
+    ]
+    response_completed = [
+        ("prompt_tokens", "response.usage.input_tokens"),
+        ("completion_tokens", "response.usage.output_tokens"),
+        ("cached_tokens", "response.usage.input_tokens_details.cached_tokens"),
+    ]
+    assert paths(streamed) == message_start + anthropic + openai + response_completed
+
+
+def test_a_count_that_is_missing_leaves_what_was_told_before():
+    plain, streamed = _usage_rules(translate(LLAMA))
+    for one in plain + streamed:
+        assert one.keys() == {"selectors", "on_present"}
+        assert one["on_present"].keys() == {"metadata_namespace", "key", "type"}
+        assert one["on_present"]["metadata_namespace"] == "poolpilot.usage"
+
+
 def test_envoy_traces_where_a_collector_is_named_and_clients_traces_decide():
     assert "tracing" not in manager(translate(LLAMA))
     settings = TranslateSettings(

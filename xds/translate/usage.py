@@ -24,11 +24,36 @@ from xds.translate.names import USAGE_NAMESPACE
 from xds.translate.pack import any_of
 from xds.translate.settings import TranslateSettings
 
-_PATHS = {
-    "prompt_tokens": ("usage", "prompt_tokens"),
-    "completion_tokens": ("usage", "completion_tokens"),
-    "cached_tokens": ("usage", "prompt_tokens_details", "cached_tokens"),
-}
+_Paths = tuple[tuple[str, tuple[str, ...]], ...]
+"""Metadata keys, each with the path to a value in a document. A value that is there overwrites what
+an earlier path or event said, one that is missing or null does not."""
+
+# Every path is tried on every document (about 0.2 us), so there is none that no API has.
+_EITHER: _Paths = (
+    # Anthropic's messages, and vLLM's at the end of a stream as well: all but what was cached.
+    ("prompt_tokens", ("usage", "input_tokens")),
+    ("completion_tokens", ("usage", "output_tokens")),
+    ("cache_read_tokens", ("usage", "cache_read_input_tokens")),
+    # OpenAI's completions and chat completions.
+    ("prompt_tokens", ("usage", "prompt_tokens")),
+    ("completion_tokens", ("usage", "completion_tokens")),
+    ("cached_tokens", ("usage", "prompt_tokens_details", "cached_tokens")),
+)
+_PLAIN: _Paths = (
+    *_EITHER,
+    # OpenAI's responses; the other two counts are called as Anthropic's.
+    ("cached_tokens", ("usage", "input_tokens_details", "cached_tokens")),
+)
+_STREAMED: _Paths = (
+    # Anthropic's first event (message_start), before the last one (message_delta).
+    ("prompt_tokens", ("message", "usage", "input_tokens")),
+    ("cache_read_tokens", ("message", "usage", "cache_read_input_tokens")),
+    *_EITHER,
+    # OpenAI's response.completed, or response.incomplete.
+    ("prompt_tokens", ("response", "usage", "input_tokens")),
+    ("completion_tokens", ("response", "usage", "output_tokens")),
+    ("cached_tokens", ("response", "usage", "input_tokens_details", "cached_tokens")),
+)
 
 
 def usage_filters(features: Features, settings: TranslateSettings) -> list[HttpFilter]:
@@ -78,7 +103,7 @@ def _small_json() -> ExtensionWithMatcher:
     )
 
 
-def _rules() -> list[json_usage.JsonToMetadataRule]:
+def _rules(paths: _Paths) -> list[json_usage.JsonToMetadataRule]:
     return [
         json_usage.JsonToMetadataRule(
             selectors=[json_usage.JsonToMetadataSelector(key=key) for key in path],
@@ -88,14 +113,14 @@ def _rules() -> list[json_usage.JsonToMetadataRule]:
                 type=json_usage.JsonToMetadataValueType.NUMBER,
             ),
         )
-        for name, path in _PATHS.items()
+        for name, path in paths
     ]
 
 
 def _json() -> json_usage.JsonToMetadata:
     return json_usage.JsonToMetadata(
         response_rules=json_usage.JsonToMetadataMatchRules(
-            rules=_rules(),
+            rules=_rules(_PLAIN),
             # The default matches "application/json" alone, not with a charset behind it.
             allow_content_types_regex=RegexMatcher(regex=r"application/json(\s*;.*)?"),
         )
@@ -103,7 +128,7 @@ def _json() -> json_usage.JsonToMetadata:
 
 
 def _sse() -> sse_usage.SseToMetadata:
-    rules = [json_parser.JsonContentParserRuleConfig(rule=rule) for rule in _rules()]
+    rules = [json_parser.JsonContentParserRuleConfig(rule=rule) for rule in _rules(_STREAMED)]
     return sse_usage.SseToMetadata(
         response_rules=sse_usage.SseToMetadataProcessingRules(
             max_event_size=65536,
