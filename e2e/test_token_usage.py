@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -117,6 +118,10 @@ STREAMED: dict[str, tuple[str, list[dict[str, Any]], dict[str, int | None]]] = {
 }
 
 
+PIECE = 50_000
+"""Bytes that a pod sends at once."""
+
+
 class Gateway:
     """Our configuration in a real Envoy, our picker, and a pod that answers as it is told."""
 
@@ -135,7 +140,11 @@ class Gateway:
         await stream.prepare(request)
         for event in self.answer:
             name = f"event: {event['type']}\n" if "type" in event else ""
-            await stream.write(f"{name}data: {json.dumps(event)}\n\n".encode())
+            data = f"{name}data: {json.dumps(event)}\n\n".encode()
+            for at in range(0, len(data), PIECE):
+                await stream.write(data[at : at + PIECE])
+                # As over a network: Envoy does not see the whole of a long event at once.
+                await asyncio.sleep(0.001)
         return stream
 
     async def tokens(self, path: str, answer: dict[str, Any] | list[dict[str, Any]]) -> Any:
@@ -208,3 +217,17 @@ async def test_every_api_tells_its_tokens_plain_and_streamed(gateway: Gateway) -
         assert await gateway.tokens(path, document) == told, name
     for name, (path, events, told) in STREAMED.items():
         assert await gateway.tokens(path, events) == told, name
+
+
+async def test_the_last_event_of_a_long_response_repeats_all_of_it_and_is_read(
+    gateway: Gateway,
+) -> None:
+    long = "word " * 60_000
+    events = [response("created", None), response("completed", RESPONSES, text=long)]
+    assert await gateway.tokens("/v1/responses", events) == TOLD
+
+
+async def test_an_event_too_large_to_be_read_costs_no_response(gateway: Gateway) -> None:
+    events = [response("completed", RESPONSES, text="word " * 1_000_000)]
+    told = await gateway.tokens("/v1/responses", events)
+    assert told == dict.fromkeys(TOLD)

@@ -69,6 +69,10 @@ def usage_filters(features: Features, settings: TranslateSettings) -> list[HttpF
     return filters
 
 
+_MAX_EVENT = 512 * 1024
+"""Bytes of an event; larger ones are not read. OpenAI's response.completed repeats the whole answer
+and the tools of its request. Envoy looks through an event again for each piece of it that arrives,
+so the time for an event grows with the square of this."""
 _LESS_THAN_A_MEGABYTE = "[0-9]{1,6}"
 
 
@@ -131,7 +135,7 @@ def _sse() -> sse_usage.SseToMetadata:
     rules = [json_parser.JsonContentParserRuleConfig(rule=rule) for rule in _rules(_STREAMED)]
     return sse_usage.SseToMetadata(
         response_rules=sse_usage.SseToMetadataProcessingRules(
-            max_event_size=65536,
+            max_event_size=_MAX_EVENT,
             content_parser=TypedExtensionConfig(
                 name="envoy.content_parsers.json",
                 typed_config=any_of(json_parser.JsonContentParser(rules=rules)),
