@@ -222,7 +222,7 @@ async def test_a_dead_pod_costs_no_request_and_is_soon_left_out(gateway: Gateway
         if health.out_until is not None:
             break
     await eventually(lambda: health.out_until is not None)
-    assert health.fault == "connect-failure"
+    assert health.fault == "passed-over"
 
 
 async def test_what_became_of_a_request_can_be_read_back(gateway: Gateway) -> None:

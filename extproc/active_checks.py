@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
+from extproc.polling import interval_among
 from extproc.signals.fetch import ScrapeError
 from extproc.signals.scraper import Fetch
 
@@ -39,11 +40,10 @@ class CheckSettings:
         if self.failures < 1 or self.successes < 1:
             raise ValueError("check failures and successes: must be at least 1")
 
-    @property
-    def hold(self) -> float:
-        """Seconds for which one failed check keeps an endpoint out: until two more are due. So
-        nobody stays out for ever if checks end."""
-        return 2.5 * (self.interval + self.timeout)
+    def hold(self, endpoints: int) -> float:
+        """Seconds for which one failed check keeps one of so many endpoints out: until two more are
+        due. So nobody stays out for ever if checks end."""
+        return 2.5 * (interval_among(endpoints, self.interval) + self.timeout)
 
 
 class CheckState:
@@ -113,4 +113,4 @@ class ActiveChecks:
         if state.well:
             self._sink.check_passed(key, now)
         else:
-            self._sink.check_failed(key, now + self._settings.hold, now)
+            self._sink.check_failed(key, now + self._settings.hold(len(self._states)), now)

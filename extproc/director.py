@@ -116,6 +116,7 @@ class Director:
         """Is being answered, and is remembered next."""
         self._world: World | None = None
         self.models = models or ModelIndex()
+        self.metrics.is_known = self.models.names
         self.world_error = ""
         """Why a newer World than :attr:`world` is not in force; empty: there is none."""
 

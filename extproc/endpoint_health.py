@@ -24,6 +24,8 @@ class Fault(enum.StrEnum):
     """What went wrong at an endpoint."""
 
     CONNECT = "connect-failure"
+    PASSED_OVER = "passed-over"
+    """Envoy went on to the next endpoint: no connection could be made, or it answered with 503."""
     RESET = "reset"
     ERROR = "5xx"
     SCRAPE = "scrape-failure"
@@ -41,7 +43,7 @@ class HealthPolicy:
     """When an endpoint is taken out, and how it comes back."""
 
     connect_failures: int = 2
-    """In a row, until it is out."""
+    """In a row, until it is out; those that it was passed over for count with them."""
     resets: int = 3
     errors: int = 5
     scrape_failures: int = 3
@@ -55,7 +57,7 @@ class HealthPolicy:
 
     def limit(self, fault: Fault) -> int:
         match fault:
-            case Fault.CONNECT:
+            case Fault.CONNECT | Fault.PASSED_OVER:
                 return self.connect_failures
             case Fault.RESET:
                 return self.resets
@@ -146,7 +148,13 @@ class EndpointHealth:
         self._scrape_failures = 0
         self._scrape_ok = True
         self._metrics_distrusted = False
-        if was_away and self.out_until is not None and now < self.out_until:
+        if (
+            was_away
+            and self.out_until is not None
+            and now < self.out_until
+            # Those ask something else than the metrics, which another process may serve.
+            and self.fault is not Fault.CHECK
+        ):
             self.out_until = now
 
     def scrape_failed(self, now: float) -> bool:
@@ -205,14 +213,14 @@ def judge(
     """Which endpoints failed, and which one did well (empty: none), in one finished request.
 
     ``endpoints`` is the ordered list of its pick. Envoy walks down it, so those before the one that
-    it tried last have failed in a way that it retries: hardly ever anything else than a connection
-    that could not be made.
+    it tried last have failed in a way that it retries: a connection that could not be made, or an
+    answer that asks to try elsewhere.
     """
     tried = completed.served or completed.tried
     again = max(0, completed.attempts - 1)
     if tried in endpoints:
         again = min(again, endpoints.index(tried))
-    faults = [(key, Fault.CONNECT) for key in endpoints[:again]]
+    faults = [(key, Fault.PASSED_OVER) for key in endpoints[:again]]
     flags = completed.flags
     if not tried:
         pass

@@ -23,6 +23,7 @@ POOL_METADATA: Final = "x-inference-pool"
 """gRPC metadata by which Envoy's route tells the pool: ``namespace/name``."""
 
 
+_COMPLAINTS: Final = 100
 _FOR_NOTHING: Final = Waiting.NOTHING
 _FOR_UPLOAD: Final = Waiting.UPLOAD
 _FOR_PICK: Final = Waiting.PICK
@@ -46,7 +47,8 @@ class ExternalProcessor:
         self.sent_picks = SentPicks()
         self.open = 0
         """Exchanges in progress."""
-        self._last_complaint = ""
+        self._complaints: set[str] = set()
+        """What was logged about routes, once."""
         self._loop = asyncio.get_running_loop()
         self.time = self._loop.time
         self._uploads = _Clock(self._loop, self.settings.upload_timeout)
@@ -59,8 +61,8 @@ class ExternalProcessor:
         try:
             pool = _pool_named(stream.metadata.get(POOL_METADATA, ""))
         except ValueError as error:
-            if str(error) != self._last_complaint:
-                self._last_complaint = str(error)
+            if str(error) not in self._complaints and len(self._complaints) < _COMPLAINTS:
+                self._complaints.add(str(error))
                 log.error(
                     "a route names its pool wrongly", metadata=POOL_METADATA, error=str(error)
                 )

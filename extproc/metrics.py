@@ -85,6 +85,9 @@ class Metrics:
     def __init__(self, max_models: int = MAX_MODELS) -> None:
         self._max_models = max_models
         self._models: set[str] = set()
+        self.is_known: Callable[[str], bool] = lambda model: False
+        """Whether a model is one that the configuration or a pod names. Those have a label of their
+        own, however many others clients have made up."""
         self._rewrites: set[tuple[str, str]] = set()
         """Labels of a model and its target, where they differ."""
         self.requests: Counts = defaultdict(int)
@@ -103,7 +106,7 @@ class Metrics:
         """The model's name, or ``other`` once there are too many."""
         if model in self._models:
             return model
-        if len(self._models) < self._max_models and len(model) < MAX_NAME:
+        if len(model) < MAX_NAME and (len(self._models) < self._max_models or self.is_known(model)):
             self._models.add(model)
             return model
         return OTHER

@@ -89,6 +89,10 @@ class ModelIndex:
             return None
         return self._named.get(model) or self._reported.get(model) or self._any_model
 
+    def names(self, model: str) -> bool:
+        """Whether an object or a pod names the model."""
+        return model in self._named or model in self._reported
+
     @property
     def complete(self) -> bool:
         """Whether every endpoint has been asked. Before that, an unknown model may be a known one

@@ -20,6 +20,12 @@ MAX_PER_SECOND = 100.0
 SPREAD = 0.05
 """Seconds over which the first questions are spread."""
 
+
+def interval_among(endpoints: int, interval: float) -> float:
+    """Seconds between two questions to one of so many, where ``interval`` is wanted."""
+    return max(interval, endpoints / MAX_PER_SECOND)
+
+
 Ask = Callable[[str, str], Awaitable[None]]
 """Called with an endpoint's key and the address (``ip:port``) to ask; deals with its own errors."""
 
@@ -50,5 +56,5 @@ class Poller:
             except Exception:
                 # A loop must not end: nobody would ask this endpoint again.
                 log.exception(f"{self._name} failed", endpoint=key)
-            interval = max(self._interval, len(self._loops) / MAX_PER_SECOND)
+            interval = interval_among(len(self._loops), self._interval)
             await asyncio.sleep(interval * self._rng.uniform(0.9, 1.1))

@@ -85,6 +85,22 @@ def test_a_passed_check_ends_what_checks_began_and_nothing_else() -> None:
     assert health.standing(1.0) is Standing.OUT, "it answers checks, but not requests"
 
 
+def test_metrics_that_come_again_do_not_end_what_checks_began() -> None:
+    """They may be served by another process than the model."""
+    health = EndpointHealth(HealthPolicy())
+    health.scrape_succeeded(0.0)
+    health.check_failed(until=25.0, now=10.0)
+    health.scrape_failed(11.0)
+    health.scrape_succeeded(11.2)
+    assert health.standing(24.9) is Standing.OUT
+
+
+def test_where_each_of_many_is_asked_less_often_it_is_kept_out_for_longer() -> None:
+    settings = CheckSettings(interval=1.0, timeout=1.0)
+    assert settings.hold(10) == 5.0
+    assert settings.hold(1000) > 2 * 10.0, "two checks of each, at 100 a second"
+
+
 class Pods:
     """Answer checks unless they are ill or hang."""
 
@@ -153,7 +169,7 @@ async def test_when_checks_end_nobody_stays_out_for_ever() -> None:
         await checks(endpoint.key, endpoint.key)
     health = fleet.members[endpoint.key].health
     assert health.standing(clock()) is Standing.OUT
-    await asyncio.sleep(SETTINGS.hold)
+    await asyncio.sleep(SETTINGS.hold(1))
     assert health.standing(clock()) is not Standing.OUT
 
 

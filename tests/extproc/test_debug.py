@@ -211,6 +211,14 @@ def test_clients_cannot_make_up_ever_more_label_values() -> None:
     assert {labels[1] for labels in metrics.requests} == {"model-0", "model-1", "model-2", OTHER}
 
 
+def test_clients_that_make_up_names_take_no_label_from_models_that_exist() -> None:
+    metrics = Metrics(max_models=3)
+    metrics.is_known = {"llama"}.__contains__
+    for model in ("a", "b", "c", "d", "llama"):
+        metrics.decided("p", model, model, "routed", 1e-5)
+    assert {labels[1] for labels in metrics.requests} == {"a", "b", "c", "llama", OTHER}
+
+
 def test_names_that_clients_have_rewritten_are_not_told_apart_by_pairs_without_end() -> None:
     metrics = Metrics(max_models=10)
     for model in range(20):

@@ -319,7 +319,7 @@ def test_an_endpoint_that_envoy_cannot_connect_to_is_left_out_and_comes_back_slo
         outcome = routed(director)
         assert dead not in outcome.endpoints
         end(director, outcome, served=outcome.endpoints[0])
-    assert director.metrics.ejections == {(dead, "connect-failure"): 1}
+    assert director.metrics.ejections == {(dead, "passed-over"): 1}
 
     def share() -> float:
         picked: Counter[str] = Counter()

@@ -20,7 +20,8 @@ def take_out(health: EndpointHealth, now: float, fault: Fault = Fault.CONNECT) -
 
 
 @pytest.mark.parametrize(
-    ("fault", "times"), [(Fault.CONNECT, 2), (Fault.RESET, 3), (Fault.ERROR, 5)]
+    ("fault", "times"),
+    [(Fault.CONNECT, 2), (Fault.PASSED_OVER, 2), (Fault.RESET, 3), (Fault.ERROR, 5)],
 )
 def test_so_many_failures_in_a_row_take_it_out(fault: Fault, times: int) -> None:
     health = fresh()
@@ -130,9 +131,9 @@ def test_an_answer_is_to_the_credit_of_whoever_gave_it() -> None:
     assert judge(completed(404, served="a:1"), ENDPOINTS) == ((), "a:1")
 
 
-def test_those_that_envoy_passed_over_could_not_be_connected_to() -> None:
+def test_those_that_envoy_passed_over_have_failed() -> None:
     assert judge(completed(served="c:1", attempts=3), ENDPOINTS) == (
-        (("a:1", Fault.CONNECT), ("b:1", Fault.CONNECT)),
+        (("a:1", Fault.PASSED_OVER), ("b:1", Fault.PASSED_OVER)),
         "c:1",
     )
 
@@ -143,7 +144,7 @@ def test_one_that_envoy_no_longer_knew_is_not_blamed() -> None:
 
 def test_an_endpoint_is_not_blamed_twice_over_however_often_envoy_tried() -> None:
     assert judge(completed(served="b:1", attempts=4), ENDPOINTS) == (
-        (("a:1", Fault.CONNECT),),
+        (("a:1", Fault.PASSED_OVER),),
         "b:1",
     )
 
@@ -152,7 +153,7 @@ def test_when_all_were_tried_in_vain_all_failed() -> None:
     faults, served = judge(
         completed(503, tried="z:1", attempts=4, flags=frozenset({"UF", "URX"})), ENDPOINTS
     )
-    assert faults == (*((key, Fault.CONNECT) for key in ENDPOINTS), ("z:1", Fault.CONNECT))
+    assert faults == (*((key, Fault.PASSED_OVER) for key in ENDPOINTS), ("z:1", Fault.CONNECT))
     assert served == ""
 
 
