@@ -6,13 +6,14 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extproc.apis import model_name
 from extproc.apis.fields import Fields, read, read_prefix
 from extproc.apis.path import api_of
 from extproc.apis.restore import ModelRestorer
+from extproc.raw_json import made_strict, undone
 from extproc.request import Api, Refused
 
 # -- paths -------------------------------------------------------------------------------------
@@ -202,7 +203,14 @@ def test_of_a_large_body_the_prompt_stays_as_it_was_sent() -> None:
         (b'{"model": "m"' + b" " * (1 << 20), "invalid-json"),
         (b'{"prompt": "' + b"x" * (1 << 20) + b'"}', "missing-model"),
         (b'{"model": "\xff", "prompt": "' + b"x" * (1 << 20) + b'"}', "invalid-json"),
-        (b'{"model": "m", "max_tokens": 1e999, "x": "' + b"x" * (1 << 20) + b'"}', "invalid-json"),
+        (b'{"model": "\\ud83d", "prompt": "' + b"x" * (1 << 20) + b'"}', "invalid-json"),
+        (b'{"model": "m", "prompt": "' + b"x" * (1 << 20) + b'\xff"}', "invalid-json"),
+        (b'{"model": "m", "n": NaN, "max_tokens": }' + b" " * (1 << 20), "invalid-json"),
+        (b'{"model": "m", "n": 1NaN}' + b" " * (1 << 20), "invalid-json"),
+        (b'{"model": "m", "n": - Infinity}' + b" " * (1 << 20), "invalid-json"),
+        (b"[NaN]" + b" " * (1 << 20), "invalid-json"),
+        (b'{"model": "' + b"m" * (1 << 20) + b'"}', "missing-model"),
+        (b'{"model": [' + b" " * (1 << 20) + b"]}", "missing-model"),
         (b'{"model": "m", "max_tokens": ' + b"9" * 5000 + b" " * (1 << 20) + b"}", "invalid-json"),
     ],
 )
@@ -210,6 +218,230 @@ def test_a_large_body_is_refused_for_the_same_reasons(body: bytes, reason: str) 
     refused = read(Api.COMPLETIONS, body)
     assert isinstance(refused, Refused)
     assert refused.reason == reason
+
+
+keys = st.sampled_from(["model", "prompt", 'mo"del', "mod\\el", "a", ""]) | st.text(max_size=6)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def escaped(key: str) -> str:
+    """The JSON string of ``key`` with every character written as an escape."""
+    units = key.encode("utf-16-be").hex()
+    return '"' + "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4)) + '"'
+
+
+_LARGE = 1 << 20
+apis = st.sampled_from([api for api in Api if api is not Api.OTHER])
+
+
+@st.composite
+def odd_values(draw: st.DrawFn) -> str:
+    """JSON text as clients write it, also what only lenient parsers take, or none."""
+    return draw(
+        st.sampled_from(
+            [
+                '"m"',
+                "true",
+                "7",
+                "-1",
+                "7.0",
+                "null",
+                '""',
+                "NaN",
+                "Infinity",
+                "-Infinity",
+                "1e400",
+                "-1e400",
+                "1" * 300,
+                '"NaN and -Infinity"',
+                '"\\ud83d"',
+                '"cut \\uD83D"',
+                '"\\ude00\\ud83d"',
+                '"\\ud83d\\ude00"',
+                '"\\\\ud83d \\\\\\ud83d"',
+                '"\U0001f600"',
+                '{"max_tokens":NaN}',
+                '{"max_tokens":8,"x":[Infinity]}',
+                '{"max_tokens":9,"max_tokens":"\\ud83d"}',
+                '{"model":"inner","prompt":NaN}',
+                "[NaN,{}]",
+                '["\\udfff",[-Infinity]]',
+                "[1,2]",
+                "[" * 50 + "]" * 50,
+                # No JSON to any parser.
+                "--Infinity",
+                "-NaN",
+                "1NaN",
+                "NaN1",
+                "NaNNaN",
+                "nan",
+                "Infinit",
+                "+Infinity",
+                "1-Infinity",
+                "01",
+                "NaN,",
+                "[NaN",
+                '"\\NaN"',
+                '"\\ud8"',
+                '"\\u00NaN"',
+                '"\t\\ud83d"',
+                "",
+            ]
+        )
+        | json_values.map(json.dumps)
+    )
+
+
+@st.composite
+def odd_objects(draw: st.DrawFn) -> bytes:
+    """The text of an object with the keys that matter, some twice, some in escapes."""
+    names = ["model", "stream", "max_tokens", "max_completion_tokens", "max_output_tokens"]
+    names += ["sampling_params", "prompt", "suffix", "messages", "tools", "input", "instructions"]
+    names += ["system", "token_ids", "cache_salt", "temperature", "other"]
+    members = [] if draw(st.integers(0, 3)) == 0 else ['"model":"m"']
+    for name in draw(st.lists(st.sampled_from(names), max_size=5)):
+        key = escaped(name) if draw(st.booleans()) else json.dumps(name)
+        members.append(f"{key}:{draw(odd_values())}")
+    draw(st.randoms()).shuffle(members)
+    return f"{{{','.join(members)}}}".encode()
+
+
+def padded(body: bytes, way: str) -> bytes:
+    """The same content in more than 1 MiB."""
+    if way == "blanks before":
+        return b" " * _LARGE + body
+    if way == "blanks inside":
+        return body.replace(b"{", b"{" + b"\n" * _LARGE, 1)
+    if way == "blanks after":
+        return body + b"\r" * _LARGE
+    comma = b"" if body == b"{}" else b","
+    return b'{"padding":"' + b"x" * _LARGE + b'"' + comma + body[1:]
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    apis,
+    odd_objects(),
+    st.sampled_from(["blanks before", "blanks inside", "blanks after", "member"]),
+)
+def test_whatever_a_body_holds_it_is_read_alike_below_and_above_1_mib(
+    api: Api, body: bytes, way: str
+) -> None:
+    small, large = read(api, body), read(api, padded(body, way))
+    if isinstance(small, Refused) or isinstance(large, Refused):
+        assert isinstance(small, Refused), large
+        assert isinstance(large, Refused), small
+        assert (large.status, large.reason) == (small.status, small.reason)
+        return
+    assert (large.model, large.stream, large.max_tokens) == (
+        small.model,
+        small.stream,
+        small.max_tokens,
+    )
+    # The prompt is as the client wrote it. (Its size is roughly that: it is not decoded.)
+    keys_of_texts = {
+        Api.COMPLETIONS: ["prompt"],
+        Api.CHAT_COMPLETIONS: ["tools", "messages"],
+        Api.RESPONSES: ["tools", "instructions", "input"],
+        Api.EMBEDDINGS: [],
+        Api.MESSAGES: ["tools", "system", "messages"],
+        Api.GENERATE: ["token_ids"],
+    }[api]
+    keys = ["cache_salt", *keys_of_texts] if keys_of_texts else []
+    document = json.loads(body)
+    for key, text in zip(keys, large.prompt_json, strict=True):
+        assert (key in document) == (text != b"")
+        # By repr, since NaN equals nothing.
+        assert text == b"" or repr(json.loads(text)) == repr(document[key])
+
+
+@pytest.mark.parametrize(
+    "odd",
+    ["NaN", "-Infinity", "1e400", '"cut in an emoji \\ud83d"', '"NaN \\ud83d"'],
+)
+def test_a_large_body_may_hold_what_a_small_one_may(odd: str) -> None:
+    """JavaScript writes half a surrogate pair where it cuts a long prompt in an emoji."""
+    body = '{"stream":true,"model":"NaN m","max_tokens":7,"prompt":["\\ud83d NaN",%s],"x":%s}'
+    large = read(Api.COMPLETIONS, (body % (odd, odd)).encode() + b" " * _LARGE)
+    assert isinstance(large, Fields)
+    assert (large.model, large.stream, large.max_tokens) == ("NaN m", True, 7)
+    prompt = f'["\\ud83d NaN",{odd}]'.encode()
+    assert large.prompt_json == (b"", prompt)
+    assert large.prompt_bytes == len(prompt)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *(b"NaN", b"Infinity", b"-Infinity", b"\\ud", b"\\uD", b"\\uf", b"\\ue", b" 0 "),
+                *(b" 1 ", b"    0    ", b"    2    ", b"    4   ", b"-", b"I", b"N", b"\\"),
+            ]
+        ),
+        min_size=1,
+    ),
+    st.integers(0, 20),
+)
+def test_what_was_made_strict_is_undone_wherever_pieces_are_cut(
+    words: list[bytes], blanks: int
+) -> None:
+    text = b"[" + b" " * blanks + b"".join(words) * (150_000 // len(b"".join(words))) + b"]"
+    first, second = made_strict(text)
+    assert len(first) == len(second) == len(text)
+    assert undone(first, second) == text
+
+
+def test_the_limit_in_large_sampling_parameters_is_found() -> None:
+    schema = {"x": "y" * (1 << 17), "max_tokens": 3}
+    sampling = {"guided_json": schema, "max_tokens": 8, "top_p": float("nan")}
+    small = fields_of(Api.GENERATE, sampling_params=sampling)
+    large = fields_of(Api.GENERATE, sampling_params=sampling, padding="x" * _LARGE)
+    assert small.max_tokens == large.max_tokens == 8
+
+
+def test_a_name_that_is_too_long_is_refused_in_a_large_body_also_where_none_is_needed() -> None:
+    for body in (
+        b'{"model": "' + b"m" * 20_000 + b'"}',
+        b'{"model": [' + b" " * 20_000 + b"]}",
+    ):
+        small = read(Api.GENERATE, body)
+        large = read(Api.GENERATE, body + b" " * _LARGE)
+        assert isinstance(small, Refused)
+        assert small == large
+
+
+@pytest.mark.parametrize(
+    "filler",
+    [
+        b'"":0,',
+        b'"model":"m",',
+        b'"model":NaN,',
+        b'"\\u0061":0,',
+        b'"x":NaN,',
+        b'"x":-Infinity,',
+        b'"\\ud83d":0,',
+        b'"a":[[]],',
+        b'"a":[' + (b"[" * 14 + b"]" * 14 + b",") * 100_000 + b"0],",
+        b'"x":[' + b"-Infinity," * 100_000 + b"0],",
+        b'"x":"' + b"\\ud83d" * 100_000 + b'",',
+        b'"x":"' + b"\\" * 200_000 + b'",',
+        b'"x":' + b"[" * 900 + b"]" * 900 + b",",
+        b'"x":' + (b"[[]" + b",[]" * 6000 + b",") * 400 + b"0" + b"]" * 400 + b",",
+        b'"prompt":"' + b"\\ud83d" * 1_300_000 + b'",',
+    ],
+)
+def test_leniency_with_a_large_body_does_not_take_long(filler: bytes) -> None:
+    """What makes the strict parser fail comes last: then all of it is looked at twice."""
+    body = b'{"model":"m",' + filler * ((8 << 20) // len(filler)) + b'"model":"m","z":NaN}'
+    began = time.process_time()
+    found = read(Api.COMPLETIONS, body)
+    assert time.process_time() - began < 1.0
+    assert isinstance(found, Fields)
+    assert found.model == "m"
 
 
 def test_the_pictures_of_a_large_body_are_not_taken_for_text() -> None:
@@ -247,14 +479,6 @@ def test_generate_needs_no_model() -> None:
     assert found.model == ""
 
 
-keys = st.sampled_from(["model", "prompt", 'mo"del', "mod\\el", "a", ""]) | st.text(max_size=6)
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
-    max_leaves=12,
-)
-
-
 @given(json_values)
 def test_any_json_is_read_or_refused(value: object) -> None:
     for api in Api:
@@ -269,12 +493,6 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
 
 
 # -- the model's name in the raw bytes ---------------------------------------------------------
-
-
-def escaped(key: str) -> str:
-    """The JSON string of ``key`` with every character written as an escape."""
-    units = key.encode("utf-16-be").hex()
-    return '"' + "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4)) + '"'
 
 
 @st.composite
