@@ -31,8 +31,13 @@ def _nested(depth: int) -> bytes:
     return inside
 
 
-_INSIDE: Final = _nested(12)
-_SHALLOW: Final = re.compile(_INSIDE, re.DOTALL)
+_LARGE: Final = 1_048_576
+"""Bytes of a body in which less is skipped in bulk: what nests deeper than a pattern can skip is
+looked at once for each level of the pattern, which 30 MB would take seconds for."""
+_DEPTH: Final = 12
+_DEPTH_IN_LARGE: Final = 2
+_INSIDE: Final = re.compile(_nested(_DEPTH), re.DOTALL)
+_INSIDE_LARGE: Final = re.compile(_nested(_DEPTH_IN_LARGE), re.DOTALL)
 _USUAL: Final = 64
 """Members of a body; with more, they are skipped in bulk."""
 _MOST_KEYS: Final = 100
@@ -42,13 +47,20 @@ _MOST_TURNS: Final = 100_000
 _ANY: Final = 1 << 60
 # The key in any spelling that a JSON parser takes for it.
 _MODEL: Final = rb'"(?:m|\\u006[dD])(?:o|\\u006[fF])(?:d|\\u0064)(?:e|\\u0065)(?:l|\\u006[cC])"'
-# Members that are not the model and not nested deeply, each with its comma.
-_OTHERS: Final = re.compile(
-    rb'(?:[ \t\r\n]*+(?!%b)"%b"[ \t\r\n]*+:[ \t\r\n]*+'
-    rb'(?:"%b"|[\[{]%b[\]}]|[^"\[\]{}, \t\r\n]++)[ \t\r\n]*+,)*+'
-    % (_MODEL, _CHARS, _CHARS, _INSIDE),
-    re.DOTALL,
-)
+
+
+def _others(depth: int) -> re.Pattern[bytes]:
+    """Members that are not the model and nest no deeper than ``depth``, each with its comma."""
+    return re.compile(
+        rb'(?:[ \t\r\n]*+(?!%b)"%b"[ \t\r\n]*+:[ \t\r\n]*+'
+        rb'(?:"%b"|[\[{]%b[\]}]|[^"\[\]{}, \t\r\n]++)[ \t\r\n]*+,)*+'
+        % (_MODEL, _CHARS, _CHARS, _nested(depth)),
+        re.DOTALL,
+    )
+
+
+_OTHERS: Final = _others(_DEPTH)
+_OTHERS_LARGE: Final = _others(_DEPTH_IN_LARGE)
 _QUOTE, _BACKSLASH, _BRACE, _BRACKET = b'"\\{['
 
 
@@ -84,6 +96,7 @@ def _container_end(body: bytes, start: int, turns: int) -> tuple[int, int]:
     :raises IntricateError: there were too few.
     """
     depth, at, size = 0, start, len(body)
+    inside = _INSIDE if size <= _LARGE else _INSIDE_LARGE
     while at < size:
         turns -= 1
         if turns < 0:
@@ -97,7 +110,7 @@ def _container_end(body: bytes, start: int, turns: int) -> tuple[int, int]:
             depth -= 1
             if depth == 0:
                 return at + 1, turns
-        skipped = _SHALLOW.match(body, at + 1)
+        skipped = inside.match(body, at + 1)
         at = skipped.end() if skipped else size
     return -1, turns
 
@@ -167,6 +180,7 @@ def spans(body: bytes) -> list[tuple[int, int]]:
     """
     found: list[tuple[int, int]] = []
     at, seen, turns = _begin(body), 0, _MOST_TURNS
+    skippable = _OTHERS if len(body) <= _LARGE else _OTHERS_LARGE
     while (member := _member(body, at, turns)) is not None:
         key, start, at, turns = member
         turns -= 1
@@ -177,7 +191,7 @@ def spans(body: bytes) -> list[tuple[int, int]]:
         seen += 1
         if seen > _USUAL:
             gap = _GAP.match(body, at)
-            others = _OTHERS.match(body, gap.end() if gap else at)
+            others = skippable.match(body, gap.end() if gap else at)
             at = others.end() if others else at
     return found
 

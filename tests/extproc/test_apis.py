@@ -576,6 +576,16 @@ def test_a_body_made_to_keep_the_picker_busy_is_not_looked_through(filler: bytes
     assert time.process_time() - began < 0.5
 
 
+@pytest.mark.parametrize("levels", [0, 1, 3, 13, 40])
+def test_a_large_body_is_looked_through_however_deeply_it_nests(levels: int) -> None:
+    """Less of it is skipped in bulk, so that nobody waits for what cannot be."""
+    part = b"[" * levels + b'{"text": "model", "model": "not this"}' + b"]" * levels
+    body = b'{"messages": [' + b",".join([part] * 100 + [b'"' + b"x" * (2 << 20) + b'"'])
+    body += b'], "model": "m", "last": ' + part + b"}"
+    after = model_name.replaced(body, "target")
+    assert after == body.replace(b'"model": "m"', b'"model": "target"')
+
+
 @pytest.mark.parametrize("name", ['a"b', "a\\b", "grüße", "\n"])
 def test_a_name_with_special_characters_is_escaped(name: str) -> None:
     after = model_name.replaced(b'{"model":"a","n":1e400}', name)
