@@ -54,6 +54,7 @@ from pools.model import (
     ValueMatchType,
     World,
 )
+from tests.certificates import self_signed
 from xds.bootstrap import (
     BootstrapSettings,
     bootstrap,
@@ -67,6 +68,7 @@ from xds.snapshot import Node, Snapshot
 from xds.translate import (
     ExtProcSettings,
     Features,
+    PickerTls,
     SocketAddress,
     TranslateSettings,
     features_of,
@@ -76,6 +78,8 @@ from xds.translate import (
 from xds.translate.render import render_static
 
 NAME = ObjectName.parse
+SHOWN = self_signed("envoy", authority=True)
+PICKER_TLS = PickerTls(SHOWN.chain.decode(), SHOWN.chain.decode(), SHOWN.key.decode())
 
 
 def pool(text: str, **more: Any) -> InferencePool:
@@ -262,6 +266,11 @@ def test_envoy_accepts_the_routes_that_pools_get_by_themselves(count: int, tmp_p
         TranslateSettings(ext_proc=ExtProcSettings(targets=(parse_target("unix:/run/p.sock"),))),
         TranslateSettings(
             ext_proc=ExtProcSettings(targets=(parse_target("picker:9002"),), health_port=9003)
+        ),
+        TranslateSettings(
+            ext_proc=ExtProcSettings(
+                (parse_target("picker-0:9002"), parse_target("picker-1:9002")), tls=PICKER_TLS
+            )
         ),
     ],
 )

@@ -67,8 +67,8 @@ def client_status(
     request: status_pb2.ClientStatusRequest,
     may_see: Callable[[Node], bool] = lambda _: True,
 ) -> status_pb2.ClientStatusResponse:
-    """Answer a request. Secrets are named, never shown. Raises ValueError for a matcher that this
-    server does not understand."""
+    """Answer a request. What holds a private key is named, never shown. Raises
+    ValueError for a matcher that this server does not understand."""
     response = status_pb2.ClientStatusResponse()
     for node in status.nodes:
         if not may_see(node.node) or not _selected(node.node, request.node_matchers):
@@ -90,7 +90,7 @@ def _describe(config: status_pb2.ClientConfig, stream: StreamStatus, *, contents
             shown = has if has is not None and has.body else wanted
             if shown is not None:
                 entry.version_info = shown.version
-                if contents and described.type_url != SECRET:
+                if contents and not _secret(shown):
                     _put(entry.xds_config, shown)
             if described.acked is not None and has is not None:
                 entry.last_updated.FromNanoseconds(int(described.acked.at * 1e9))
@@ -100,8 +100,13 @@ def _describe(config: status_pb2.ClientConfig, stream: StreamStatus, *, contents
                 entry.error_state.details = rejection.message
                 entry.error_state.version_info = rejection.version or ""
                 entry.error_state.last_update_attempt.FromNanoseconds(int(rejection.at * 1e9))
-                if wanted is not None and contents and described.type_url != SECRET:
+                if wanted is not None and contents and not _secret(wanted):
                     _put(entry.error_state.failed_configuration, wanted)
+
+
+def _secret(resource: Resource) -> bool:
+    """Also a cluster may hold a key, inline as PEM: that which Envoy shows to the picker."""
+    return resource.type_url == SECRET or b"PRIVATE KEY-----" in resource.body
 
 
 def _put(target: any_pb2.Any, resource: Resource) -> None:

@@ -29,7 +29,7 @@ from poolpilot.statuses import (
 )
 
 if TYPE_CHECKING:
-    from xds.translate import TranslateSettings
+    from xds.translate import PickerTls, TranslateSettings
 
 T = TypeVar("T")
 
@@ -151,6 +151,53 @@ ClientCa = Annotated[
         envvar="POOLPILOT_XDS_TLS_CLIENT_CA",
         help="PEM file of the authority whose certificates Envoys must show.",
         rich_help_panel=TLS,
+    ),
+]
+PICKER_TLS = "TLS from Envoy to the picker"
+PickerTlsCa = Annotated[
+    Path | None,
+    typer.Option(
+        "--picker-tls-ca",
+        metavar="FILE",
+        envvar="POOLPILOT_PICKER_TLS_CA",
+        help="Have Envoy reach the picker over TLS. PEM file of the authority that signed the "
+        "picker's certificate, which the picker serves with --tls-certificate. This server reads "
+        "it, once at start, and sends it to Envoys.",
+        rich_help_panel=PICKER_TLS,
+    ),
+]
+PickerTlsCertificate = Annotated[
+    Path | None,
+    typer.Option(
+        "--picker-tls-certificate",
+        metavar="FILE",
+        envvar="POOLPILOT_PICKER_TLS_CERTIFICATE",
+        help="PEM file of the certificate that Envoys show to a picker with --tls-client-ca. Read "
+        "once at start, and sent to Envoys.",
+        rich_help_panel=PICKER_TLS,
+    ),
+]
+PickerTlsKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--picker-tls-key",
+        metavar="FILE",
+        envvar="POOLPILOT_PICKER_TLS_KEY",
+        help="PEM file of its private key. It is part of what this server answers to every Envoy: "
+        "ask for their certificates (--tls-client-ca), or whoever reaches --address gets the key.",
+        rich_help_panel=PICKER_TLS,
+    ),
+]
+PickerTlsName = Annotated[
+    str | None,
+    typer.Option(
+        "--picker-tls-name",
+        metavar="NAME",
+        envvar="POOLPILOT_PICKER_TLS_NAME",
+        help="DNS name that the picker's certificate must have, also sent as SNI. Without it, the "
+        "host name in --picker; where that is an IP address or a Unix socket, any certificate "
+        "from the authority will do.",
+        rich_help_panel=PICKER_TLS,
     ),
 ]
 
@@ -414,6 +461,10 @@ def serve_xds(
     tls_certificate: Certificate = None,
     tls_key: Key = None,
     tls_client_ca: ClientCa = None,
+    picker_tls_ca: PickerTlsCa = None,
+    picker_tls_certificate: PickerTlsCertificate = None,
+    picker_tls_key: PickerTlsKey = None,
+    picker_tls_name: PickerTlsName = None,
     grace: Grace = 5,
     log_level: Level = LogLevel.INFO,
     log_format: Format = LogFormat.AUTO,
@@ -429,6 +480,7 @@ def serve_xds(
       poolpilot bootstrap > envoy.yaml && envoy -c envoy.yaml
     """
     from poolpilot import logs, parts
+    from poolpilot.commands.picker_tls import read_picker_tls
     from poolpilot.lifecycle import run_until_stopped
     from xds.config import TlsConfig, XdsServerConfig
     from xds.http import HttpConfig
@@ -451,7 +503,13 @@ def serve_xds(
     http_host, http_port = listen_address(http_address, "--http-address")
     http = HttpConfig(http_host, http_port, tuple(http_name), tuple(envoy_admin))
     settings = _translate_settings(
-        listen, picker, reuse_port, own_picker, trace_collector, trace_share
+        listen,
+        picker,
+        reuse_port,
+        own_picker,
+        trace_collector,
+        trace_share,
+        read_picker_tls(picker_tls_ca, picker_tls_certificate, picker_tls_key, picker_tls_name),
     )
     server = XdsServerConfig(
         host=host, port=port, tls=_tls(TlsConfig, tls_certificate, tls_key, tls_client_ca)
@@ -727,6 +785,7 @@ def _translate_settings(
     own_pickers: list[str],
     trace_collector: str = "",
     trace_share: float = 1.0,
+    picker_tls: PickerTls | None = None,
 ) -> TranslateSettings:
     from poolpilot.commands.addresses import collector_address, socket_address, target_address
     from xds.translate import ExtProcSettings, TranslateSettings
@@ -738,7 +797,7 @@ def _translate_settings(
             listen_address=listener.host,
             listen_port=listener.port,
             reuse_port=reuse_port,
-            ext_proc=ExtProcSettings(targets),
+            ext_proc=ExtProcSettings(targets, tls=picker_tls),
             own_pickers=frozenset(own_pickers),
             trace_collector=collector_address(trace_collector, "--trace-collector"),
             trace_share=trace_share,

@@ -25,9 +25,12 @@ from extproc.transport.native import Upkeep
 from poolpilot import check, debug
 from poolpilot.cli import app
 from poolpilot.commands.limits import transport_limits
+from poolpilot.commands.picker_tls import read_picker_tls
 from poolpilot.demo import quickstart
 from poolpilot.errors import PoolPilotError
 from pools.manifests import read_text
+from tests.certificates import self_signed
+from xds.translate import PickerTls
 
 ROOT = Path(__file__).parents[2]
 runner = CliRunner()
@@ -236,6 +239,11 @@ def test_an_envoy_that_says_nothing_leaves_the_manifests_unchecked(
     [
         (("serve", "xds", "--address", "18000"), "'18000' is not of the form host:port"),
         (("serve", "xds", "--tls-key", "key.pem"), "TLS needs both"),
+        (
+            ("serve", "xds", "--picker-tls-ca", "/nowhere.pem"),
+            "--picker-tls-ca: /nowhere.pem: No such file or directory",
+        ),
+        (("serve", "xds", "--picker-tls-name", "picker"), "needs --picker-tls-ca too"),
         (("serve", "extproc", "--profile", "best"), "there is no 'best'; choose one of"),
         (("serve", "extproc", "--address", "nowhere"), "is no address to listen on"),
         (("serve", "all", "--listen", "example.com:80"), "is not an IP address"),
@@ -258,6 +266,49 @@ def test_a_certificate_that_is_not_there_is_named_without_a_traceback(manifests:
     assert isinstance(result.exception, PoolPilotError)
     assert "TLS file /nowhere.pem: No such file or directory" in str(result.exception)
     assert "unexpected error" not in result.output
+
+
+def test_how_envoy_reaches_the_picker_is_read_from_files(tmp_path: Path) -> None:
+    """A key that stands in the file of its certificate does not come with the certificate."""
+    made = self_signed("envoy")
+    ca, key = tmp_path / "ca.pem", tmp_path / "key.pem"
+    ca.write_bytes(b"the authority\n" + made.chain)
+    key.write_bytes(made.key + made.chain)
+    pem = PickerTls(made.chain.decode(), made.chain.decode(), made.key.decode(), "picker")
+    assert read_picker_tls(ca, key, key, "picker") == pem
+    assert read_picker_tls(ca, None, None, None) == PickerTls(made.chain.decode())
+    assert read_picker_tls(None, None, None, None) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option", "message"),
+    [
+        (("garbage", None, None), "--picker-tls-ca", "is not PEM with a certificate"),
+        (("broken", None, None), "--picker-tls-ca", "cannot be used"),
+        (("good", "good", None), "--picker-tls-key", "needs --picker-tls-key too"),
+        (("good", None, "key"), "--picker-tls-certificate", "needs --picker-tls-certificate"),
+        (("good", "good", "other"), "--picker-tls-certificate", "cannot be used"),
+        (("good", "good", "locked"), "--picker-tls-certificate", "cannot be used"),
+        (("good", "good", "nowhere"), "--picker-tls-key", "No such file"),
+    ],
+)
+def test_files_with_which_envoy_could_not_reach_the_picker_are_named(
+    tmp_path: Path, arguments: tuple[str | None, ...], option: str, message: str
+) -> None:
+    made = self_signed("envoy")
+    for name, content in {
+        "good": made.chain,
+        "key": made.key,
+        "other": self_signed("other").key,
+        "locked": self_signed("envoy", passphrase=b"secret").key,
+        "garbage": b"garbage",
+        "broken": b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+    ca, certificate, key = (tmp_path / one if one is not None else None for one in arguments)
+    with pytest.raises(typer.BadParameter, match=message) as refused:
+        read_picker_tls(ca, certificate, key, None)
+    assert refused.value.param_hint == option
 
 
 def test_limits_of_the_transport_are_read_by_their_names() -> None:

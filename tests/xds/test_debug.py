@@ -209,7 +209,10 @@ def test_secrets_are_never_shown():
     certificate = TlsCertificate(private_key=key, certificate_chain=DataSource(inline_string="C"))
     url = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.TlsCertificate"
     nested = message_json(url, bytes(certificate))
-    assert nested == {"certificate_chain": {"inline_string": "C"}, "private_key": "[redacted]"}
+    assert nested == {
+        "certificate_chain": {"inline_string": "C"},
+        "private_key": {"inline_string": "[redacted]"},
+    }, "in the shape of Envoy's own dump, so that the two can be compared"
 
 
 def test_an_assignment_with_more_than_ours_is_shown_whole():

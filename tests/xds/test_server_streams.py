@@ -427,7 +427,9 @@ async def test_health_and_reflection_tell_what_is_served():
 
 async def test_csds_tells_the_state_of_each_resource_and_never_a_secret():
     async with running() as at:
-        at.publish(content(CLUSTER, "good"), content(SECRET, "s"), content(LISTENER, "l"))
+        keyed = Resource(CLUSTER, "keyed", b"-----BEGIN PRIVATE KEY-----")
+        good = content(CLUSTER, "good")
+        at.publish(good, keyed, content(SECRET, "s"), content(LISTENER, "l"))
         client = at.client(DELTA)
         await client.send(CLUSTER)
         await client.ack(await client.receive())
@@ -448,6 +450,8 @@ async def test_csds_tells_the_state_of_each_resource_and_never_a_secret():
         assert found["good"].xds_config.value == b"good 1"
         assert found["s"].config_status == status_pb2.SYNCED
         assert not found["s"].HasField("xds_config")
+        assert found["keyed"].config_status == status_pb2.SYNCED
+        assert not found["keyed"].HasField("xds_config")
         assert found["l"].config_status == status_pb2.ERROR
         assert found["l"].error_state.details == "no room"
         other = status_pb2.NodeMatcher(node_id=status_pb2.StringMatcher(exact="other"))

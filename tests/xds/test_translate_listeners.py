@@ -14,6 +14,7 @@ from pools.model import (
     ListenerProtocol,
     ParentRef,
 )
+from tests.certificates import self_signed
 from tests.xds.worlds import name, pool, route, rule, to, world
 from xds.resource import CLUSTER, LISTENER, ROUTE
 from xds.snapshot import Node, Snapshot
@@ -21,6 +22,7 @@ from xds.translate import (
     ALL,
     ExtProcSettings,
     Features,
+    PickerTls,
     Pipe,
     SocketAddress,
     TranslateSettings,
@@ -28,7 +30,7 @@ from xds.translate import (
     parse_target,
     translate,
 )
-from xds.translate.render import as_json
+from xds.translate.render import as_json, render_static
 
 LLAMA = world(pool("llama"))
 
@@ -311,6 +313,85 @@ def test_every_picker_is_told_how_requests_end():
 def test_a_name_and_a_socket_do_not_go_together():
     with pytest.raises(ValueError, match="not both"):
         ExtProcSettings(targets=(Pipe("/run/x"), SocketAddress("picker", 9002)))
+
+
+def asked_over(tls: PickerTls | None, *targets: str) -> Snapshot:
+    """The configuration for a picker at these addresses."""
+    settings = ExtProcSettings(tuple(map(parse_target, targets)), tls=tls)
+    return translate(LLAMA, TranslateSettings(ext_proc=settings))
+
+
+def upstream_tls(found: Snapshot, of: str = "ext-proc") -> dict[str, Any]:
+    return cluster(found, of)["transport_socket"]["typed_config"]
+
+
+def test_a_picker_is_asked_in_plain_text_unless_it_is_said_who_signs_for_it():
+    plain = asked_over(None, "10.0.0.1:9002")
+    assert "transport_socket" not in cluster(plain, "ext-proc")
+
+    found = asked_over(PickerTls("CA"), "10.0.0.1:9002")
+    common = upstream_tls(found)["common_tls_context"]
+    assert common["alpn_protocols"] == ["h2"]
+    assert common["validation_context"] == {"trusted_ca": {"inline_string": "CA"}}
+    assert "tls_certificates" not in common
+    for type_url, named in found.resources.items():
+        changed = {n for n, r in named.items() if r.body != plain.of_type(type_url)[n].body}
+        assert changed == ({"ext-proc"} if type_url == CLUSTER else set())
+
+
+@pytest.mark.parametrize(
+    ("targets", "name", "sni", "names"),
+    [
+        (["10.0.0.1:9002"], None, None, []),
+        (["unix:/run/picker.sock"], None, None, []),
+        (["10.0.0.1:9002"], "picker.example", "picker.example", ["picker.example"]),
+        (["picker.example.:9002"], None, "picker.example", ["picker.example"]),
+        (["a:9002", "b:9002"], "picker.example", "picker.example", ["picker.example"]),
+        (["a:9002", "b:9002"], None, "each its own", ["a", "b"]),
+    ],
+)
+def test_a_pickers_certificate_has_the_name_that_is_asked_for(
+    targets: list[str], name: str | None, sni: str | None, names: list[str]
+):
+    context = upstream_tls(asked_over(PickerTls("CA", name=name), *targets))
+    assert ("each its own" if context.get("auto_host_sni") else context.get("sni")) == sni
+    checked = context["common_tls_context"]["validation_context"].get(
+        "match_typed_subject_alt_names", []
+    )
+    assert [(one["san_type"], one["matcher"]["exact"]) for one in checked] == [
+        ("DNS", one) for one in names
+    ]
+
+
+def test_every_picker_is_told_over_tls_too():
+    found = asked_over(PickerTls("CA"), "a:9002", "b:9002")
+    assert upstream_tls(found, "ext-proc/0")["sni"] == "a"
+    assert upstream_tls(found, "ext-proc/1")["sni"] == "b"
+
+
+def test_envoy_gets_the_key_that_it_shows_to_the_picker_and_nobody_else_sees_it():
+    shown = self_signed("envoy")
+    tls = PickerTls("CA", shown.chain.decode(), shown.key.decode())
+    found = asked_over(tls, "10.0.0.1:9002")
+    assert shown.key in found.of_type(CLUSTER)["ext-proc"].body, "Envoy gets it"
+    (pair,) = upstream_tls(found)["common_tls_context"]["tls_certificates"]
+    assert pair["certificate_chain"] == {"inline_string": shown.chain.decode()}
+    assert pair["private_key"] == {"inline_string": "[redacted]"}
+    static = str(render_static(found))
+    assert "BEGIN PRIVATE KEY" in static, "a stand-in, so that Envoy can check the rest"
+    for piece in shown.key.decode().splitlines()[1:-1]:
+        assert piece not in static + repr(found) + repr(tls) + repr(pair)
+
+
+def test_what_envoy_could_not_use_to_reach_a_picker_is_refused():
+    with pytest.raises(ValueError, match="a key its certificate"):
+        PickerTls("CA", key="KEY")
+    with pytest.raises(ValueError, match="a private key stands among certificates"):
+        PickerTls("CA\n" + self_signed("ca").key.decode())
+    with pytest.raises(ValueError, match="is not a DNS name"):
+        PickerTls("CA", name="10.0.0.1")
+    with pytest.raises(ValueError, match="either IP addresses or DNS names"):
+        asked_over(PickerTls("CA"), "10.0.0.1:9002", "b:9002")
 
 
 @pytest.mark.parametrize("text", ["9002", "host", "host:", "::1:9002", "host:0", "host:70000"])

@@ -3,6 +3,7 @@
 from xds.translate.features import ALL, Features, features_of
 from xds.translate.settings import (
     ExtProcSettings,
+    PickerTls,
     Pipe,
     SocketAddress,
     TranslateSettings,
@@ -15,6 +16,7 @@ __all__ = [
     "DEFAULT_GATEWAY",
     "ExtProcSettings",
     "Features",
+    "PickerTls",
     "Pipe",
     "SocketAddress",
     "TranslateSettings",

@@ -19,7 +19,7 @@ from envoy_data_plane.envoy.extensions.retry.priority.previous_priorities.v3 imp
 from envoy_data_plane.envoy.type import v3 as kind
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
-from pools.model import BodyMode, FailureMode
+from pools.model import BodyMode, FailureMode, is_ip
 from xds.resource import CLUSTER, Resource
 from xds.translate.features import Features
 from xds.translate.names import (
@@ -33,7 +33,7 @@ from xds.translate.names import (
 )
 from xds.translate.pack import any_of, resource, seconds
 from xds.translate.protocol import http2_options, lifted_breakers
-from xds.translate.settings import ExtProcSettings, Pipe, TargetAddress
+from xds.translate.settings import ExtProcSettings, Pipe, SocketAddress, TargetAddress
 from xds.translate.table import PoolTarget
 
 _BODY_MODES = {
@@ -275,6 +275,12 @@ def _cluster(settings: ExtProcSettings, name: str, targets: tuple[TargetAddress,
     )
     if by_dns:
         message.dns_lookup_family = cluster.ClusterDnsLookupFamily.V4_PREFERRED
+    if settings.tls is not None:
+        # Costs its import only where it is used.
+        from xds.translate.certificates import picker_tls
+
+        hosts = [t.host for t in targets if isinstance(t, SocketAddress) and not is_ip(t.host)]
+        message.transport_socket = picker_tls(settings.tls, hosts)
     return resource(CLUSTER, name, message)
 
 

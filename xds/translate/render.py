@@ -89,7 +89,7 @@ _SECRET_FIELDS = frozenset(
 def _redacted(value: object) -> object:
     if isinstance(value, dict):
         return {
-            key: "[redacted]" if key in _SECRET_FIELDS else _redacted(item)
+            key: _blank(item) if key in _SECRET_FIELDS else _redacted(item)
             for key, item in value.items()
         }
     if isinstance(value, list):
@@ -98,7 +98,7 @@ def _redacted(value: object) -> object:
 
 
 def _blank(value: object, key: str = "") -> object:
-    """A secret's message in its shape, as Envoy's own dump has it, with nothing to read in it."""
+    """What is secret in its shape, as Envoy's own dump has it, with nothing to read in it."""
     if isinstance(value, dict):
         return {one: _blank(item, one) for one, item in value.items()}
     if isinstance(value, list):
@@ -124,6 +124,7 @@ def render_static(snapshot: Snapshot) -> Json:
             if rds:
                 config["route_config"] = routes[cast(str, rds["route_config_name"])]
     for cluster in clusters:
+        _stand_in_client(cluster)
         eds = cast(Json | None, cluster.pop("eds_cluster_config", None))
         if eds is not None:
             cluster["type"] = "STATIC"
@@ -140,13 +141,24 @@ def _stand_in(listener: Json) -> None:
         if socket is not None:
             common = cast(Json, cast(Json, socket["typed_config"])["common_tls_context"])
             if common.pop("tls_certificate_sds_secret_configs", None):
-                chain_pem, key_pem = _unknown_certificate()
-                common["tls_certificates"] = [
-                    {
-                        "certificate_chain": {"inline_string": chain_pem},
-                        "private_key": {"inline_string": key_pem},
-                    }
-                ]
+                common["tls_certificates"] = [_unknown_pair()]
+
+
+def _stand_in_client(cluster: Json) -> None:
+    """The same for what Envoy shows to the picker, whose key has been left out."""
+    socket = cast(Json | None, cluster.get("transport_socket"))
+    if socket is not None:
+        common = cast(Json, cast(Json, socket["typed_config"])["common_tls_context"])
+        if "tls_certificates" in common:
+            common["tls_certificates"] = [_unknown_pair()]
+
+
+def _unknown_pair() -> Json:
+    chain_pem, key_pem = _unknown_certificate()
+    return {
+        "certificate_chain": {"inline_string": chain_pem},
+        "private_key": {"inline_string": key_pem},
+    }
 
 
 @cache

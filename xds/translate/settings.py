@@ -52,6 +52,30 @@ def parse_target(text: str) -> TargetAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class PickerTls:
+    """How Envoy verifies the endpoint picker, and what it shows to it. All is PEM text, which is
+    sent to Envoys: they need no files."""
+
+    ca: str
+    """Who signed the picker's certificate."""
+    certificate: str | None = None
+    """The chain that Envoy shows."""
+    key: str | None = field(default=None, repr=False)
+    name: str | None = None
+    """DNS name that the certificate must have and that is asked for (SNI). None: the host names of
+    the targets; where they are IP addresses or Unix sockets, only who signed it counts."""
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("a client certificate needs its key, and a key its certificate")
+        if any("PRIVATE KEY" in text for text in (self.ca, self.certificate or "")):
+            # Certificates are shown on debug pages.
+            raise ValueError("endpoint picker: a private key stands among certificates")
+        if self.name is not None and (not self.name or is_ip(self.name)):
+            raise ValueError(f"endpoint picker: {self.name!r} is not a DNS name")
+
+
+@dataclass(frozen=True, slots=True)
 class ExtProcSettings:
     """Where the endpoint picker is, and how long Envoy has patience with it."""
 
@@ -83,6 +107,8 @@ class ExtProcSettings:
         "api-key",
     )
     """Request headers that the picker never sees."""
+    tls: PickerTls | None = None
+    """None: plain text. Health checks use it too, so what answers on ``health_port`` must."""
 
     def __post_init__(self) -> None:
         if not self.targets:
@@ -92,10 +118,20 @@ class ExtProcSettings:
             raise ValueError("endpoint picker: use either Unix sockets or DNS names, not both")
         if pipes and self.health_port is not None:
             raise ValueError("endpoint picker: a Unix socket has no separate health port")
+        named = sum(map(_is_named, self.targets))
+        if self.tls is not None and self.tls.name is None and 0 < named < len(self.targets):
+            raise ValueError(
+                "endpoint picker: with TLS, use either IP addresses or DNS names, or say which name"
+                " its certificate has"
+            )
 
     @property
     def resolved_by_dns(self) -> bool:
-        return any(isinstance(t, SocketAddress) and not is_ip(t.host) for t in self.targets)
+        return any(map(_is_named, self.targets))
+
+
+def _is_named(target: TargetAddress) -> bool:
+    return isinstance(target, SocketAddress) and not is_ip(target.host)
 
 
 @dataclass(frozen=True, slots=True)
