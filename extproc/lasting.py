@@ -14,19 +14,24 @@ class LastingStreams:
 
     def __init__(self) -> None:
         self._open: dict[_Tracked, None] = {}
+        self._finishing = False
 
     def track(self, services: Services) -> Services:
         """The same services, with their streams kept track of."""
         return {path: self._tracking(method) for path, method in services.items()}
 
     def finish(self) -> None:
-        """End them all; the other sides come back elsewhere."""
+        """End them all; the other sides come back elsewhere. From now on streams still get their
+        first answer, a probe's say, and are ended right after it."""
+        self._finishing = True
         for tracked in list(self._open):
-            tracked.stream.finish(GrpcStatus.UNAVAILABLE, "the server is stopping")
+            tracked.end()
 
     def _tracking(self, method: Method) -> Method:
         def opened(stream: Stream) -> Handler:
             tracked = _Tracked(stream, method(stream), self._open)
+            if self._finishing:
+                tracked.end_after_answer()
             self._open[tracked] = None
             return tracked
 
@@ -42,6 +47,17 @@ class _Tracked:
         self.on_half_close = handler.on_half_close
         self._handler = handler
         self._open = open_
+
+    def end(self) -> None:
+        self.stream.finish(GrpcStatus.UNAVAILABLE, "the server is stopping")
+
+    def end_after_answer(self) -> None:
+        """End it once its first message is handled. What ended by that itself keeps its status."""
+        self.on_message = self._last_message
+
+    def _last_message(self, message: bytes) -> None:
+        self._handler.on_message(message)
+        self.end()
 
     def on_closed(self) -> None:
         self._open.pop(self, None)

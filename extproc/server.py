@@ -58,6 +58,11 @@ QUEUE_INTERVAL = 0.05
 """Seconds between two looks at who has waited for too long."""
 PICK_SLACK = 5.0
 """Seconds that a pick may take beyond the longest wait in a queue."""
+LEAST_FOR_TRACES = 0.5
+"""Seconds to send the last spans in where the grace period is used up. With a collector that hangs
+they come on top of it, so they are few: whoever runs us does not wait much longer than that."""
+MOST_FOR_TRACES = 5.0
+"""Seconds that sending the last spans may take of a grace period that nobody else needs."""
 
 
 class SourceEndedError(Exception):
@@ -211,7 +216,9 @@ class EndpointPickerServer:
 
     async def stop(self, grace: float = 10.0) -> None:
         """Say "not ready", take no new streams, and let those in progress finish for up to
-        ``grace`` seconds."""
+        ``grace`` seconds, all servers together."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + grace
         self._stopping = True
         self.health.ready = False
         if self._serving:
@@ -219,10 +226,14 @@ class EndpointPickerServer:
             await asyncio.sleep(delay)
             if self.admission is not None:
                 self.admission.close()
-            self._lasting.finish()
-            # Probes come last: they are answered for as long as there is something to finish.
-            for server in self._serving:
-                await server.stop(grace - delay)
+            async with asyncio.TaskGroup() as stopping:
+                # Probes come last: they are answered for as long as there is something to finish.
+                for server in self._serving:
+                    self._lasting.finish()
+                    left = max(0.0, deadline - loop.time())
+                    closing = stopping.create_task(server.stop(left))
+                    # What overruns its grace must not cost the next one time as well.
+                    await asyncio.wait({closing}, timeout=left)
             self._serving.clear()
         for task in self._tasks:
             task.cancel()
@@ -236,12 +247,15 @@ class EndpointPickerServer:
         await self._checks.stop()
         await self._fetch.close()
         self._live.close()
-        await self._http.stop()
-        if self._request_log is not None:
-            await asyncio.to_thread(self._request_log.stop)
-        if self._traces is not None:
-            await asyncio.to_thread(self._traces.close)
-            self._traces = None
+        # One that is slow to close must not add to the time that another takes.
+        async with asyncio.TaskGroup() as ending:
+            ending.create_task(self._http.stop())
+            if self._request_log is not None:
+                ending.create_task(asyncio.to_thread(self._request_log.stop))
+            if self._traces is not None:
+                within = min(MOST_FOR_TRACES, max(LEAST_FOR_TRACES, deadline - loop.time()))
+                ending.create_task(asyncio.to_thread(self._traces.close, within))
+                self._traces = None
 
     async def run(self, grace: float = 10.0) -> None:
         """Serve until cancelled, then stop gracefully. Raises what a part of it died of."""

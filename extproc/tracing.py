@@ -61,7 +61,7 @@ class Traces:
         """Send what is there. Blocks."""
         self._provider.force_flush(5000)
 
-    def close(self, within: float = 5.0) -> None:
+    def close(self, within: float) -> None:
         """Send what is left, for so many seconds at most. Blocks."""
         # With a collector that does not answer it would go on for half a minute.
         closing = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)

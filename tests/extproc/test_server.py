@@ -270,6 +270,81 @@ async def test_stopping_says_so_first_and_lets_what_is_open_finish() -> None:
                 await stopping
 
 
+async def test_who_watches_health_while_the_server_stops_is_told_and_holds_up_nobody() -> None:
+    worlds = Worlds()
+    worlds.give(world(POD))
+    async with running(worlds) as server:
+        await eventually(lambda: is_ready(server))
+        async with channel_to(server.address) as channel, channel_to(server.health_address) as to:
+            call = channel.stream_stream(EXT_PROC)(metadata=(("x-inference-pool", str(POOL)),))
+            await call.write(headers_of("/v1/completions", end=False))
+            await serving(server.health_address)  # the headers have arrived before this answer
+            stopping = asyncio.create_task(server.stop(grace=1000))
+
+            async def not_ready() -> bool:
+                return not server.health.ready
+
+            await eventually(not_ready)
+            watch = to.unary_stream("/grpc.health.v1.Health/Watch")(b"")
+            told = health_pb2.HealthCheckResponse.FromString(await watch.read())
+            assert told.status == health_pb2.HealthCheckResponse.NOT_SERVING
+            assert await watch.code() is grpc.StatusCode.UNAVAILABLE
+            assert await serving(server.health_address, "liveness"), "probes are answered still"
+            await call.write(body_of({"model": "m", "prompt": "hi"}))
+            await call.read()
+            await call.done_writing()
+            async with asyncio.timeout(10):
+                await stopping
+
+
+class SlowToStop:
+    """A server with something in progress that takes all the time it gets."""
+
+    address = "127.0.0.1:0"
+
+    def __init__(self, overrun: float = 0.0) -> None:
+        self._overrun = overrun
+        self.given: float | None = None
+
+    async def stop(self, grace: float) -> None:
+        self.given = grace
+        await asyncio.sleep(grace + self._overrun)
+
+
+class SlowTraces:
+    """Spans for a collector that hangs."""
+
+    given: float | None = None
+
+    def close(self, within: float) -> None:
+        self.given = within
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize(("grace", "first", "second"), [(30, 30, 0), (0, 0, 0)])
+async def test_all_servers_share_one_grace_period(
+    grace: float, first: float, second: float
+) -> None:
+    server = EndpointPickerServer(Worlds(), CONFIG)
+    serving, probes, traces = SlowToStop(overrun=1), SlowToStop(overrun=1), SlowTraces()
+    server._serving = [serving, probes]
+    server._traces = traces  # type: ignore[assignment]  # what stands in for it needs no package
+    began = asyncio.get_running_loop().time()
+    await server.stop(grace)
+    assert (serving.given, probes.given) == (first, second)
+    assert asyncio.get_running_loop().time() - began == pytest.approx(grace + 1)
+    assert traces.given == 0.5, "spans cannot wait for a collector that hangs"
+
+
+@pytest.mark.looptime
+async def test_the_last_spans_get_some_of_a_grace_period_that_nobody_needs() -> None:
+    server = EndpointPickerServer(Worlds(), CONFIG)
+    traces = SlowTraces()
+    server._traces = traces  # type: ignore[assignment]  # what stands in for it needs no package
+    await server.stop(30)
+    assert traces.given == 5
+
+
 async def test_it_stops_with_an_error_when_its_source_ends() -> None:
     worlds = Worlds()
     worlds.give(world(POD))

@@ -68,7 +68,7 @@ class Recorded:
 def recorded() -> Iterator[Recorded]:
     made = Recorded()
     yield made
-    made.traces.close()
+    made.traces.close(within=5)
 
 
 def ask(**fields: Any) -> InferenceRequest:
@@ -138,7 +138,7 @@ def test_a_share_of_requests_without_a_trace_begins_one() -> None:
         picker.pick(ask(), lambda _: None)
     assert 120 < len(recorded.spans()) < 280
     assert all(span.parent is None for span in recorded.spans())
-    recorded.traces.close()
+    recorded.traces.close(within=5)
 
 
 @pytest.mark.parametrize(
