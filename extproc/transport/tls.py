@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,10 +41,10 @@ class ServerTls:
                 f"TLS: {files.certificate} and {files.key} cannot be used: {error}. Give a"
                 " certificate chain and its private key, both PEM"
             ) from error
-        # Listeners keep the context that they were given. This one hands every handshake on to
-        # the newest.
-        self.context = _context(files)
-        self.context.sni_callback = self._choose
+        # Listeners keep the context that they were given, so this one hands on to the newest.
+        newest = _Newest(ssl.PROTOCOL_TLS_SERVER)
+        newest.get = lambda: self._current
+        self.context: ssl.SSLContext = newest
 
     def refresh(self) -> bool:
         """Look at the files, and read them again if they changed. True if they are in use now."""
@@ -64,11 +65,6 @@ class ServerTls:
         log.info("TLS certificate read again", certificate=str(self._files.certificate))
         return True
 
-    def _choose(
-        self, handshake: ssl.SSLObject, _server_name: str | None, _context: ssl.SSLContext
-    ) -> None:
-        handshake.context = self._current
-
     def _read_stamp(self) -> tuple[tuple[int, int, int] | None, ...]:
         """Of each file: inode, size and time of change. Kubernetes swaps a symlink, others write in
         place; either shows."""
@@ -85,11 +81,33 @@ class ServerTls:
         return tuple(stamps)
 
 
+class _Newest(ssl.SSLContext):
+    """Begins each handshake in the newest context. One that were only changed in the middle of its
+    handshake (by an SNI callback) would already have resumed what an old authority let in."""
+
+    get: Callable[[], ssl.SSLContext]
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        return self.get().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+
+
 def _context(files: TlsFiles) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     # RFC 9113 9.2: TLS 1.2 at least, without compression and renegotiation.
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    # Who resumes a session is not asked for a certificate again. Gateways connect rarely: whole
+    # handshakes cost nothing. (num_tickets is of TLS 1.3. What is left are sessions that TLS 1.2
+    # finds by their ids, for five minutes and in the context that made them.)
+    context.options |= ssl.OP_NO_TICKET
+    context.num_tickets = 0
     context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
     context.set_alpn_protocols(["h2"])
     context.load_cert_chain(files.certificate, files.key)

@@ -251,6 +251,50 @@ async def test_clients_must_show_a_certificate_where_a_ca_is_given(tmp_path: Pat
     await stop(server)
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_client_whose_authority_is_no_longer_trusted_cannot_resume_its_session(
+    tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    for name in ("server", "old", "new"):
+        (tmp_path / name).mkdir()
+    files = write_certificate(tmp_path / "server", "server")
+    old = write_certificate(tmp_path / "old", "old")
+    new = write_certificate(tmp_path / "new", "new")
+    authority = tmp_path / "ca.crt"
+    authority.write_bytes(old.certificate.read_bytes())
+    server = await serve_native(
+        SERVICES, "127.0.0.1:0", tls=TlsFiles(files.certificate, files.key, client_ca=authority)
+    )
+    host, _, port = server.address.rpartition(":")
+    client = ssl.create_default_context(cafile=str(files.certificate))
+    client.minimum_version = client.maximum_version = version
+    client.set_alpn_protocols(["h2"])
+    client.load_cert_chain(old.certificate, old.key)
+
+    with contextlib.ExitStack() as connections:  # a session dies with a connection that breaks
+
+        def connect(session: ssl.SSLSession | None) -> tuple[bool, ssl.SSLSession | None]:
+            """Whether the session was resumed, and the one to resume the next time."""
+            plain = connections.enter_context(socket.create_connection((host, int(port)), LIMIT))
+            secure = connections.enter_context(
+                client.wrap_socket(plain, server_hostname="localhost", session=session)
+            )
+            # TLS 1.3 says only now that it refuses a certificate, and hands out tickets now.
+            if not secure.recv(100):
+                raise ConnectionResetError("the server closed the connection")
+            return bool(secure.session_reused), secure.session
+
+        _, session = await asyncio.to_thread(connect, None)
+        assert session is not None
+        assert not session.has_ticket
+        authority.write_bytes(new.certificate.read_bytes())
+        assert server._tls is not None
+        server._tls.refresh()  # as the next tick would
+        with pytest.raises(OSError, match=r"alert|reset|closed|EOF"):
+            await asyncio.to_thread(connect, session)
+    await stop(server)
+
+
 # --- Drain
 
 
