@@ -71,18 +71,20 @@ class NativeServer:
         where = parse_address(address)
         listener = bind(where)
         context: ssl.SSLContext | None = self._tls.context if self._tls is not None else None
+        # Connections get to us, and are counted, after the handshake of TLS: it needs a limit too.
+        within = self.limits.handshake_timeout if context is not None else None
         if isinstance(where, UnixAddress):
             self._address = where.path
             self._socket_file = (where.path, os.stat(where.path).st_ino)
             self._listener = await self._loop.create_unix_server(
-                self._new_connection, sock=listener, ssl=context
+                self._new_connection, sock=listener, ssl=context, ssl_handshake_timeout=within
             )
         else:
             self._address = join_host_port(
                 where.host or listener.getsockname()[0], listener.getsockname()[1]
             )
             self._listener = await self._loop.create_server(
-                self._new_connection, sock=listener, ssl=context
+                self._new_connection, sock=listener, ssl=context, ssl_handshake_timeout=within
             )
         self._ticker = self._loop.call_later(TICK, self._tick)
 

@@ -237,6 +237,37 @@ async def test_a_client_that_does_not_speak_h2_over_tls_is_sent_away(tmp_path: P
     await stop(server)
 
 
+async def in_silence(address: str) -> bytes:
+    """What a client is told that connects and says nothing, until the server ends it."""
+    if address.startswith("/"):
+        reader, writer = await asyncio.open_unix_connection(address)
+    else:
+        host, _, port = address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+    async with asyncio.timeout(LIMIT):
+        said = await reader.read()
+    writer.close()
+    return said
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_client_that_never_begins_its_tls_handshake_is_sent_away(
+    kind: str, loop: str, tmp_path: Path
+) -> None:
+    run = asyncio.run if loop == "asyncio" else pytest.importorskip("uvloop").run
+    files = write_certificate(tmp_path, "picker")
+    address = f"unix:{tmp_path / 'picker.sock'}" if kind == "unix" else "127.0.0.1:0"
+
+    async def scenario() -> None:
+        limits = Limits(handshake_timeout=0.05)
+        server = await serve_native(SERVICES, address, tls=files, limits=limits)
+        assert await in_silence(server.address) == b""
+        await stop(server)
+
+    run(scenario())
+
+
 async def test_clients_must_show_a_certificate_where_a_ca_is_given(tmp_path: Path) -> None:
     (tmp_path / "server").mkdir()
     (tmp_path / "client").mkdir()
