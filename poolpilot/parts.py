@@ -62,9 +62,10 @@ async def xds_server(
 async def endpoint_picker(source: MakeSource, config: PickerConfig, grace: float) -> None:
     """The endpoint picker; requests get ``grace`` seconds at the end."""
     from extproc.server import EndpointPickerServer, TracesNeedPackageError
+    from extproc.transport.tls import TlsFilesError
     from pools.source import SourceError
 
     try:
         await EndpointPickerServer(source(), config).run(grace)
-    except (SourceError, TracesNeedPackageError) as error:
+    except (SourceError, TracesNeedPackageError, TlsFilesError) as error:
         raise PoolPilotError(str(error)) from error

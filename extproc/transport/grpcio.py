@@ -12,7 +12,7 @@ import grpc
 import structlog
 
 from extproc.transport.api import GrpcStatus, Handler, Method, Server, Services
-from extproc.transport.tls import TlsFiles
+from extproc.transport.tls import TlsFiles, context_of
 
 log = structlog.get_logger(__name__)
 
@@ -27,7 +27,8 @@ async def serve_grpcio(
 ) -> Server:
     """Serve on ``host:port`` (port 0: any free one) or ``unix:/path``, on the running event loop.
 
-    :raises OSError: it cannot listen there, or the TLS files cannot be read.
+    :raises OSError: it cannot listen there.
+    :raises TlsFilesError: the TLS files cannot be used.
     """
     server = grpc.aio.server(
         options=[
@@ -70,10 +71,12 @@ def _credentials(files: TlsFiles) -> grpc.ServerCredentials:
         return [path.stat().st_mtime_ns for path in paths]
 
     def read() -> Any:
+        context_of(files)  # grpcio names no file that it cannot use, and goes on with the old one
         pair = (files.key.read_bytes(), files.certificate.read_bytes())
         roots = files.client_ca.read_bytes() if files.client_ca is not None else None
         return grpc.ssl_server_certificate_configuration([pair], roots)
 
+    first = read()
     seen = stamp()
 
     def changed() -> Any:
@@ -94,7 +97,7 @@ def _credentials(files: TlsFiles) -> grpc.ServerCredentials:
         return fresh
 
     credentials: grpc.ServerCredentials = grpc.dynamic_ssl_server_credentials(
-        read(), changed, require_client_authentication=files.client_ca is not None
+        first, changed, require_client_authentication=files.client_ca is not None
     )
     return credentials
 

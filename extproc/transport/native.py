@@ -183,7 +183,7 @@ async def serve_native(
     """Serve on ``host:port`` (port 0: any), ``[ipv6]:port``, ``:port`` or ``unix:/path``, on the
     running event loop.
 
-    :raises ValueError: the address or the TLS files cannot be used.
+    :raises ValueError: the address cannot be used, or (TlsFilesError) the TLS files.
     :raises OSError: the address is taken, with what to do in its text.
     """
     server = NativeServer(

@@ -22,25 +22,23 @@ class TlsFiles:
     client_ca: Path | None = None
 
 
+class TlsFilesError(ValueError):
+    """A certificate, key or client CA cannot be used. The message names the file and what to do."""
+
+
 class ServerTls:
     """A TLS context for listening whose certificates follow their files.
 
     New connections get the newest files that fit together; a certificate without its key, or half
     a file, leaves what works in place.
 
-    :raises ValueError: the files cannot be used at the start.
+    :raises TlsFilesError: the files cannot be used at the start.
     """
 
     def __init__(self, files: TlsFiles) -> None:
         self._files = files
         self._stamp = self._read_stamp()
-        try:
-            self._current = _context(files)
-        except (OSError, ssl.SSLError) as error:
-            raise ValueError(
-                f"TLS: {files.certificate} and {files.key} cannot be used: {error}. Give a"
-                " certificate chain and its private key, both PEM"
-            ) from error
+        self._current = context_of(files)
         # Listeners keep the context that they were given, so this one hands on to the newest.
         newest = _Newest(ssl.PROTOCOL_TLS_SERVER)
         newest.get = lambda: self._current
@@ -53,8 +51,8 @@ class ServerTls:
             return False
         self._stamp = stamp
         try:
-            self._current = _context(self._files)
-        except (OSError, ssl.SSLError) as error:
+            self._current = context_of(self._files)
+        except TlsFilesError as error:
             log.warning(
                 "TLS files changed but cannot be used; the certificate read before stays",
                 certificate=str(self._files.certificate),
@@ -98,7 +96,16 @@ class _Newest(ssl.SSLContext):
         return self.get().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
 
-def _context(files: TlsFiles) -> ssl.SSLContext:
+def context_of(files: TlsFiles) -> ssl.SSLContext:
+    """A context for listening. Raises TlsFilesError."""
+    # OpenSSL's own errors name no file.
+    _read_pem("certificate", files.certificate, b"CERTIFICATE")
+    key = _read_pem("key", files.key, b"PRIVATE KEY")
+    if b"ENCRYPTED" in key:
+        raise TlsFilesError(
+            f"TLS key {files.key} has a passphrase, which nobody could type when the server starts:"
+            f" give a key without one, such as 'openssl pkey -in {files.key}' writes it"
+        )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     # RFC 9113 9.2: TLS 1.2 at least, without compression and renegotiation.
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -110,8 +117,40 @@ def _context(files: TlsFiles) -> ssl.SSLContext:
     context.num_tickets = 0
     context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
     context.set_alpn_protocols(["h2"])
-    context.load_cert_chain(files.certificate, files.key)
+    try:
+        # Without a password of ours OpenSSL would ask the terminal for one.
+        context.load_cert_chain(files.certificate, files.key, password=lambda: "")
+    except OSError as error:
+        if getattr(error, "reason", "") == "KEY_VALUES_MISMATCH":
+            raise TlsFilesError(
+                f"TLS key {files.key} is not the key of certificate {files.certificate}: give the"
+                " two that were made together (the server's own certificate first in its file)"
+            ) from error
+        raise TlsFilesError(
+            f"TLS certificate {files.certificate} and key {files.key} cannot be used: {error}."
+            " Give a certificate chain and its private key, both PEM"
+        ) from error
     if files.client_ca is not None:
-        context.load_verify_locations(files.client_ca)
+        _read_pem("client CA", files.client_ca, b"CERTIFICATE")
+        try:
+            context.load_verify_locations(files.client_ca)
+        except OSError as error:
+            raise TlsFilesError(
+                f"TLS client CA {files.client_ca} cannot be used: {error}. Give the certificates of"
+                " the authorities that sign those of clients, PEM"
+            ) from error
         context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+def _read_pem(what: str, path: Path, kind: bytes) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise TlsFilesError(f"TLS {what} {path} cannot be read: {error.strerror}") from error
+    if b"-----BEGIN " not in data or kind not in data:
+        raise TlsFilesError(
+            f"TLS {what} {path} is no PEM file with a {kind.decode().lower()}: give one that has"
+            f" a line '-----BEGIN {kind.decode()}-----'"
+        )
+    return data

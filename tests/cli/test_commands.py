@@ -311,6 +311,22 @@ def test_files_with_which_envoy_could_not_reach_the_picker_are_named(
     assert refused.value.param_hint == option
 
 
+@pytest.mark.parametrize("transport", ["native", "grpcio"])
+def test_a_pickers_key_that_is_not_there_is_named_without_a_traceback(
+    manifests: Path, tmp_path: Path, transport: str
+) -> None:
+    certificate = tmp_path / "tls.crt"
+    certificate.write_bytes(self_signed("localhost").chain)
+    result = poolpilot(
+        *("serve", "extproc", "--manifests", str(manifests), "--transport", transport),
+        *("--address", "127.0.0.1:0", "--http-address", "", "--health-address", ""),
+        *("--tls-certificate", str(certificate), "--tls-key", "/nowhere.key"),
+    )
+    assert isinstance(result.exception, PoolPilotError)
+    assert "TLS key /nowhere.key cannot be read: No such file" in str(result.exception)
+    assert "unexpected error" not in result.output
+
+
 def test_limits_of_the_transport_are_read_by_their_names() -> None:
     limits, upkeep = transport_limits(
         ["max_streams=50", "resets=5/60", "max_connection_age=3600", "busy_poll=0.005"]

@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import grpc
 import pytest
 from structlog.testing import capture_logs
 
-from extproc.transport.api import Stream
+from extproc.transport.api import Server, Stream
 from extproc.transport.busy_poll import BusyPoll
+from extproc.transport.grpcio import serve_grpcio
 from extproc.transport.h2 import Limits
 from extproc.transport.listen import parse_address
 from extproc.transport.native import NativeServer, Upkeep, serve_native
 from extproc.transport.native_connection import ServerConnection
-from extproc.transport.tls import ServerTls, TlsFiles
+from extproc.transport.tls import ServerTls, TlsFiles, TlsFilesError
 from tests.certificates import self_signed
 from tests.extproc.h2_peer import (
     END_HEADERS,
@@ -217,10 +219,45 @@ def test_a_certificate_without_its_key_leaves_the_one_before_in_place(tmp_path: 
     assert tls.refresh()
 
 
-def test_files_that_cannot_be_used_stop_the_start_with_their_names(tmp_path: Path) -> None:
-    files = TlsFiles(tmp_path / "no.crt", tmp_path / "no.key")
-    with pytest.raises(ValueError, match=r"no\.crt"):
-        ServerTls(files)
+@pytest.mark.parametrize(
+    ("what", "complaint"),
+    [
+        ("no certificate", "TLS certificate {crt} cannot be read: No such file or directory"),
+        ("no key", "TLS key {key} cannot be read: No such file or directory"),
+        ("no CA", "TLS client CA {ca} cannot be read: No such file or directory"),
+        ("files swapped", "TLS certificate {key} is no PEM file with a certificate"),
+        ("another key", "TLS key {key} is not the key of certificate {crt}"),
+        ("a passphrase", "TLS key {key} has a passphrase"),
+        ("broken certificate", "TLS certificate {crt} and key {key} cannot be used"),
+        ("CA without PEM", "TLS client CA {ca} is no PEM file with a certificate"),
+        ("broken CA", "TLS client CA {ca} cannot be used"),
+    ],
+)
+@pytest.mark.parametrize("serve", [serve_native, serve_grpcio])
+async def test_a_file_that_cannot_be_used_stops_the_start_with_its_name(
+    serve: Callable[..., Awaitable[Server]], what: str, complaint: str, tmp_path: Path
+) -> None:
+    files = write_certificate(tmp_path, "picker")
+    files = TlsFiles(files.certificate, files.key, client_ca=tmp_path / "ca.crt")
+    assert files.client_ca is not None
+    files.client_ca.write_bytes(files.certificate.read_bytes())
+    broken = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    if what.startswith("no "):
+        getattr(files, {"no CA": "client_ca"}.get(what, what.removeprefix("no "))).unlink()
+    elif what == "files swapped":
+        files = TlsFiles(files.key, files.certificate)
+        complaint = complaint.format(key=files.certificate)
+    elif what == "another key":
+        files.key.write_bytes(self_signed("localhost").key)
+    elif what == "a passphrase":
+        files.key.write_bytes(self_signed("localhost", passphrase=b"secret").key)
+    elif what == "broken certificate":
+        files.certificate.write_bytes(broken)
+    else:
+        files.client_ca.write_bytes(broken if what == "broken CA" else b"not PEM")
+    complaint = complaint.format(crt=files.certificate, key=files.key, ca=files.client_ca)
+    with pytest.raises(TlsFilesError, match=re.escape(complaint)):
+        await serve(SERVICES, "127.0.0.1:0", tls=files)
 
 
 async def test_a_client_that_does_not_speak_h2_over_tls_is_sent_away(tmp_path: Path) -> None:
