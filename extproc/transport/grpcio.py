@@ -12,6 +12,7 @@ import grpc
 import structlog
 
 from extproc.transport.api import GrpcStatus, Handler, Method, Server, Services
+from extproc.transport.listen import bind, parse_address
 from extproc.transport.tls import TlsFiles, context_of
 
 log = structlog.get_logger(__name__)
@@ -30,6 +31,10 @@ async def serve_grpcio(
     :raises OSError: it cannot listen there.
     :raises TlsFilesError: the TLS files cannot be used.
     """
+    where = parse_address(address) if address.startswith("unix:") else None
+    if where is not None:
+        # grpcio would take the socket of a living server away. What this leaves behind it removes.
+        bind(where).close()
     server = grpc.aio.server(
         options=[
             # Two servers on one port would silently share its connections.
@@ -48,8 +53,8 @@ async def serve_grpcio(
     except RuntimeError as error:
         raise OSError(f"cannot listen on {address}: {error}") from error
     await server.start()
-    if address.startswith("unix:"):
-        return _GrpcioServer(server, address.removeprefix("unix:"))
+    if where is not None:
+        return _GrpcioServer(server, str(where))
     return _GrpcioServer(server, f"{address.rpartition(':')[0]}:{port}")
 
 

@@ -55,7 +55,7 @@ async def unary(target: str, credentials: grpc.ChannelCredentials | None = None)
         return answer
 
 
-async def stop(server: NativeServer) -> None:
+async def stop(server: Server) -> None:
     async with asyncio.timeout(LIMIT):
         await server.stop(0)
 
@@ -122,15 +122,19 @@ async def test_a_unix_socket_serves_and_goes_with_the_server(tmp_path: Path) -> 
     assert not path.exists()
 
 
+@pytest.mark.parametrize("serve", [serve_native, serve_grpcio])
+@pytest.mark.parametrize("form", ["unix:{}", "unix://{}"])
 async def test_a_unix_socket_left_behind_is_taken_over_and_one_in_use_is_not(
-    tmp_path: Path,
+    serve: Callable[..., Awaitable[Server]], form: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "picker.sock"
+    address = form.format(path)
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    server = await serve_native(SERVICES, f"unix:{path}")
+    server = await serve(SERVICES, address)
+    assert server.address == str(path)
     with pytest.raises(OSError, match="another process listens there"):
-        await serve_native(SERVICES, f"unix:{path}")
+        await serve(SERVICES, address)
     assert await unary(f"unix:{path}") == b"x"
     await stop(server)
 
