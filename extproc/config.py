@@ -16,7 +16,7 @@ from extproc.exchange.settings import ExchangeSettings
 from extproc.scheduling.profiles import PROFILES
 from extproc.signals.scraper import ScrapeSettings
 from extproc.transport.h2 import Limits
-from extproc.transport.listen import parse_address
+from extproc.transport.listen import Address, overlap, parse_address
 from extproc.transport.native import Upkeep
 from extproc.transport.tls import TlsFiles
 
@@ -114,12 +114,22 @@ class PickerConfig:
             Upkeep(),
         ):
             raise ValueError("limits, upkeep: only the native transport has them")
+        taken: dict[str, Address] = {}
         for name in ("address", "health_address", "http_address"):
             if (address := getattr(self, name)) is not None:
                 try:
-                    parse_address(address)
+                    where = parse_address(address)
                 except ValueError as error:
                     raise ValueError(f"{name}: {error}") from None
+                for other, there in taken.items():
+                    if overlap(where, there):
+                        raise ValueError(
+                            f"{name}: {address} is also the {other}; give each one of its own"
+                            if where == there
+                            else f"{name}: {address} takes the port of {other}, {there}; give each"
+                            " one of its own"
+                        )
+                taken[name] = where
         if self.profile not in PROFILES:
             known = ", ".join(sorted(PROFILES))
             raise ValueError(f"profile: there is no {self.profile!r}; choose one of {known}")

@@ -69,6 +69,15 @@ def parse_address(text: str) -> Address:
     )
 
 
+def overlap(one: Address, other: Address) -> bool:
+    """Whether only one of the two can be listened on, as far as their texts tell."""
+    if isinstance(one, UnixAddress) or isinstance(other, UnixAddress):
+        return one == other
+    if one.port != other.port or one.port == 0:
+        return False
+    return one.host == other.host or bool({one.host, other.host} & {"", "::"})
+
+
 def bind(address: Address) -> socket.socket:
     """A listening socket, with an error that says what is in the way.
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from extproc.transport.native import Upkeep
 
 OPTION = "--transport-limit"
+_OFF_AT_0 = ("busy_poll",)
+"""What 0 turns off. Elsewhere 0 would let nothing through."""
 
 
 def transport_limits(texts: Sequence[str]) -> tuple[Limits, Upkeep]:
@@ -24,10 +26,12 @@ def transport_limits(texts: Sequence[str]) -> tuple[Limits, Upkeep]:
     for text in texts:
         name, equals, value = text.partition("=")
         try:
-            if equals and hasattr(limits, name):
+            if equals and name in _names(limits):
                 limits = dataclasses.replace(limits, **{name: _read(value, getattr(limits, name))})
-            elif equals and hasattr(upkeep, name):
-                upkeep = dataclasses.replace(upkeep, **{name: _read(value, getattr(upkeep, name))})
+            elif equals and name in _names(upkeep):
+                off = name in _OFF_AT_0 and _number(value) == 0
+                new: Any = 0.0 if off else _read(value, getattr(upkeep, name))
+                upkeep = dataclasses.replace(upkeep, **{name: new})
             else:
                 raise ValueError(_known(limits, upkeep))
         except ValueError as error:
@@ -50,15 +54,23 @@ def _read(text: str, default: object) -> Any:
 
 
 def _positive(text: str, *, whole: bool = False) -> float:
-    try:
-        value = int(text) if whole else float(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is no {'whole ' if whole else ''}number") from None
+    value = _number(text, whole=whole)
     if not 0 < value < float("inf"):
         raise ValueError("it must be greater than 0")
     return value
 
 
+def _number(text: str, *, whole: bool = False) -> float:
+    try:
+        return int(text) if whole else float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no {'whole ' if whole else ''}number") from None
+
+
+def _names(one: Limits | Upkeep) -> list[str]:
+    return [field.name for field in dataclasses.fields(one)]
+
+
 def _known(*of: Limits | Upkeep) -> str:
-    names = sorted(field.name for one in of for field in dataclasses.fields(one))
+    names = sorted(name for one in of for name in _names(one))
     return f"write NAME=VALUE; there are {', '.join(names)}"

@@ -246,6 +246,18 @@ def test_an_envoy_that_says_nothing_leaves_the_manifests_unchecked(
         (("serve", "xds", "--picker-tls-name", "picker"), "needs --picker-tls-ca too"),
         (("serve", "extproc", "--profile", "best"), "there is no 'best'; choose one of"),
         (("serve", "extproc", "--address", "nowhere"), "is no address to listen on"),
+        (
+            ("serve", "extproc", "--health-address", "127.0.0.1:9002"),
+            "health_address: 127.0.0.1:9002 is also the address; give each one of its own",
+        ),
+        (
+            ("serve", "extproc", "--http-address", ":9003"),
+            "http_address: :9003 takes the port of health_address, 127.0.0.1:9003",
+        ),
+        (
+            ("serve", "extproc", "--address", "unix:/a.sock", "--http-address", "unix:///a.sock"),
+            "http_address: unix:///a.sock is also the address",
+        ),
         (("serve", "all", "--listen", "example.com:80"), "is not an IP address"),
     ],
 )
@@ -334,6 +346,7 @@ def test_limits_of_the_transport_are_read_by_their_names() -> None:
     assert (limits.max_streams, limits.resets) == (50, Rate(5, 60))
     assert (upkeep.max_connection_age, upkeep.busy_poll) == (3600, 0.005)
     assert transport_limits([]) == (Limits(), Upkeep())
+    assert transport_limits(["busy_poll=1", "busy_poll=0"]) == (Limits(), Upkeep())
 
 
 @pytest.mark.parametrize(
@@ -345,6 +358,9 @@ def test_limits_of_the_transport_are_read_by_their_names() -> None:
         ("max_streams=0", "greater than 0"),
         ("resets=5", "PER_SECOND/BURST"),
         ("stall_timeout=inf", "greater than 0"),
+        ("__doc__=1", "write NAME=VALUE"),
+        ("busy_poll=-1", "greater than 0"),
+        ("busy_poll=never", "no number"),
         ("max_frame_size=1", "use 16384 to 16777215"),
     ],
 )

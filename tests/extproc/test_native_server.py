@@ -19,7 +19,7 @@ from extproc.transport.api import Server, Stream
 from extproc.transport.busy_poll import BusyPoll
 from extproc.transport.grpcio import serve_grpcio
 from extproc.transport.h2 import Limits
-from extproc.transport.listen import parse_address
+from extproc.transport.listen import overlap, parse_address
 from extproc.transport.native import NativeServer, Upkeep, serve_native
 from extproc.transport.native_connection import ServerConnection
 from extproc.transport.tls import ServerTls, TlsFiles, TlsFilesError
@@ -83,6 +83,26 @@ def test_addresses_are_read(text: str, shown: str) -> None:
 def test_what_is_no_address_is_refused_with_the_forms_that_are(text: str) -> None:
     with pytest.raises(ValueError, match="host:port"):
         parse_address(text)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "together"),
+    [
+        ("127.0.0.1:9002", "127.0.0.1:9003", True),
+        ("127.0.0.1:9002", "127.0.0.1:9002", False),
+        ("127.0.0.1:9002", "127.0.0.2:9002", True),
+        ("127.0.0.1:9002", ":9002", False),
+        ("[::]:9002", "127.0.0.1:9002", False),
+        ("127.0.0.1:0", "127.0.0.1:0", True),
+        ("unix:/a", "unix:///a", False),
+        ("unix:/a", "unix:/b", True),
+        ("unix:/a", ":9002", True),
+    ],
+)
+def test_addresses_that_cannot_both_be_had_are_told_apart(
+    one: str, other: str, together: bool
+) -> None:
+    assert overlap(parse_address(one), parse_address(other)) is not together
 
 
 async def test_port_zero_becomes_a_real_one() -> None:
