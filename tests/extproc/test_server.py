@@ -270,10 +270,13 @@ async def test_stopping_says_so_first_and_lets_what_is_open_finish() -> None:
                 await stopping
 
 
-async def test_who_watches_health_while_the_server_stops_is_told_and_holds_up_nobody() -> None:
+@pytest.mark.parametrize("transport", list(TransportKind))
+async def test_who_watches_health_while_the_server_stops_is_told_and_holds_up_nobody(
+    transport: TransportKind,
+) -> None:
     worlds = Worlds()
     worlds.give(world(POD))
-    async with running(worlds) as server:
+    async with running(worlds, dataclasses.replace(CONFIG, transport=transport)) as server:
         await eventually(lambda: is_ready(server))
         async with channel_to(server.address) as channel, channel_to(server.health_address) as to:
             call = channel.stream_stream(EXT_PROC)(metadata=(("x-inference-pool", str(POOL)),))
