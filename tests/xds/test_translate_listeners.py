@@ -404,6 +404,13 @@ def test_ipv6_addresses_are_read_without_their_brackets():
     assert parse_target("[::1]:9002") == SocketAddress("::1", 9002)
 
 
+def test_a_pool_with_a_dot_in_its_name_keeps_all_of_it_in_envoys_metrics():
+    found = translate(world(pool("llama-3.1-8b"), pool("llama")))
+    named = cluster(found, "pool/default/llama-3.1-8b")
+    assert named["alt_stat_name"] == "pool/default/llama-3_1-8b"
+    assert "alt_stat_name" not in cluster(found, "pool/default/llama")
+
+
 def test_no_circuit_breaker_gets_in_the_way():
     found = translate(LLAMA)
     for one in ("ext-proc", "pool/default/llama"):

@@ -37,6 +37,8 @@ def cluster_of_pool(
     own = cluster.Cluster(
         name=name,
         eds_cluster_config=_eds(),
+        # In the names of metrics, Envoy ends that of a cluster at its first dot.
+        alt_stat_name=name.replace(".", "_") if "." in name else "",
     )
     # What all pools have in common is serialised once and appended.
     shared = memo.get(
