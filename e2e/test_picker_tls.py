@@ -30,9 +30,13 @@ class Files:
             (folder / f"{who}.key").write_bytes(made.key)
             self.keys[who] = made.key.decode()
 
-    def options(self, *texts: str) -> list[str]:
-        """``--option=file`` with the file's whole path."""
-        return [text.replace("=", f"={self._folder}/") for text in texts]
+    def options(self, texts: Sequence[str]) -> list[str]:
+        """Options, those that name a file of ours with its whole path."""
+        return [self._whole(*text.partition("=")) for text in texts]
+
+    def _whole(self, name: str, equals: str, value: str) -> str:
+        path = self._folder / value
+        return f"{name}{equals}{path if path.is_file() else value}"
 
 
 SERVED = ("--tls-certificate=picker.pem", "--tls-key=picker.key")
@@ -44,7 +48,8 @@ SHOWN = ("--picker-tls-certificate=envoy.pem", "--picker-tls-key=envoy.key")
 @asynccontextmanager
 async def stack(
     folder: Path, extproc: Sequence[str], xds: Sequence[str]
-) -> AsyncIterator[tuple[Stack, httpx.AsyncClient]]:
+) -> AsyncIterator[tuple[Stack, httpx.AsyncClient, Files]]:
+    files = Files(folder)
     made = Stack(
         folder / "stack",
         Ports.free(1),
@@ -52,34 +57,30 @@ async def stack(
         find_envoy(),
         delta=True,
         pod_options=("--time-scale=200",),
-        extproc_options=extproc,
-        xds_options=xds,
+        extproc_options=files.options(extproc),
+        xds_options=files.options(xds),
     )
     made.write(manifests(made.placed()))
     try:
         made.start()
         async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
-            yield made, client
+            yield made, client, files
     finally:
         made.stop()
 
 
 @pytest.mark.parametrize(
-    ("picker", "xds", "named"),
+    ("picker", "xds"),
     [
-        (SERVED, TRUSTED, []),
-        ((*SERVED, *ASKING), (*TRUSTED, *SHOWN), ["--picker-tls-name=localhost"]),
+        (SERVED, TRUSTED),
+        ((*SERVED, *ASKING), (*TRUSTED, *SHOWN, "--picker-tls-name=localhost")),
     ],
     ids=["tls", "mutual"],
 )
 async def test_requests_are_answered_through_a_picker_with_tls(
-    tmp_path: Path, picker: Sequence[str], xds: Sequence[str], named: list[str]
+    tmp_path: Path, picker: Sequence[str], xds: Sequence[str]
 ) -> None:
-    files = Files(tmp_path)
-    async with stack(tmp_path, files.options(*picker), [*files.options(*xds), *named]) as (
-        running,
-        client,
-    ):
+    async with stack(tmp_path, picker, xds) as (running, client, files):
         await running.ready(READY_LIMIT)
         for _ in range(5):
             answer = await client.post(f"{running.url}/v1/completions", json=COMPLETION)
@@ -113,23 +114,19 @@ async def test_requests_are_answered_through_a_picker_with_tls(
 
 
 @pytest.mark.parametrize(
-    ("picker", "xds", "named"),
+    ("picker", "xds"),
     [
-        (SERVED, ("--picker-tls-ca=stranger.pem",), []),
-        (SERVED, TRUSTED, ["--picker-tls-name=elsewhere"]),
-        ((*SERVED, *ASKING), TRUSTED, []),
-        (SERVED, (), []),
+        (SERVED, ("--picker-tls-ca=stranger.pem",)),
+        (SERVED, (*TRUSTED, "--picker-tls-name=elsewhere")),
+        ((*SERVED, *ASKING), TRUSTED),
+        (SERVED, ()),
     ],
     ids=["wrong-ca", "wrong-name", "no-certificate", "plain-text"],
 )
 async def test_a_picker_and_an_envoy_that_do_not_trust_each_other_do_not_talk(
-    tmp_path: Path, picker: Sequence[str], xds: Sequence[str], named: list[str]
+    tmp_path: Path, picker: Sequence[str], xds: Sequence[str]
 ) -> None:
-    files = Files(tmp_path)
-    async with stack(tmp_path, files.options(*picker), [*files.options(*xds), *named]) as (
-        running,
-        client,
-    ):
+    async with stack(tmp_path, picker, xds) as (running, client, _):
         failures: list[int] = []
 
         async def has_tried() -> bool:

@@ -137,13 +137,11 @@ class AdmittingPicker:
         if not self.on:
             return self.director.pick(request, answer)
         view = self.director.view_of(request)
-        if isinstance(view, Refused):
-            answer(self.director.decide(request).outcome)
-            return nothing_to_withdraw
-        if request.subset is not None and not view.in_subset(request.subset):
+        if isinstance(view, Refused) or (
             # Nothing that it waits for would be for it.
-            answer(self.director.decide(request).outcome)
-            return nothing_to_withdraw
+            request.subset is not None and not view.in_subset(request.subset)
+        ):
+            return self.director.pick(request, answer)
         gate = self._gates.get(view.name) or self._gate(view)
         priority = view.resolver.priority(request.model, request.objective)
         queue = gate.queue
@@ -160,8 +158,7 @@ class AdmittingPicker:
                 return nothing_to_withdraw
         elif level is None and (priority < 0 or not self.settings.no_endpoints_ttl):
             # Nothing here is worth waiting for; the director says why.
-            answer(self.director.decide(request).outcome)
-            return nothing_to_withdraw
+            return self.director.pick(request, answer)
         ticket = self._ticket(request, answer, priority, now)
         refusal = self._not_waiting(gate, ticket, now)
         if refusal is None:

@@ -225,9 +225,7 @@ class Exchange:
             # Responses are shown to us, and this request got none: its client is gone.
             actions.append(Completed(self._routed.pick_id, duration=now - self._started))
             self._routed = None
-        self._state = _DONE
-        self._rewrite_to = None
-        self._body.clear()
+        self._let_go()
         return actions
 
     # -- the request's messages -----------------------------------------------------------------
