@@ -20,19 +20,19 @@ import statistics
 import time
 from collections.abc import Callable
 
-from extproc.admission.admitting_picker import AdmittingPicker
-from extproc.admission.settings import (
+from extproc.picking.admission.admitting_picker import AdmittingPicker
+from extproc.picking.admission.settings import (
     AdmissionSettings,
     BandSettings,
     ConcurrencySettings,
     Fairness,
     Order,
 )
-from extproc.director import Director
-from extproc.fleet import Fleet
+from extproc.picking.director import Director
+from extproc.picking.fleet import Fleet
+from extproc.picking.scheduling.profiles import PROFILES
+from extproc.picking.scheduling.signals import Signals
 from extproc.request import Api, Completed, InferenceRequest, Outcome, Routed
-from extproc.scheduling.profiles import PROFILES
-from extproc.scheduling.signals import Signals
 from pools.model import Endpoint, InferenceObjective, InferencePool, ObjectName, World
 
 POOL = ObjectName("default", "bench")

@@ -36,7 +36,7 @@ from bench.live.forms import FORMS, Form
 from bench.live.load import play
 from bench.live.rows import Row, live, median, show, simulated
 from bench.live.servers import Servers, Watch, behind_envoy, behind_router
-from extproc.scheduling.load import PREFILL_RATE
+from extproc.picking.scheduling.load import PREFILL_RATE
 from sim.fleet.experiment import Run, perform
 from sim.fleet.fleet import FleetConfig
 

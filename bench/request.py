@@ -51,10 +51,10 @@ from bench.transport import (
     started,
     until,
 )
-from extproc.access_log import METHOD as COMPLETIONS
 from extproc.exchange import BodyMode
-from extproc.ext_proc import METHOD, POOL_METADATA
-from extproc.grpc_health import Health
+from extproc.service.access_log import METHOD as COMPLETIONS
+from extproc.service.ext_proc import METHOD, POOL_METADATA
+from extproc.service.grpc_health import Health
 from extproc.transport.api import Deaf, Services, Stream
 from extproc.transport.native import serve_native
 from extproc.wire import ext_proc_pb2 as pb

@@ -17,15 +17,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from extproc.collector import spare_the_collector
-from extproc.decisions import DecisionRecord
-from extproc.director import Director
-from extproc.fleet import Fleet
+from extproc.picking.decisions import DecisionRecord
+from extproc.picking.director import Director
+from extproc.picking.fleet import Fleet
+from extproc.picking.scheduling import Candidate
+from extproc.picking.scheduling.prefix import PrefixIndex, chain_of
+from extproc.picking.scheduling.profiles import PROFILES
+from extproc.picking.scheduling.signals import Adapters, Signals
 from extproc.request import Api, Completed, InferenceRequest, Routed
-from extproc.scheduling import Candidate
-from extproc.scheduling.prefix import PrefixIndex, chain_of
-from extproc.scheduling.profiles import PROFILES
-from extproc.scheduling.signals import Adapters, Signals
+from extproc.service.collector import spare_the_collector
 from pools.model import (
     Criticality,
     Endpoint,

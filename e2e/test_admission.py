@@ -16,9 +16,9 @@ import pytest
 import pytest_asyncio
 
 from e2e.static_envoy import POOL, Envoy, configuration, eventually, running_envoy
-from extproc.admission.admitting_picker import AdmittingPicker
-from extproc.config import PickerConfig
-from extproc.server import EndpointPickerServer
+from extproc.config.settings import PickerConfig
+from extproc.picking.admission.admitting_picker import AdmittingPicker
+from extproc.service.server import EndpointPickerServer
 from extproc.signals.scraper import ScrapeSettings
 from pools.model import Endpoint, InferenceObjective, InferencePool, ObjectName, World
 from sim.config import PodConfig

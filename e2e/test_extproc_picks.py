@@ -26,8 +26,8 @@ from e2e.static_envoy import (
     eventually,
     running_envoy,
 )
-from extproc.config import PickerConfig, TransportKind
-from extproc.server import EndpointPickerServer
+from extproc.config.settings import PickerConfig, TransportKind
+from extproc.service.server import EndpointPickerServer
 from extproc.signals.scraper import ScrapeSettings
 from pools.model import (
     Criticality,

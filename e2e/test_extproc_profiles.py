@@ -11,8 +11,8 @@ import aiohttp
 
 from e2e.static_envoy import configuration, eventually, running_envoy
 from e2e.test_extproc_picks import ModelServer, Worlds
-from extproc.config import PickerConfig, TransportKind
-from extproc.server import EndpointPickerServer
+from extproc.config.settings import PickerConfig, TransportKind
+from extproc.service.server import EndpointPickerServer
 from extproc.signals.scraper import ScrapeSettings
 
 HEAD = "apiVersion: poolpilot.dev/v1alpha1\nkind: SchedulingProfiles\n"

@@ -29,11 +29,11 @@ from e2e.static_envoy import (
     eventually,
     running_envoy,
 )
-from extproc.access_log import AccessLog
 from extproc.exchange import ExchangeSettings
-from extproc.ext_proc import ExternalProcessor
-from extproc.grpc_health import Health
 from extproc.request import Api, InferenceRequest, Refused
+from extproc.service.access_log import AccessLog
+from extproc.service.ext_proc import ExternalProcessor
+from extproc.service.grpc_health import Health
 from extproc.transport.grpcio import serve_grpcio
 from extproc.transport.native import serve_native
 from pools.model import ObjectName

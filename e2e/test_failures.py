@@ -29,14 +29,14 @@ from aiohttp import web
 from e2e.harness import eventually
 from e2e.live import Envoy, envoy
 from e2e.static_envoy import Pod, Seen, dead_endpoint
-from extproc.config import PickerConfig, TransportKind
-from extproc.director import Director
-from extproc.endpoint_health import HealthPolicy
+from extproc.config.settings import PickerConfig, TransportKind
 from extproc.exchange import ExchangeSettings
+from extproc.picking.director import Director
+from extproc.picking.endpoint_health import HealthPolicy
+from extproc.picking.scheduling.candidate import Candidate
+from extproc.picking.scheduling.profile import Picker, Profile, SchedulingRequest
 from extproc.request import Completed, InferenceRequest, Outcome
-from extproc.scheduling.candidate import Candidate
-from extproc.scheduling.profile import Picker, Profile, SchedulingRequest
-from extproc.server import EndpointPickerServer
+from extproc.service.server import EndpointPickerServer
 from extproc.signals.scraper import ScrapeSettings
 from poolpilot.demo.load import POD_HEADER
 from poolpilot.demo.ports import LOOPBACK, Ports

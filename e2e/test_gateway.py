@@ -20,9 +20,9 @@ from e2e.live import Led, Script, led
 from e2e.pods import h2c_pod, http_pod
 from e2e.static_envoy import ScriptedPicker
 from e2e.tls import Connection, all_pem, certificate, serial, trusting_nobody
-from extproc.ext_proc import ExternalProcessor
-from extproc.grpc_health import Health
 from extproc.request import InferenceRequest, Outcome, Routed
+from extproc.service.ext_proc import ExternalProcessor
+from extproc.service.grpc_health import Health
 from extproc.transport.native import serve_native
 from poolpilot.demo.ports import Reservation, reserve
 from pools.model import (

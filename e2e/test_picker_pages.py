@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from e2e.browser import Page, browser, find_chromium
-from extproc.admission.settings import AdmissionSettings, ConcurrencySettings
-from extproc.config import PickerConfig
-from extproc.endpoint_health import Fault
+from extproc.config.settings import PickerConfig
+from extproc.picking.admission.settings import AdmissionSettings, ConcurrencySettings
+from extproc.picking.endpoint_health import Fault
+from extproc.picking.scheduling import Adapters, Signals
 from extproc.request import Api, Completed, InferenceRequest, Outcome, Routed
-from extproc.scheduling import Adapters, Signals
-from extproc.server import EndpointPickerServer
+from extproc.service.server import EndpointPickerServer
 from pools.model import (
     AbsentEndpoint,
     Endpoint,

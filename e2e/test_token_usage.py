@@ -15,8 +15,8 @@ from aiohttp import web
 
 from e2e.harness import eventually
 from e2e.live import envoy
-from extproc.config import PickerConfig
-from extproc.server import EndpointPickerServer
+from extproc.config.settings import PickerConfig
+from extproc.service.server import EndpointPickerServer
 from pools.model import Endpoint, InferencePool, ObjectName, World
 from xds.bootstrap import static_bootstrap
 from xds.translate import ExtProcSettings, TranslateSettings, parse_target, translate

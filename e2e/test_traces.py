@@ -16,8 +16,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from e2e.harness import eventually
 from e2e.live import Script, envoy
 from e2e.static_envoy import Pod
-from extproc.config import PickerConfig
-from extproc.server import EndpointPickerServer
+from extproc.config.settings import PickerConfig
+from extproc.service.server import EndpointPickerServer
 from pools.model import Endpoint, InferencePool, ObjectName, World
 from xds.bootstrap import BootstrapSettings, bootstrap
 from xds.config import XdsServerConfig

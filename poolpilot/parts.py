@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from poolpilot.errors import PoolPilotError
 
 if TYPE_CHECKING:
-    from extproc.config import PickerConfig
+    from extproc.config.settings import PickerConfig
     from poolpilot.sources import MakeSource
     from sim.config import PodConfig
     from xds.config import XdsServerConfig
@@ -61,7 +61,7 @@ async def xds_server(
 
 async def endpoint_picker(source: MakeSource, config: PickerConfig, grace: float) -> None:
     """The endpoint picker; requests get ``grace`` seconds at the end."""
-    from extproc.server import EndpointPickerServer, TracesNeedPackageError
+    from extproc.service.server import EndpointPickerServer, TracesNeedPackageError
     from extproc.transport.tls import TlsFilesError
     from pools.source import SourceError
 

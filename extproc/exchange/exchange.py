@@ -23,10 +23,10 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-from extproc import errors
 from extproc.apis import fields, model_name
-from extproc.body import Body, full_duplex
+from extproc.exchange import errors
 from extproc.exchange.action import Action, Withdraw
+from extproc.exchange.body import Body, full_duplex
 from extproc.exchange.opening import (
     MODEL_HEADER,
     body_mode,

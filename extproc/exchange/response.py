@@ -11,8 +11,8 @@ from typing import Final
 
 from extproc.apis.restore import ModelRestorer
 from extproc.apis.usage import Usage, UsageReader
-from extproc.body import full_duplex
 from extproc.exchange.action import Action
+from extproc.exchange.body import full_duplex
 from extproc.exchange.settings import BodyMode
 from extproc.request import Completed
 from extproc.wire import encode

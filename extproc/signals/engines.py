@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from extproc.scheduling.signals import Adapters, CacheConfig, Latency, Signals
+from extproc.picking.scheduling.signals import Adapters, CacheConfig, Latency, Signals
 from extproc.signals.exposition import Series, finite, newest, series_of
 
 

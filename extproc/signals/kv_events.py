@@ -14,7 +14,7 @@ import structlog
 import zmq
 import zmq.asyncio
 
-from extproc.scheduling.prefix.exact import CacheEvent, Cleared, Removed, Stored
+from extproc.picking.scheduling.prefix.exact import CacheEvent, Cleared, Removed, Stored
 from pools.model import host_port
 
 log = structlog.get_logger(__name__)

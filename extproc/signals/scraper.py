@@ -16,8 +16,8 @@ from typing import Protocol
 
 import structlog
 
-from extproc.endpoint_loops import EndpointLoops
-from extproc.scheduling.signals import Signals
+from extproc.picking.scheduling.signals import Signals
+from extproc.signals.endpoint_loops import EndpointLoops
 from extproc.signals.engines import Engine, engine_of
 from extproc.signals.fetch import ScrapeError
 

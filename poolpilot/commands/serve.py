@@ -586,9 +586,9 @@ def serve_extproc(
 
       curl http://127.0.0.1:9090/debug/decisions?limit=1
     """
-    from extproc.active_checks import CheckSettings
-    from extproc.config import PickerConfig, TransportKind
+    from extproc.config.settings import PickerConfig, TransportKind
     from extproc.exchange.settings import ExchangeSettings
+    from extproc.signals.active_checks import CheckSettings
     from extproc.signals.scraper import ScrapeSettings
     from extproc.transport.tls import TlsFiles
     from poolpilot import logs, parts
@@ -679,7 +679,7 @@ def serve_all(
 
       poolpilot bootstrap > envoy.yaml && envoy -c envoy.yaml
     """
-    from extproc.config import PickerConfig, TransportKind
+    from extproc.config.settings import PickerConfig, TransportKind
     from extproc.exchange.settings import ExchangeSettings
     from poolpilot import logs, parts
     from poolpilot.commands.limits import transport_limits
@@ -808,7 +808,7 @@ def _translate_settings(
 
 def _checked(profiles: Path | None) -> Path | None:
     """Raises ValueError (every mistake with its line) if the file cannot be used."""
-    from extproc.profiles import ProfilesFile
+    from extproc.picking.profiles import ProfilesFile
 
     if profiles is not None:
         ProfilesFile(profiles)

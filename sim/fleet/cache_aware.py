@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from extproc.scheduling import Candidate, Picker, Profile, SchedulingRequest
+from extproc.picking.scheduling import Candidate, Picker, Profile, SchedulingRequest
 
 THRESHOLD = 0.3
 IMBALANCE = 64

@@ -14,9 +14,9 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from extproc.picking.scheduling import Candidate, Profile, Signals, assume_missing
+from extproc.picking.scheduling.load import PREFILL_RATE, Charge, Load, LoadSettings
 from extproc.request import Api, InferenceRequest
-from extproc.scheduling import Candidate, Profile, Signals, assume_missing
-from extproc.scheduling.load import PREFILL_RATE, Charge, Load, LoadSettings
 from sim.engine import EngineConfig
 from sim.events import Decoded, Finished, FirstToken, Request
 from sim.fleet import prompt

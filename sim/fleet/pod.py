@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from extproc.scheduling import Adapters, CacheConfig, Candidate, Signals
-from extproc.scheduling.signals import Latency
+from extproc.picking.scheduling import Adapters, CacheConfig, Candidate, Signals
+from extproc.picking.scheduling.signals import Latency
 from pools.model import Endpoint
 from sim.engine import Engine, EngineConfig
 from sim.fleet.record import PodTotals

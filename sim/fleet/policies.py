@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from extproc.scheduling import PROFILES, Candidate, Picker, Profile, SchedulingRequest
+from extproc.picking.scheduling import PROFILES, Candidate, Picker, Profile, SchedulingRequest
 from sim.fleet.cache_aware import cache_aware
 
 

@@ -11,12 +11,12 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 
-from extproc.debug import application
-from extproc.decisions import DecisionRecord
-from extproc.director import Director
-from extproc.fleet import Fleet
+from extproc.observability.debug import application
+from extproc.picking.decisions import DecisionRecord
+from extproc.picking.director import Director
+from extproc.picking.fleet import Fleet
+from extproc.picking.scheduling import PROFILES, Adapters, Signals
 from extproc.request import Api, Completed, InferenceRequest, Routed
-from extproc.scheduling import PROFILES, Adapters, Signals
 from poolpilot.commands import explain
 from poolpilot.explanation import explanation, line
 from pools.model import Endpoint, InferencePool, ObjectName, World

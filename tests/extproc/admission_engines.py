@@ -7,7 +7,7 @@ import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
-from extproc.admission.settings import AdmissionSettings
+from extproc.picking.admission.settings import AdmissionSettings
 from extproc.request import Refused
 from sim.engine import Engine, EngineConfig
 from sim.events import Finished, FirstToken, Request

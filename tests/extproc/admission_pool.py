@@ -7,12 +7,12 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from extproc.admission.admitting_picker import AdmittingPicker
-from extproc.admission.settings import AdmissionSettings, ConcurrencySettings
-from extproc.director import Director
-from extproc.fleet import Fleet
+from extproc.picking.admission.admitting_picker import AdmittingPicker
+from extproc.picking.admission.settings import AdmissionSettings, ConcurrencySettings
+from extproc.picking.director import Director
+from extproc.picking.fleet import Fleet
+from extproc.picking.scheduling import PROFILES, Adapters, Signals
 from extproc.request import Api, Completed, InferenceRequest, Outcome, Refused, Routed
-from extproc.scheduling import PROFILES, Adapters, Signals
 from pools.model import Endpoint, InferenceObjective, InferencePool, ObjectName, World
 
 POOL = ObjectName("default", "llm")

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from extproc.access_log import FLAGS, METHOD, AccessLog, completions
 from extproc.request import Completed
-from extproc.sent_picks import SentPicks
+from extproc.service.access_log import FLAGS, METHOD, AccessLog, completions
+from extproc.service.sent_picks import SentPicks
 from extproc.transport.api import GrpcStatus
 from extproc.wire import access_log_pb2 as pb
 from tests.extproc.streams import RecordedStream

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.active_checks import ActiveChecks, CheckSettings, CheckState
-from extproc.endpoint_health import EndpointHealth, Fault, HealthPolicy, Standing
-from extproc.fleet import Fleet
-from extproc.polling import Poller
-from extproc.scheduling.profiles import PROFILES
+from extproc.picking.endpoint_health import EndpointHealth, Fault, HealthPolicy, Standing
+from extproc.picking.fleet import Fleet
+from extproc.picking.scheduling.profiles import PROFILES
+from extproc.signals.active_checks import ActiveChecks, CheckSettings, CheckState
 from extproc.signals.fetch import ScrapeError
+from extproc.signals.polling import Poller
 from pools.model import Endpoint, InferencePool, ObjectName, World
 
 POOL = ObjectName("default", "llama")

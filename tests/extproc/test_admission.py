@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from extproc.admission.saturation import Saturation
-from extproc.admission.settings import (
+from extproc.picking.admission.saturation import Saturation
+from extproc.picking.admission.settings import (
     AdmissionSettings,
     BandSettings,
     ConcurrencySettings,
@@ -18,8 +18,8 @@ from extproc.admission.settings import (
     Order,
     UtilizationSettings,
 )
+from extproc.picking.scheduling import Candidate, Filter, Profile, SchedulingRequest, pickers
 from extproc.request import Completed, Outcome, Refused
-from extproc.scheduling import Candidate, Filter, Profile, SchedulingRequest, pickers
 from pools.model import ObjectName
 from tests.extproc.admission_pool import AdmissionPool, Sent, endpoints
 
@@ -340,7 +340,7 @@ def test_flows_that_nobody_hears_of_any_more_are_forgotten() -> None:
 
 
 def test_names_without_end_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("extproc.admission.band.MAX_IDLE_FLOWS", 10)
+    monkeypatch.setattr("extproc.picking.admission.band.MAX_IDLE_FLOWS", 10)
     pool, (running,) = full_pool()
     for number in range(500):
         waits = pool.send(flow=f"tenant-{number}")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from extproc.admission.settings import (
+from extproc.picking.admission.settings import (
     AdmissionSettings,
     BandSettings,
     ConcurrencySettings,

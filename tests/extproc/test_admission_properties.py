@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from extproc.admission.settings import (
+from extproc.picking.admission.settings import (
     AdmissionSettings,
     BandSettings,
     ConcurrencySettings,

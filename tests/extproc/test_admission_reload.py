@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from extproc.admission.settings import (
+from extproc.picking.admission.settings import (
     AdmissionSettings,
     BandSettings,
     ConcurrencySettings,

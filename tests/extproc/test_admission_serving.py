@@ -10,7 +10,9 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from extproc.admission.settings import (
+from extproc.config.settings import PickerConfig
+from extproc.observability.debug import application
+from extproc.picking.admission.settings import (
     AdmissionSettings,
     BandSettings,
     ConcurrencySettings,
@@ -18,12 +20,10 @@ from extproc.admission.settings import (
     Order,
     UtilizationSettings,
 )
-from extproc.admission.views import AdmissionCollector
-from extproc.config import PickerConfig
-from extproc.debug import application
-from extproc.profiles import read_profiles
+from extproc.picking.admission.views import AdmissionCollector
+from extproc.picking.profiles import read_profiles
 from extproc.request import Completed, InferenceRequest, Outcome, Refused, Routed
-from extproc.server import EndpointPickerServer
+from extproc.service.server import EndpointPickerServer
 from pools.model import World
 from tests.extproc.admission_pool import POOL, AdmissionPool, endpoints, world
 

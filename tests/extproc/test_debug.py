@@ -10,13 +10,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from extproc.debug import application
-from extproc.director import Director
-from extproc.endpoint_health import Fault
-from extproc.fleet import Fleet
-from extproc.metrics import OTHER, Metrics, registry_of
+from extproc.observability.debug import application
+from extproc.observability.metrics import OTHER, Metrics, registry_of
+from extproc.picking.director import Director
+from extproc.picking.endpoint_health import Fault
+from extproc.picking.fleet import Fleet
+from extproc.picking.scheduling import PROFILES, Adapters, CacheConfig, Signals
 from extproc.request import Completed, InferenceRequest, Refused, Routed
-from extproc.scheduling import PROFILES, Adapters, CacheConfig, Signals
 from pools.model import (
     AbsentEndpoint,
     Endpoint,

@@ -12,11 +12,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from extproc.director import Director
-from extproc.fleet import Fleet
-from extproc.model_index import ModelIndex
+from extproc.picking.director import Director
+from extproc.picking.fleet import Fleet
+from extproc.picking.model_index import ModelIndex
+from extproc.picking.scheduling import PROFILES, Adapters, Signals
 from extproc.request import Api, Completed, InferenceRequest, Outcome, Refused, Routed
-from extproc.scheduling import PROFILES, Adapters, Signals
 from pools.model import (
     Criticality,
     Endpoint,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import extproc
-from extproc.errors import REASONS, immediate_response
+from extproc.exchange.errors import REASONS, immediate_response
 from extproc.request import Api, Refused
 from extproc.wire import ext_proc_pb2 as pb
 

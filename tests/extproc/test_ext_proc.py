@@ -11,10 +11,10 @@ from collections.abc import Callable
 import looptime
 import pytest
 
-from extproc.deadlines import Deadlines
 from extproc.exchange import ExchangeSettings
-from extproc.ext_proc import METHOD, ExternalProcessor
 from extproc.request import Completed, InferenceRequest, Outcome, Refused
+from extproc.service.deadlines import Deadlines
+from extproc.service.ext_proc import METHOD, ExternalProcessor
 from extproc.transport.api import GrpcStatus, Handler
 from pools.model import ObjectName
 from tests.extproc.envoy_messages import (

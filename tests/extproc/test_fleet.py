@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from extproc.endpoint_health import Fault, HealthPolicy
-from extproc.fleet import Fleet
-from extproc.scheduling import PROFILES, Signals, Step
+from extproc.picking.endpoint_health import Fault, HealthPolicy
+from extproc.picking.fleet import Fleet
+from extproc.picking.scheduling import PROFILES, Signals, Step
 from pools.model import Endpoint, InferencePool, ObjectName, World
 
 POOL = ObjectName("default", "llama")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from extproc.grpc_health import LIVENESS, READINESS, Health
+from extproc.service.grpc_health import LIVENESS, READINESS, Health
 from extproc.transport.api import GrpcStatus
 from extproc.wire import health_pb2 as pb
 from tests.extproc.streams import RecordedStream

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from extproc.endpoint_health import EndpointHealth, Fault, HealthPolicy, Standing, judge
+from extproc.picking.endpoint_health import EndpointHealth, Fault, HealthPolicy, Standing, judge
 from extproc.request import Completed
 
 ENDPOINTS = ("a:1", "b:1", "c:1")

@@ -6,11 +6,11 @@ import random
 
 import pytest
 
-from extproc.decisions import DecisionRecord
-from extproc.ledger import Ledger
+from extproc.picking.decisions import DecisionRecord
+from extproc.picking.ledger import Ledger
+from extproc.picking.scheduling import Candidate, SchedulingRequest
+from extproc.picking.scheduling.load import Load
 from extproc.request import Refused
-from extproc.scheduling import Candidate, SchedulingRequest
-from extproc.scheduling.load import Load
 from pools.model import Endpoint
 
 

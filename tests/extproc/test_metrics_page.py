@@ -11,13 +11,13 @@ import httpx
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from extproc.admission.settings import AdmissionSettings
-from extproc.admission.views import AdmissionCollector
-from extproc.config import PickerConfig
-from extproc.endpoint_health import Fault
-from extproc.metrics import registry_of
+from extproc.config.settings import PickerConfig
+from extproc.observability.metrics import registry_of
+from extproc.picking.admission.settings import AdmissionSettings
+from extproc.picking.admission.views import AdmissionCollector
+from extproc.picking.endpoint_health import Fault
 from extproc.request import Completed, Refused
-from extproc.server import EndpointPickerServer
+from extproc.service.server import EndpointPickerServer
 from pools.model import World
 from tests.extproc.admission_pool import AdmissionPool
 

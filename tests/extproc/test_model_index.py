@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from extproc.model_index import ModelIndex
+from extproc.picking.model_index import ModelIndex
 from pools.model import (
     Endpoint,
     InferenceModel,

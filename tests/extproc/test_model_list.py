@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from extproc.director import Director
-from extproc.fleet import Fleet
-from extproc.model_index import ModelIndex
-from extproc.model_list import ModelList
+from extproc.picking.director import Director
+from extproc.picking.fleet import Fleet
+from extproc.picking.model_index import ModelIndex
+from extproc.picking.scheduling import PROFILES
 from extproc.request import Answer, Answered, Api, InferenceRequest, Refused, Routed
-from extproc.scheduling import PROFILES
+from extproc.service.model_list import ModelList
 from pools.model import Endpoint, InferenceModel, InferencePool, ObjectName, World
 
 LLAMA, QWEN = ObjectName("default", "llama"), ObjectName("default", "qwen")

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from extproc.polling import Poller
+from extproc.signals.polling import Poller
 
 pytestmark = pytest.mark.looptime
 

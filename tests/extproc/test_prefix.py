@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from extproc.apis import fields
+from extproc.picking.scheduling import Candidate
+from extproc.picking.scheduling.prefix import PrefixIndex, Prompt, chain_of, prompt_of
+from extproc.picking.scheduling.prefix.blocks import MAX_TOKENS, sizes_of
 from extproc.request import Api, InferenceRequest
-from extproc.scheduling import Candidate
-from extproc.scheduling.prefix import PrefixIndex, Prompt, chain_of, prompt_of
-from extproc.scheduling.prefix.blocks import MAX_TOKENS, sizes_of
 from pools.model import Endpoint
 
 LONG = "All that the user has to know of the product, in one long text. " * 40

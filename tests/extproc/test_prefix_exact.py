@@ -14,10 +14,10 @@ import zmq.asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from extproc.picking.scheduling import Candidate, SchedulingRequest
+from extproc.picking.scheduling.load import Load
+from extproc.picking.scheduling.prefix.exact import CacheEvent, Cleared, Removed, Stored
 from extproc.request import Api, InferenceRequest
-from extproc.scheduling import Candidate, SchedulingRequest
-from extproc.scheduling.load import Load
-from extproc.scheduling.prefix.exact import CacheEvent, Cleared, Removed, Stored
 from extproc.signals.kv_events import KVEvents, cache_events
 from pools.model import Endpoint
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from extproc.profiles import ProfileSet, ProfilesFile, builtin, read_profiles
-from extproc.profiles.document import errors_of
-from extproc.profiles.file import ProfilesError
-from extproc.profiles.plugins import INSTEAD, PLUGINS, RENAMED
-from extproc.scheduling import PROFILES, Candidate, SchedulingRequest, Signals, Verdict
-from extproc.scheduling.profile import Profile
+from extproc.config.profiles_file import ProfilesError
+from extproc.picking.profiles import ProfileSet, ProfilesFile, builtin, read_profiles
+from extproc.picking.profiles.document import errors_of
+from extproc.picking.profiles.plugins import INSTEAD, PLUGINS, RENAMED
+from extproc.picking.scheduling import PROFILES, Candidate, SchedulingRequest, Signals, Verdict
+from extproc.picking.scheduling.profile import Profile
 from pools.model import Endpoint, InferencePool, ObjectName
 
 OWN = "apiVersion: poolpilot.dev/v1alpha1\nkind: SchedulingProfiles\n"

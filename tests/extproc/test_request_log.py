@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from extproc import request_log
-from extproc.decisions import DecisionRecord
+from extproc.observability import request_log
+from extproc.observability.request_log import RequestLog
+from extproc.picking.decisions import DecisionRecord
 from extproc.request import Completed, Routed
-from extproc.request_log import RequestLog
 from pools.model import ObjectName
 
 POOL = ObjectName("default", "llama")

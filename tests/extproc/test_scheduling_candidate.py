@@ -8,8 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from extproc.scheduling import Adapters, Candidate, Signals, assume_missing
-from extproc.scheduling.signals import CacheConfig, merge
+from extproc.picking.scheduling import Adapters, Candidate, Signals, assume_missing
+from extproc.picking.scheduling.signals import CacheConfig, merge
 from pools.model import Endpoint
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from extproc.scheduling import (
+from extproc.picking.scheduling import (
     PROFILES,
     Adapters,
     Candidate,
@@ -21,8 +21,8 @@ from extproc.scheduling import (
     filter_tree,
     then,
 )
-from extproc.scheduling import filters as f
-from extproc.scheduling.profiles import classic_filter_tree
+from extproc.picking.scheduling import filters as f
+from extproc.picking.scheduling.profiles import classic_filter_tree
 from pools.model import Endpoint
 
 

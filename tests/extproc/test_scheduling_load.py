@@ -8,10 +8,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from extproc.scheduling import Candidate, SchedulingRequest, Signals
-from extproc.scheduling.load import EXPECTED_OUTPUT, Charge, Load, LoadSettings
-from extproc.scheduling.prefix import PrefixIndex
-from extproc.scheduling.signals import Latency
+from extproc.picking.scheduling import Candidate, SchedulingRequest, Signals
+from extproc.picking.scheduling.load import EXPECTED_OUTPUT, Charge, Load, LoadSettings
+from extproc.picking.scheduling.prefix import PrefixIndex
+from extproc.picking.scheduling.signals import Latency
 from pools.model import Endpoint
 
 RATE = 1000.0

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.scheduling import Candidate, Signals
-from extproc.scheduling.pace import Paces
-from extproc.scheduling.signals import Latency
+from extproc.picking.scheduling import Candidate, Signals
+from extproc.picking.scheduling.pace import Paces
+from extproc.picking.scheduling.signals import Latency
 from pools.model import Endpoint
 
 

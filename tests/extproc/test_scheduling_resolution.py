@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from extproc.scheduling import Resolver
+from extproc.picking.scheduling import Resolver
 from pools.model import (
     Criticality,
     InferenceModel,

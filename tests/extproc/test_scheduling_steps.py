@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extproc.request import InferenceRequest
-from extproc.scheduling import (
+from extproc.picking.scheduling import (
     PROFILES,
     Adapters,
     Candidate,
@@ -28,11 +27,12 @@ from extproc.scheduling import (
     scorers,
     session,
 )
-from extproc.scheduling.labels import Operator, Requirement
-from extproc.scheduling.limits import Concurrency, Measure
-from extproc.scheduling.prefix import PrefixIndex
-from extproc.scheduling.signals import Latency
-from extproc.scheduling.work import work_of, work_with
+from extproc.picking.scheduling.labels import Operator, Requirement
+from extproc.picking.scheduling.limits import Concurrency, Measure
+from extproc.picking.scheduling.prefix import PrefixIndex
+from extproc.picking.scheduling.signals import Latency
+from extproc.picking.scheduling.work import work_of, work_with
+from extproc.request import InferenceRequest
 from pools.model import Endpoint
 
 

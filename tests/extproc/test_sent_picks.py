@@ -6,7 +6,7 @@ import tracemalloc
 
 import pytest
 
-from extproc.sent_picks import LATE, SentPicks
+from extproc.service.sent_picks import LATE, SentPicks
 
 
 def test_a_pick_that_envoy_did_not_wait_for_is_found_by_the_requests_id() -> None:

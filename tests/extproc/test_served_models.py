@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
-from extproc.model_index import ModelIndex
-from extproc.served_models import ServedModels, model_names
+from extproc.picking.model_index import ModelIndex
 from extproc.signals.fetch import HttpFetch
+from extproc.signals.served_models import ServedModels, model_names
 from pools.model import Endpoint, InferencePool, ObjectName, World
 
 POOL = ObjectName("default", "llama")

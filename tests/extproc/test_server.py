@@ -15,11 +15,11 @@ import grpc.aio
 import pytest
 from aiohttp import web
 
-from extproc.access_log import METHOD as ACCESS_LOG
-from extproc.config import PickerConfig, TransportKind
+from extproc.config.settings import PickerConfig, TransportKind
 from extproc.exchange.settings import ExchangeSettings
-from extproc.ext_proc import METHOD as EXT_PROC
-from extproc.server import EndpointPickerServer, SourceEndedError
+from extproc.service.access_log import METHOD as ACCESS_LOG
+from extproc.service.ext_proc import METHOD as EXT_PROC
+from extproc.service.server import EndpointPickerServer, SourceEndedError
 from extproc.signals.scraper import ScrapeSettings
 from extproc.transport.h2 import Limits
 from extproc.transport.native import Upkeep

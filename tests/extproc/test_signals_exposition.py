@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-from extproc.scheduling.signals import Adapters, CacheConfig, Signals
+from extproc.picking.scheduling.signals import Adapters, CacheConfig, Signals
 from extproc.signals.engines import ENGINES, SGLANG, TENSORRT_LLM, TRITON, VLLM, engine_of
 from extproc.signals.exposition import Series, series_of
 

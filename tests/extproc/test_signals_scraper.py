@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from extproc.scheduling.signals import Signals
+from extproc.picking.scheduling.signals import Signals
 from extproc.signals.fetch import ScrapeError
 from extproc.signals.scraper import Scraper, ScrapeSettings, delay_before_next
 

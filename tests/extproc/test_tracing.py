@@ -15,8 +15,8 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from extproc.observability.tracing import TracedPicker, Traces
 from extproc.request import Api, Completed, InferenceRequest, Outcome, Refused, Routed
-from extproc.tracing import TracedPicker, Traces
 from pools.model import ObjectName
 
 POOL = ObjectName("default", "llama")
@@ -207,7 +207,7 @@ def test_ends_are_passed_on(recorded: Recorded) -> None:
 
 def test_a_picker_without_traces_imports_nothing_of_them() -> None:
     program = (
-        "import sys, extproc.server; "
+        "import sys, extproc.service.server; "
         "print([name for name in sys.modules if name.startswith('opentelemetry')])"
     )
     done = subprocess.run(

@@ -21,12 +21,12 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from extproc.access_log import completions
 from extproc.apis import fields, model_name
 from extproc.apis.restore import ModelRestorer
 from extproc.exchange import Exchange, ExchangeSettings, Withdraw
+from extproc.picking.scheduling.prefix import chain_of, prompt_of
 from extproc.request import Api, Completed, InferenceRequest, Refused, Routed
-from extproc.scheduling.prefix import chain_of, prompt_of
+from extproc.service.access_log import completions
 from extproc.signals.engines import engine_of
 from extproc.wire import access_log_pb2 as log_pb
 from extproc.wire import ext_proc_pb2 as pb

@@ -9,8 +9,8 @@ from itertools import takewhile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extproc.picking.scheduling import Candidate, Profile, SchedulingRequest
 from extproc.request import Api, InferenceRequest
-from extproc.scheduling import Candidate, Profile, SchedulingRequest
 from pools.model import Endpoint
 from sim.fleet.cache_aware import TextTree, cache_aware, common
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from extproc.scheduling import Picker, Profile
+from extproc.picking.scheduling import Picker, Profile
 from sim.engine import EngineConfig
 from sim.fleet.fleet import Fleet, FleetConfig
 from sim.fleet.measure import measure, quantile

@@ -1,0 +1,1 @@
+"""What people see of the picker: pages, metrics, traces, log lines."""

@@ -1,0 +1,1 @@
+"""The picking core: from one request to one decision, and what became of it."""

@@ -1,0 +1,357 @@
+"""The live state of all endpoints, and each pool's view of it.
+
+An endpoint that several pools select is one server, so it has one state: scraped once, charged for
+all of them. The fleet is told of Worlds, scrapes and finished requests; it owns no clock or task.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from extproc.picking.endpoint_health import EndpointHealth, Fault, HealthPolicy, Standing
+from extproc.picking.scheduling.candidate import Candidate, assume_missing
+from extproc.picking.scheduling.load import Load, LoadSettings
+from extproc.picking.scheduling.prefix.exact import CacheEvent
+from extproc.picking.scheduling.profile import Profile, Step
+from extproc.picking.scheduling.resolution import Resolver
+from extproc.picking.scheduling.signals import Signals
+from pools.model import Endpoint, InferencePool, ObjectName, World, is_ip
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """One endpoint: what picks see of it, and how it has fared."""
+
+    candidate: Candidate
+    health: EndpointHealth
+    scrape_error: str = ""
+    """Why its last scrape failed; empty if it did not."""
+    scrapes: int = 0
+    scrape_failures: int = 0
+    views: list[PoolView] = field(default_factory=list)
+    """The pools that select it."""
+
+
+class PoolView:
+    """One pool, as its picks see it."""
+
+    __slots__ = (
+        "_by_address",
+        "_by_key",
+        "_floor",
+        "assuming",
+        "candidates",
+        "impaired",
+        "label",
+        "members",
+        "pool",
+        "profile",
+        "resolver",
+        "uses_prefix",
+    )
+
+    def __init__(
+        self,
+        pool: InferencePool,
+        members: Sequence[Member],
+        resolver: Resolver,
+        profile: Profile,
+        floor: float,
+    ) -> None:
+        self.pool = pool
+        self.label = str(pool.name)
+        """Its name in metrics."""
+        self.members = tuple(members)
+        self.candidates = tuple(member.candidate for member in members)
+        self.resolver = resolver
+        self.use(profile)
+        self.impaired = True
+        """Whether some members may have to be left out; checked when it next matters."""
+        self.assuming = True
+        """Whether some signals had to be assumed."""
+        self._floor = floor
+        self._by_key = {member.candidate.key: member for member in members}
+        self._by_address: dict[str, list[Member]] = {}
+        for member in members:
+            address = _canonical(member.candidate.endpoint.address)
+            self._by_address.setdefault(address, []).append(member)
+
+    @property
+    def name(self) -> ObjectName:
+        return self.pool.name
+
+    def use(self, profile: Profile) -> None:
+        """Choose by this profile from now on."""
+        self.profile = profile
+        self.uses_prefix = profile.uses_prefix
+
+    def eligible(
+        self,
+        subset: tuple[str, ...] | None,
+        now: float,
+        rng: random.Random,
+        trace: list[Step],
+    ) -> Sequence[Candidate]:
+        """The endpoints that may be picked now: in the subset, not draining, in good health.
+
+        What leaves some out leaves a step in the trace. Rules (P5, P6): an empty subset, or one
+        that names none of ours, leaves nothing. Draining and ill endpoints are used if there is
+        nothing better.
+        """
+        members: Sequence[Member] = self.members
+        if subset is not None:
+            members = self.in_subset(subset)
+            trace.append(("subset", [member.candidate for member in members]))
+        if not self.impaired:
+            if subset is None:
+                return self.candidates
+            return [member.candidate for member in members]
+        return self._fit(members, now, rng, trace)
+
+    def in_subset(self, subset: tuple[str, ...]) -> Sequence[Member]:
+        """The members that are among these addresses, ``ip`` or ``ip:port``."""
+        wanted: dict[str, Member] = {}
+        for entry in subset:
+            if (member := self._by_key.get(entry)) is not None:
+                wanted[entry] = member
+                continue
+            host, bracket, port = entry.rpartition("]:")
+            address = (host if bracket else entry).strip("[]")
+            for member in self._by_address.get(_canonical(address), ()):
+                if not bracket or str(member.candidate.endpoint.port) == port:
+                    wanted[member.candidate.key] = member
+        return list(wanted.values())
+
+    def _fit(
+        self, members: Sequence[Member], now: float, rng: random.Random, trace: list[Step]
+    ) -> Sequence[Candidate]:
+        if len(members) == len(self.members) and not any(
+            member.candidate.endpoint.draining or member.health.standing(now) is not Standing.IN
+            for member in members
+        ):
+            self.impaired = False
+            return self.candidates
+        staying = [member for member in members if not member.candidate.endpoint.draining]
+        if staying and len(staying) < len(members):
+            members = staying
+            trace.append(("not-draining", [member.candidate for member in members]))
+        fit: list[Member] = []
+        unfit: list[Member] = []
+        for member in members:
+            share = member.health.share(now)
+            (fit if share >= 1.0 or rng.random() < share else unfit).append(member)
+        if not unfit:
+            return [member.candidate for member in members]
+        least = max(1, round(self._floor * len(members)))
+        if len(fit) < least:
+            unfit.sort(key=lambda member: member.health.badness(now))
+            fit += unfit[: least - len(fit)]
+        candidates = [member.candidate for member in fit]
+        trace.append(("healthy", candidates))
+        return candidates
+
+
+def _canonical(address: str) -> str:
+    """IPv6 addresses can be written in several ways."""
+    return str(ipaddress.ip_address(address)) if ":" in address and is_ip(address) else address
+
+
+def _endpoints_of(world: World) -> dict[str, Endpoint]:
+    """By key. Where several pools name one endpoint, what drains it counts."""
+    endpoints: dict[str, Endpoint] = {}
+    for name in sorted(world.pools):
+        for endpoint in world.endpoints_of(name):
+            known = endpoints.get(endpoint.key)
+            if known is None or (endpoint.draining and not known.draining):
+                endpoints[endpoint.key] = endpoint
+    return endpoints
+
+
+class Fleet:
+    """Every endpoint of every pool."""
+
+    def __init__(
+        self,
+        profile_for: Callable[[InferencePool], Profile],
+        health: HealthPolicy | None = None,
+        stale_after: Callable[[int], float] = lambda endpoints: 2.0,
+        load: Load | None = None,
+    ) -> None:
+        """``stale_after``: seconds after which signals are no longer believed, given how many
+        endpoints there are (the more, the less often each is scraped)."""
+        self.load = load or Load()
+        """What was sent to the endpoints and is not over."""
+        self._known_adapters: set[str] = set()
+        self._profile_for = profile_for
+        self._health = health or HealthPolicy()
+        self._stale_after = stale_after
+        self._keep_for = stale_after(0)
+        self._leaving: dict[str, Member] = {}
+        self.on_out: Callable[[str, Fault], None] = lambda key, fault: None
+        """Called when an endpoint is taken out of picks."""
+        self.members: dict[str, Member] = {}
+        self.pools: dict[ObjectName, PoolView] = {}
+
+    def update(self, world: World) -> None:
+        """Take over a World, all of it or (if this raises) nothing.
+
+        Endpoints that stay keep their state; so does one that comes back while requests are still
+        under way there.
+        """
+        endpoints = _endpoints_of(world)
+        members = {key: self._member_for(key, endpoint) for key, endpoint in endpoints.items()}
+        pools = {
+            name: PoolView(
+                pool,
+                [members[endpoint.key] for endpoint in world.endpoints_of(name)],
+                Resolver.of_pool(world, name),
+                self._profile_of(pool),
+                self._health.floor,
+            )
+            for name, pool in world.pools.items()
+        }
+        known = {**self._leaving, **self.members}
+        self._leaving = {
+            key: member
+            for key, member in known.items()
+            if key not in members and member.candidate.in_flight
+        }
+        self.members, self.pools = members, pools
+        self._keep_for = self._stale_after(len(members))
+        for key, member in members.items():
+            member.candidate.endpoint = endpoints[key]
+            member.views = []
+        for view in pools.values():
+            for member in view.members:
+                member.views.append(view)
+            view.assuming = assume_missing(view.candidates)
+        self.load.keep(m.candidate for m in (*members.values(), *self._leaving.values()))
+        self._follow_caches()
+
+    def _profile_of(self, pool: InferencePool) -> Profile:
+        known = self.pools.get(pool.name)
+        return known.profile if known is not None else self._profile_for(pool)
+
+    def use(
+        self,
+        profile_for: Callable[[InferencePool], Profile],
+        load: LoadSettings | None = None,
+    ) -> None:
+        """Choose by other profiles from now on, all of them or (if this raises) none. What is
+        known of the endpoints stays."""
+        profiles = {name: profile_for(view.pool) for name, view in self.pools.items()}
+        self._profile_for = profile_for
+        for name, profile in profiles.items():
+            self.pools[name].use(profile)
+        if load is not None:
+            self.load.use(load)
+            self._follow_caches()
+
+    def _follow_caches(self) -> None:
+        self.load.follow(member.candidate for member in self.members.values())
+
+    def _member_for(self, key: str, endpoint: Endpoint) -> Member:
+        member = self.members.get(key) or self._leaving.get(key)
+        return member or Member(
+            Candidate(endpoint, self._known_adapters), EndpointHealth(self._health)
+        )
+
+    def targets(self) -> Mapping[str, str]:
+        """What to scrape: metrics address by endpoint key."""
+        return {
+            key: member.candidate.endpoint.metrics_address for key, member in self.members.items()
+        }
+
+    def addresses(self) -> Mapping[str, str]:
+        """IP address by endpoint key."""
+        return {key: member.candidate.endpoint.address for key, member in self.members.items()}
+
+    def heard(self, key: str, sequence: int, events: Sequence[CacheEvent]) -> None:
+        """An endpoint told what changed in its KV cache."""
+        if (candidate := self.candidate(key)) is not None:
+            self.load.exact.heard(candidate, sequence, events)
+
+    def events_lost(self, key: str) -> None:
+        """An endpoint's events do not arrive any more."""
+        if (candidate := self.candidate(key)) is not None:
+            self.load.exact.lost(candidate)
+
+    def scrape_started(self, key: str) -> None:
+        if (member := self.members.get(key)) is not None:
+            member.candidate.scrape_started()
+
+    def scraped(self, key: str, sample: Signals, began: float) -> None:
+        member = self.members.get(key)
+        if member is None:
+            return
+        member.scrapes += 1
+        member.scrape_error = ""
+        candidate = member.candidate
+        was_complete = candidate.complete()
+        cache, restarts = candidate.signals.cache, candidate.restarts
+        candidate.observe(sample, began, self._keep_for)
+        if candidate.signals.cache != cache:
+            self._follow_caches()
+        if candidate.restarts != restarts:
+            self.load.forget(candidate)
+        self.load.observed(candidate, began)
+        member.health.scrape_succeeded(began)
+        changed = candidate.complete() != was_complete
+        for view in member.views:
+            if view.assuming or changed:
+                view.assuming = assume_missing(view.candidates)
+
+    def scrape_failed(self, key: str, error: str, alive: bool, now: float) -> None:
+        """``alive``: the server answered, but not with metrics."""
+        member = self.members.get(key)
+        if member is None:
+            return
+        member.scrapes += 1
+        member.scrape_failures += 1
+        member.scrape_error = error
+        if member.candidate.expire(now, self._keep_for):
+            for view in member.views:
+                view.assuming = assume_missing(view.candidates)
+        if not alive and member.health.scrape_failed(now):
+            self._taken_out(member, Fault.SCRAPE)
+
+    def check_failed(self, key: str, until: float, now: float) -> None:
+        """An active check says that the endpoint is not well."""
+        member = self.members.get(key)
+        if member is not None and member.health.check_failed(until, now):
+            self._taken_out(member, Fault.CHECK)
+
+    def check_passed(self, key: str, now: float) -> None:
+        if (member := self.members.get(key)) is not None:
+            member.health.check_passed(now)
+
+    def failed(self, key: str, fault: Fault, now: float) -> bool:
+        """A request failed at an endpoint. Returns whether that took it out of picks."""
+        member = self.members.get(key)
+        if member is None:
+            return False
+        member.candidate.answered(well=False)
+        if not member.health.failed(fault, now):
+            return False
+        self._taken_out(member, fault)
+        if fault is Fault.CONNECT:
+            # Nobody listens there: when somebody does again, it will be with an empty cache.
+            self.load.forget(member.candidate)
+        return True
+
+    def succeeded(self, key: str, now: float) -> None:
+        if (member := self.members.get(key)) is not None:
+            member.health.succeeded(now)
+            member.candidate.answered(well=True)
+
+    def candidate(self, key: str) -> Candidate | None:
+        member = self.members.get(key)
+        return member.candidate if member is not None else None
+
+    def _taken_out(self, member: Member, fault: Fault) -> None:
+        for view in member.views:
+            view.impaired = True
+        self.on_out(member.candidate.key, fault)

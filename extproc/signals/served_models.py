@@ -1,0 +1,53 @@
+"""Asking pods which models they serve, so that a request finds its pool by the model alone.
+
+``GET /v1/models`` lists the base model and every adapter that is loaded, on vLLM, SGLang and
+TensorRT-LLM alike. A pod that does not tell (it wants a key, or has no such path) keeps what it
+told last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from extproc.picking.model_index import ModelIndex
+from extproc.signals.fetch import HttpFetch, ScrapeError
+
+PATH = "/v1/models"
+TIMEOUT = 2.0
+"""Seconds for one answer."""
+
+
+class _Model(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
+
+
+_DECODER = msgspec.json.Decoder(_Models)
+
+
+def model_names(body: bytes) -> list[str]:
+    """The names in an answer of the OpenAI API's model list. Raises ValueError if it is none."""
+    return [model.id for model in _DECODER.decode(body).data]
+
+
+class ServedModels:
+    """Puts what pods tell into the index; to be called by a
+    :class:`extproc.signals.polling.Poller`."""
+
+    def __init__(self, index: ModelIndex, fetch: HttpFetch) -> None:
+        self._index = index
+        self._fetch = fetch
+
+    async def __call__(self, key: str, address: str) -> None:
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                names = model_names(await self._fetch(f"http://{address}{PATH}"))
+        except (ScrapeError, TimeoutError, ValueError):
+            self._index.silent(key)
+        else:
+            self._index.reported(key, names)
