@@ -11,7 +11,7 @@ COMPILED := build/compiled
 # The interpreter takes the compiled packages, and everything else (bench, tests, e2e) from here.
 WITH_COMPILED := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(COMPILED)
 
-.PHONY: help setup demo test test-compiled compiled lint types contracts check bench fuzz proto clean
+.PHONY: help setup demo test test-compiled compiled lint types contracts rooms check bench fuzz proto clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -56,6 +56,9 @@ types: $(STAMP)  ## Static types, strict
 
 contracts: $(STAMP)  ## Who may import whom
 	$(BIN)/lint-imports
+
+rooms: $(STAMP)  ## The import graph by room
+	@$(BIN)/python -m tools.rooms
 
 check: lint types contracts test test-compiled  ## What CI runs
 
