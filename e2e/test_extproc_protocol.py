@@ -30,6 +30,7 @@ from e2e.static_envoy import (
     running_envoy,
 )
 from extproc.exchange import ExchangeSettings
+from extproc.reasons import Reason
 from extproc.request import Api, InferenceRequest, Refused
 from extproc.service.access_log import AccessLog
 from extproc.service.ext_proc import ExternalProcessor
@@ -328,8 +329,12 @@ async def test_a_websocket_upgrade_is_answered_at_once_and_talks(
 @pytest.mark.parametrize(
     ("refused", "retry_after", "kind"),
     [
-        (Refused(503, "no-endpoint", "No endpoint is ready."), None, "service_unavailable_error"),
-        (Refused(429, "shed", "Too busy.", retry_after=1.2), "2", "rate_limit_error"),
+        (
+            Refused(Reason.NO_READY_ENDPOINTS, "No endpoint is ready."),
+            None,
+            "service_unavailable_error",
+        ),
+        (Refused(Reason.SHED, "Too busy.", retry_after=1.2), "2", "rate_limit_error"),
     ],
 )
 async def test_a_refusal_reaches_the_client_as_an_openai_error(
@@ -390,7 +395,7 @@ async def test_a_body_beyond_the_limit_is_answered_with_413(
 
 async def test_in_full_duplex_a_client_is_refused_when_it_listens(gateway: Gateway) -> None:
     """A client that only writes while it sends must not find its connection reset."""
-    gateway.picker.outcome = lambda _: Refused(429, "shed", "Too busy.")
+    gateway.picker.outcome = lambda _: Refused(Reason.SHED, "Too busy.")
     for _ in range(5):
         data = _upload(4 << 20)
         status, _, headers = await gateway.post("FULL_DUPLEX_STREAMED", data, path="v1/files")

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import msgspec
 
+from extproc.reasons import Reason
 from pools.model import ObjectName
 
 
@@ -131,14 +132,28 @@ class Routed(msgspec.Struct, frozen=True):
 class Refused(msgspec.Struct, frozen=True):
     """Answer the client at once."""
 
-    status: int
-    """400, 404, 408, 413, 429, 500 or 503."""
-    reason: str
-    """A stable code in kebab-case, sent in ``x-poolpilot-reason`` and listed in docs/errors.md."""
+    reason: Reason
+    """Sent in ``x-poolpilot-reason``, and listed in docs/errors.md."""
     message: str
     """For the person who sent the request: what is wrong, and what to do."""
     retry_after: float | None = None
     """Seconds after which trying again makes sense; None: waiting does not help."""
+
+    @property
+    def status(self) -> int:
+        """400, 404, 408, 413, 429, 500 or 503."""
+        return self.reason.status
+
+
+def refused(reason: Reason, retry_after: float | None = None, **known: object) -> Refused:
+    """A refusal in the words of its row. ``known``: what the sentence has places for; KeyError for
+    one that is not given. ``retry_after``: in seconds, where it is known better than the row does.
+    """
+    return Refused(
+        reason,
+        reason.sentence.format(**known),
+        reason.retry_after if retry_after is None else retry_after,
+    )
 
 
 Outcome = Routed | Refused

@@ -11,7 +11,8 @@ import msgspec
 
 from extproc.apis import model_name
 from extproc.raw_json import DATA_URL, TOKEN_IDS, made_strict, undone
-from extproc.request import Api, Refused
+from extproc.reasons import Reason
+from extproc.request import Api, Refused, refused
 
 _TOKEN_BYTES: Final = 4
 """A prompt that is given as token ids counts as this many bytes of text for each."""
@@ -25,7 +26,7 @@ _SMALL: Final = 1 << 14
 """Bytes of a single value beside the prompt."""
 _PIECE: Final = 1 << 16
 """Bytes that are checked for UTF-8 at a time, so that the text of a whole body is never held."""
-_NOT_AN_OBJECT: Final = Refused(400, "invalid-json", "The request body must be a JSON object.")
+_NOT_AN_OBJECT: Final = refused(Reason.INVALID_JSON, problem="body must be a JSON object")
 
 _MAX_TOKENS: Final[dict[Api, tuple[str, ...]]] = {
     Api.COMPLETIONS: ("max_tokens",),
@@ -221,7 +222,7 @@ def read_prefix(api: Api, body: bytes) -> Fields:
 
 def _unreadable(error: Exception) -> Refused:
     reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-    return Refused(400, "invalid-json", f"The request body is not valid JSON: {reason}")
+    return refused(Reason.INVALID_JSON, problem=f"body is not valid JSON: {reason}")
 
 
 def _fields(api: Api, document: dict[str, object]) -> Fields | Refused:
@@ -229,25 +230,18 @@ def _fields(api: Api, document: dict[str, object]) -> Fields | Refused:
     if not isinstance(model, str) or not model:
         if api is not Api.GENERATE or model is not None:
             problem = (
-                "has no model"
+                "no model"
                 if model is None
-                else "has an empty model"
+                else "an empty model"
                 if model == ""
-                else "has a model that is not a string"
+                else "a model that is not a string"
             )
-            return Refused(
-                400, "missing-model", f'The request body {problem}. Set "model" to a model\'s name.'
-            )
+            return refused(Reason.MISSING_MODEL, model=problem)
         model = ""
     elif not model.isascii() and (broken := _half_a_pair(model)) is not None:
         return broken
     elif len(model) > _LONGEST_MODEL:
-        return Refused(
-            400,
-            "missing-model",
-            f'The request body has a model of {len(model)} characters. Set "model" to a model\'s '
-            "name.",
-        )
+        return refused(Reason.MISSING_MODEL, model=f"a model of {len(model)} characters")
     prompt_bytes = 0
     for key in _PROMPT[api]:
         value = document.get(key)

@@ -38,7 +38,8 @@ from extproc.exchange.opening import (
 )
 from extproc.exchange.response import ResponsePhase
 from extproc.exchange.settings import BodyMode, ExchangeSettings
-from extproc.request import Answer, Api, Completed, InferenceRequest, Refused, Routed
+from extproc.reasons import Reason
+from extproc.request import Answer, Api, Completed, InferenceRequest, Refused, Routed, refused
 from extproc.wire import decode, encode
 from extproc.wire import ext_proc_pb2 as pb
 from pools.model import ObjectName
@@ -201,17 +202,14 @@ class Exchange:
     def expire(self) -> list[Action]:
         """It has waited for too long (see :attr:`waiting`)."""
         if self._state is _ASKED:
-            timeout = self._settings.pick_timeout
-            late = Refused(
-                503, "pick-timeout", f"No endpoint was chosen within {timeout:g} s.", retry_after=1
-            )
+            problem = f"within {self._settings.pick_timeout:g} s"
+            late = refused(Reason.PICK_TIMEOUT, problem=problem)
             return [Withdraw.WITHDRAW, *self._tell(late)]
         if self._state is _REFUSED and self._refused is not None:
             return self._tell(self._refused)
         if self._state is _COLLECTING or self._rewrite_to is not None:
-            timeout = self._settings.upload_timeout
-            message = f"The request body did not arrive within {timeout:g} s."
-            return self._tell(Refused(408, "upload-timeout", message))
+            seconds = self._settings.upload_timeout
+            return self._tell(refused(Reason.UPLOAD_TIMEOUT, seconds=seconds))
         return []
 
     def close(self, now: float) -> list[Action]:
@@ -339,11 +337,8 @@ class Exchange:
                 return self._ask_with(fields.read_prefix(request.api, body), body)
             encoding = request.headers.get("content-encoding", "identity")
             if encoding != "identity":
-                found = Refused(
-                    400,
-                    "invalid-json",
-                    f"The request body is compressed ({encoding}). Send it uncompressed.",
-                )
+                problem = f"body is compressed ({encoding}). Send it uncompressed"
+                found = refused(Reason.INVALID_JSON, problem=problem)
             return self._refuse(found)
         return self._ask_with(found, body)
 
@@ -501,8 +496,7 @@ class Exchange:
         return [*actions, errors.immediate_response(refused, self._api, grpc=self._grpc), refused]
 
     def _too_large(self) -> Refused:
-        limit = self._settings.body_limit
-        return Refused(413, "body-too-large", f"The request body is larger than {limit} bytes.")
+        return refused(Reason.BODY_TOO_LARGE, limit=self._settings.body_limit)
 
     # -- the response -----------------------------------------------------------------------------
 
@@ -527,22 +521,17 @@ class Exchange:
         return (told, self._model) if self._model else None
 
 
-_NO_BODY: Final = Refused(400, "invalid-json", "The request has no body; it must be a JSON object.")
-_INTRICATE: Final = Refused(
-    400,
-    "invalid-json",
-    'The request body has "model" so often, or so much that is nested so deeply, that the model '
-    "cannot be rewritten.",
+_NO_BODY: Final = refused(Reason.INVALID_JSON, problem="has no body; it must be a JSON object")
+_INTRICATE: Final = refused(
+    Reason.INVALID_JSON,
+    problem='body has "model" so often, or so much that is nested so deeply, that the model cannot '
+    "be rewritten",
 )
-_NOT_VISIBLE: Final = Refused(
-    500,
-    "body-not-visible",
-    "The model must be rewritten, but the gateway does not let the endpoint picker change the "
-    "body. Set request_body_mode to FULL_DUPLEX_STREAMED or BUFFERED.",
+_NOT_VISIBLE: Final = refused(
+    Reason.BODY_NOT_VISIBLE,
+    problem="the gateway does not let the endpoint picker change the body",
 )
-_HELD_BY_TRAILERS: Final = Refused(
-    500,
-    "body-not-visible",
-    "The model must be rewritten, but a streamed body that ends with trailers cannot be changed. "
-    "Set request_body_mode to FULL_DUPLEX_STREAMED or BUFFERED.",
+_HELD_BY_TRAILERS: Final = refused(
+    Reason.BODY_NOT_VISIBLE,
+    problem="a streamed body that ends with trailers cannot be changed",
 )

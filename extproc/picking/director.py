@@ -31,7 +31,8 @@ from extproc.picking.ledger import Ledger
 from extproc.picking.model_index import ModelIndex
 from extproc.picking.scheduling.prefix import NO_MATCH, PrefixMatch
 from extproc.picking.scheduling.profile import Decision, SchedulingRequest, Verdict
-from extproc.request import Completed, InferenceRequest, Outcome, Refused, Routed
+from extproc.reasons import Reason
+from extproc.request import Completed, InferenceRequest, Outcome, Refused, Routed, refused
 from pools.model import World
 
 log = structlog.get_logger(__name__)
@@ -285,9 +286,7 @@ class Director:
         """The pool that the request is for."""
         pools = self.fleet.pools
         if self._world is None:
-            return Refused(
-                503, "starting", "The endpoint picker is starting. Try again in a moment.", 1.0
-            )
+            return refused(Reason.STARTING, busy="starting")
         name = request.pool
         if name is None:
             if len(pools) == 1:
@@ -297,36 +296,22 @@ class Director:
                 return self.unknown_model(request.model)
         view = pools.get(name)
         if view is None:
-            return Refused(
-                503,
-                "unknown-pool",
-                f"The InferencePool {name} is not known to the endpoint picker. Check that it "
-                "exists and that the picker watches it.",
-                1.0,
-            )
+            return refused(Reason.UNKNOWN_POOL, pool=name)
         return view
 
     def unknown_model(self, model: str) -> Refused:
         """What is told to who asks for a model (``""``: none) that no pool is known to serve."""
         if not self.models.complete:
-            return Refused(
-                503,
-                "starting",
-                "The endpoint picker is asking the pods which models they serve. Try again in a "
-                "moment.",
-                1.0,
-            )
+            return refused(Reason.STARTING, busy="asking the pods which models they serve")
         known = sorted(self.models.models)
         names = ", ".join(repr(name[:MAX_NAME]) for name in known[:MAX_LISTED])
         if len(known) > MAX_LISTED:
             names += f" and {len(known) - MAX_LISTED} more"
         asked = f"the model {model[:MAX_NAME]!r}" if model else "no model"
-        return Refused(
-            404,
-            "no-pool-for-model",
-            f"The request asks for {asked}, and its path and host lead to no pool. "
-            + (f"Models that are known: {names}." if names else "No model is known yet.")
-            + " An InferenceModel or InferenceModelRewrite makes a name known.",
+        return refused(
+            Reason.NO_POOL_FOR_MODEL,
+            asked=asked,
+            known=f"Models that are known: {names}." if names else "No model is known yet.",
         )
 
     def _refuse(
@@ -402,24 +387,9 @@ class Director:
 def _refusal(view: PoolView, request: InferenceRequest, verdict: Verdict, priority: int) -> Refused:
     pool = view.pool.name
     if verdict is Verdict.SHED:
-        return Refused(
-            429,
-            "shed",
-            f"All endpoints of the pool {pool} are busy, and requests of priority {priority} are "
-            "dropped while they are. Try again later.",
-            1.0,
-        )
+        return refused(Reason.SHED, pool=pool, priority=priority)
     if request.subset is not None and view.candidates:
-        return Refused(
-            503,
-            "no-endpoint-in-subset",
-            f"None of the endpoints that this request may use is a ready endpoint of the pool "
-            f"{pool}.",
-        )
-    return Refused(
-        503,
-        "no-ready-endpoints",
-        f"The pool {pool} has no ready endpoint for this request. Check that its pods run and are "
-        "ready.",
-        5.0,
+        return refused(Reason.NO_ENDPOINT_IN_SUBSET, pool=pool)
+    return refused(
+        Reason.NO_READY_ENDPOINTS, pool=pool, problem="has no ready endpoint for this request"
     )

@@ -16,6 +16,7 @@ from extproc.picking.director import Director
 from extproc.picking.endpoint_health import Fault
 from extproc.picking.fleet import Fleet
 from extproc.picking.scheduling import PROFILES, Adapters, CacheConfig, Signals
+from extproc.reasons import Reason
 from extproc.request import Completed, InferenceRequest, Refused, Routed
 from pools.model import (
     AbsentEndpoint,
@@ -164,7 +165,7 @@ def test_metrics_tell_what_was_decided_and_how_it_ended(served: Served) -> None:
     outcome = served.ask()
     assert isinstance(outcome, Routed)
     served.ask(pool=EMPTY)
-    served.director.metrics.refused(Refused(413, "body-too-large", ""))
+    served.director.metrics.refused(Refused(Reason.BODY_TOO_LARGE, ""))
     served.director.settle(
         Completed(
             outcome.pick_id,

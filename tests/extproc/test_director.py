@@ -16,6 +16,7 @@ from extproc.picking.director import Director
 from extproc.picking.fleet import Fleet
 from extproc.picking.model_index import ModelIndex
 from extproc.picking.scheduling import PROFILES, Adapters, Signals
+from extproc.reasons import Reason
 from extproc.request import Api, Completed, InferenceRequest, Outcome, Refused, Routed
 from pools.model import (
     Criticality,
@@ -434,7 +435,7 @@ def test_a_refusal_while_a_pick_is_answered_has_an_id_of_its_own() -> None:
     view = director.fleet.pools[LLAMA]
 
     def answer(outcome: Outcome) -> None:
-        director.refuse(ask(), Refused(429, "queue-full", "Full."), view, 0)
+        director.refuse(ask(), Refused(Reason.QUEUE_FULL, "Full."), view, 0)
 
     director.pick(ask(), answer)
     [refusal, pick] = director.decisions.latest()

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from extproc.exchange import BodyMode, ExchangeSettings, Waiting, Withdraw
+from extproc.reasons import Reason
 from extproc.request import Api, Completed, Refused
 from extproc.wire import ext_proc_pb2 as pb
 from pools.model import ObjectName
@@ -30,7 +31,7 @@ from tests.extproc.envoy_messages import (
 )
 
 COMPLETION = b'{"model": "tweet-summary", "prompt": "Say hi"}'
-BUSY = Refused(429, "shed", "Too busy.", retry_after=1)
+BUSY = Refused(Reason.SHED, "Too busy.", retry_after=1)
 ENDPOINTS = "10.0.0.1:8000,10.0.0.2:8000"
 REWRITTEN = msgspec.structs.replace(ROUTED, model="target")
 OTHERS = [mode for mode in BodyMode if mode is not FDS]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from extproc.exchange import BodyMode, ExchangeSettings, Waiting, Withdraw
+from extproc.reasons import Reason
 from extproc.request import Completed, InferenceRequest, Outcome, Refused
 from extproc.wire import ext_proc_pb2 as pb
 from tests.extproc.envoy_messages import (
@@ -170,7 +171,7 @@ MESSAGES: dict[str, bytes] = {
 OUTCOMES: list[Outcome] = [
     ROUTED,
     msgspec.structs.replace(ROUTED, model="target"),
-    Refused(503, "no-ready-endpoints", "None."),
+    Refused(Reason.NO_READY_ENDPOINTS, "None."),
 ]
 
 

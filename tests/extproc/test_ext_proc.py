@@ -12,6 +12,7 @@ import looptime
 import pytest
 
 from extproc.exchange import ExchangeSettings
+from extproc.reasons import Reason
 from extproc.request import Completed, InferenceRequest, Outcome, Refused
 from extproc.service.deadlines import Deadlines
 from extproc.service.ext_proc import METHOD, ExternalProcessor
@@ -125,7 +126,7 @@ async def test_a_pick_for_a_request_that_envoy_has_given_up_is_settled_at_once()
         assert picker.completed == [Completed(ROUTED.pick_id)], "the second one is waited for"
 
 
-@pytest.mark.parametrize("first", [Refused(503, "no-ready-endpoints", "None."), None])
+@pytest.mark.parametrize("first", [Refused(Reason.NO_READY_ENDPOINTS, "None."), None])
 async def test_a_request_that_got_no_pick_and_is_sent_again_is_under_way(
     first: Refused | None,
 ) -> None:
@@ -279,7 +280,7 @@ async def test_a_response_phase_settles_with_the_clock_of_the_server() -> None:
 
 async def test_refusals_are_counted_whoever_makes_them() -> None:
     refused: list[Refused] = []
-    processor = ExternalProcessor(Picker(Refused(429, "shed", "Busy.")), on_refused=refused.append)
+    processor = ExternalProcessor(Picker(Refused(Reason.SHED, "Busy.")), on_refused=refused.append)
     for chunk in (COMPLETION, b"{"):
         _, handler = opened(processor)
         handler.on_message(headers())

@@ -10,12 +10,13 @@ from extproc.picking.decisions import DecisionRecord
 from extproc.picking.ledger import Ledger
 from extproc.picking.scheduling import Candidate, SchedulingRequest
 from extproc.picking.scheduling.load import Load
+from extproc.reasons import Reason
 from extproc.request import Refused
 from pools.model import Endpoint
 
 
 def record(pick_id: str) -> DecisionRecord:
-    return DecisionRecord(pick_id, 0.0, "", None, "", "", "", 0, Refused(500, "", ""))
+    return DecisionRecord(pick_id, 0.0, "", None, "", "", "", 0, Refused(Reason.SHED, ""))
 
 
 class Books:

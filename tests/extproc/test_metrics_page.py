@@ -16,6 +16,7 @@ from extproc.observability.metrics import registry_of
 from extproc.picking.admission.settings import AdmissionSettings
 from extproc.picking.admission.views import AdmissionCollector
 from extproc.picking.endpoint_health import Fault
+from extproc.reasons import Reason
 from extproc.request import Completed, Refused
 from extproc.service.server import EndpointPickerServer
 from pools.model import World
@@ -77,7 +78,7 @@ def everything_once() -> Iterable[Metric]:
     done = Completed("", 200, 0.3, 0.1, attempts=2, served="10.0.0.9:8000", prompt_tokens=1)
     metrics.ended("default/llm", "m", "10.0.0.1:8000", done)
     metrics.ejected("10.0.0.1:8000", Fault.CONNECT)
-    metrics.refused(Refused(413, "body-too-large", ""))
+    metrics.refused(Refused(Reason.BODY_TOO_LARGE, ""))
     yield from registry_of(metrics, pool.director.fleet, lambda: pool.now).collect()
     yield from AdmissionCollector(pool.picker).collect()
 

@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from extproc.observability.tracing import TracedPicker, Traces
+from extproc.reasons import Reason
 from extproc.request import Api, Completed, InferenceRequest, Outcome, Refused, Routed
 from pools.model import ObjectName
 
@@ -143,12 +144,12 @@ def test_a_share_of_requests_without_a_trace_begins_one() -> None:
 
 @pytest.mark.parametrize(
     ("status", "reason", "code"),
-    [(429, "shed", StatusCode.UNSET), (503, "no-ready-endpoints", StatusCode.ERROR)],
+    [(429, Reason.SHED, StatusCode.UNSET), (503, Reason.NO_READY_ENDPOINTS, StatusCode.ERROR)],
 )
 def test_a_refusal_tells_its_reason(
-    recorded: Recorded, status: int, reason: str, code: StatusCode
+    recorded: Recorded, status: int, reason: Reason, code: StatusCode
 ) -> None:
-    refused = Refused(status, reason, "Why.")
+    refused = Refused(reason, "Why.")
     picker = TracedPicker(Policy(refused), recorded.traces)
     picker.pick(ask(trace_parent=SAMPLED), lambda _: None)
     span = recorded.span()

@@ -30,7 +30,8 @@ from extproc.picking.director import Director, nothing_to_withdraw
 from extproc.picking.fleet import PoolView
 from extproc.picking.scheduling.prefix import BYTES_PER_TOKEN
 from extproc.picking.scheduling.profile import PREFILL_HEADER
-from extproc.request import Completed, InferenceRequest, Outcome, Refused, Routed
+from extproc.reasons import Reason
+from extproc.request import Completed, InferenceRequest, Outcome, Refused, Routed, refused
 from pools.model import ObjectName
 
 log = structlog.get_logger(__name__)
@@ -241,7 +242,7 @@ class AdmittingPicker:
         self._closed = True
         for gate in self._gates.values():
             for ticket in gate.queue.pop_all(self._clock()):
-                self._refuse_ticket(gate, ticket, self._shutting_down())
+                self._refuse_ticket(gate, ticket, _SHUTTING_DOWN)
 
     # What can be seen
 
@@ -410,58 +411,44 @@ class AdmittingPicker:
     def _not_waiting(self, gate: _Gate, ticket: Ticket, now: float) -> Refused | None:
         """Why a request that cannot be served at once does not wait; None if it does."""
         if self._closed:
-            return self._shutting_down()
+            return _SHUTTING_DOWN
         if ticket.priority < 0:
-            return Refused(
-                429,
-                "shed",
-                f"All endpoints of the pool {gate.view.pool.name} are busy, and requests of "
-                f"priority {ticket.priority} are dropped while they are. Try again later.",
+            return refused(
+                Reason.SHED,
                 gate.queue.retry_after(len(gate.queue) + 1, now),
+                pool=gate.view.name,
+                priority=ticket.priority,
             )
         return self._queue_timeout(gate, ticket, now) if ticket.deadline <= now else None
 
     def _queue_full(self, gate: _Gate, ticket: Ticket, now: float) -> Refused:
         queue = gate.queue
-        return Refused(
-            429,
-            "queue-full",
-            f"The queue for the pool {gate.view.pool.name} has no room for this request. Try again "
-            "later.",
+        return refused(
+            Reason.QUEUE_FULL,
             queue.retry_after(queue.waiting_before(ticket.priority) + 1, now),
+            pool=gate.view.name,
         )
 
     def _queue_timeout(self, gate: _Gate, ticket: Ticket, now: float) -> Refused:
         queue = gate.queue
-        return Refused(
-            429,
-            "queue-timeout",
-            f"All endpoints of the pool {gate.view.pool.name} were busy for the "
-            f"{now - ticket.arrived:.1f} s that this request waited. Try again later.",
+        return refused(
+            Reason.QUEUE_TIMEOUT,
             queue.retry_after(queue.waiting_before(ticket.priority) + 1, now),
+            pool=gate.view.name,
+            seconds=now - ticket.arrived,
         )
 
     def _no_endpoints(self, gate: _Gate) -> Refused:
-        return Refused(
-            503,
-            "no-ready-endpoints",
-            f"The pool {gate.view.pool.name} has had no endpoint while this request waited. Check "
-            "that its pods run and are ready.",
-            5.0,
-        )
-
-    def _shutting_down(self) -> Refused:
-        return Refused(
-            503,
-            "shutting-down",
-            "The endpoint picker is stopping, and the request was still waiting for an endpoint. "
-            "Try again.",
-            1.0,
+        return refused(
+            Reason.NO_READY_ENDPOINTS,
+            pool=gate.view.name,
+            problem="has had no endpoint while this request waited",
         )
 
 
-_UNDECIDED: Final = Refused(
-    503, "pick-timeout", "No endpoint could be chosen for this request; the picker's log says why."
+_SHUTTING_DOWN: Final = refused(Reason.SHUTTING_DOWN)
+_UNDECIDED: Final = refused(
+    Reason.PICK_TIMEOUT, problem="for this request; the picker's log says why"
 )
 
 
