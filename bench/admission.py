@@ -20,6 +20,7 @@ import statistics
 import time
 from collections.abc import Callable
 
+from extproc.observability.telemetry import Telemetry
 from extproc.picking.admission.admitting_picker import AdmittingPicker
 from extproc.picking.admission.settings import (
     AdmissionSettings,
@@ -48,13 +49,13 @@ class Bench:
     def __init__(self, waiting: int, endpoints: int, fairness: Fairness, order: Order) -> None:
         self._rng = random.Random(1)
         self._numbers = itertools.count()
-        fleet = Fleet(lambda pool: PROFILES["random"]())
-        self.director = Director(fleet, on_end=lambda record: self.picker.ended(record))
+        fleet = Fleet(lambda pool: PROFILES["random"](), observer=Telemetry())
+        self.director = Director(fleet, time.monotonic, self._rng)
         band = BandSettings(max_requests=1 << 30, ttl=3600, fairness=fairness, order=order)
         settings = AdmissionSettings(
             ConcurrencySettings(SLOTS), default_band=band, max_requests=1 << 30, max_ttl=3600
         )
-        self.picker = AdmittingPicker(self.director, settings, time.monotonic)
+        self.picker = AdmittingPicker(self.director, settings)
         pods = tuple(
             Endpoint(f"10.0.{n // 250}.{n % 250}", 8000, f"pod-{n}") for n in range(endpoints)
         )
@@ -103,7 +104,7 @@ class Bench:
         self.picker.pick(self.request("batch"), lambda outcome: None)
 
     def end(self) -> None:
-        self.director.settle(Completed(self.open.pop(), code=200))
+        self.picker.settle(Completed(self.open.pop(), code=200))
 
 
 def per_call(call: Callable[[], object], count: int = BATCH) -> float:
@@ -128,7 +129,9 @@ def row(waiting: int, endpoints: int, fairness: Fairness, order: Order) -> list[
         each = iter(withdrawals)
         withdrawn = per_call(lambda each=each: next(each)())  # type: ignore[misc]
         refused = per_call(bench.refuse)
-        woken = per_call(lambda: bench.picker.scraped(key), 20)
+        woken = per_call(
+            lambda: bench.picker.scraped(key, Signals(0, 0, 0.0), time.monotonic()), 20
+        )
         for _ in range(BATCH):
             bench.queue()
         both = per_call(bench.end)

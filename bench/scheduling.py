@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from extproc.observability.telemetry import Telemetry
 from extproc.picking.decisions import DecisionRecord
 from extproc.picking.director import Director
 from extproc.picking.fleet import Fleet
@@ -49,8 +50,8 @@ IN_FLIGHT = 10
 def director(profile: str, endpoints: int, seed: int) -> Director:
     """A director over endpoints in all states of load."""
     rng = random.Random(seed)
-    fleet = Fleet(lambda pool: PROFILES[profile]())
-    picker = Director(fleet, rng=rng)
+    fleet = Fleet(lambda pool: PROFILES[profile](), observer=Telemetry())
+    picker = Director(fleet, time.monotonic, rng)
     addresses = [Endpoint(f"10.0.{n // 250}.{n % 250}", 8000, f"pod-{n}") for n in range(endpoints)]
     picker.update(
         World(

@@ -213,5 +213,6 @@ class Picker(Protocol):
         (the client hung up, or its deadline passed); once answered it does nothing.
         """
 
-    def settle(self, completed: Completed) -> None:
-        """A routed request has ended. Unknown and repeated ``pick_id`` are ignored."""
+    def settle(self, completed: Completed) -> object:
+        """A routed request has ended. Unknown and repeated ``pick_id`` are ignored. What is
+        returned is for those who know which picker it is."""

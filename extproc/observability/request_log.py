@@ -20,7 +20,7 @@ CAPACITY = 10_000
 
 
 class RequestLog:
-    """Give its :meth:`ended` to the director. ``share`` of the requests (0 to 1) are logged."""
+    """``share`` of the requests (0 to 1) are logged."""
 
     def __init__(self, share: float, rng: random.Random | None = None) -> None:
         if not 0.0 <= share <= 1.0:

@@ -65,6 +65,7 @@ class DecisionRecord:
         "outcome",
         "output_tokens",
         "pool",
+        "pool_label",
         "prefill",
         "priority",
         "profile",
@@ -81,6 +82,7 @@ class DecisionRecord:
         at: float,
         request_id: str,
         pool: ObjectName | None,
+        pool_label: str,
         profile: str,
         model: str,
         target_model: str,
@@ -90,9 +92,11 @@ class DecisionRecord:
         self.id = id
         """The pick id."""
         self.at = at
-        """On the director's clock."""
+        """When it was made, on the director's clock."""
         self.request_id = request_id
         self.pool = pool
+        self.pool_label = pool_label
+        """The pool's name as text; empty where there is no such pool."""
         self.profile = profile
         self.model = model
         self.target_model = target_model

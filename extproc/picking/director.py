@@ -8,38 +8,21 @@ spreads instead of falling on the same endpoint.
 from __future__ import annotations
 
 import random
-import secrets
-import time
 from collections.abc import Callable
 from typing import Final
 
-import structlog
-
-from extproc.observability.metrics import Metrics
-from extproc.picking.decisions import (
-    SAMPLE,
-    SMALL_POOL,
-    DecisionLog,
-    DecisionRecord,
-    Details,
-    brief,
-    steps_of,
-)
-from extproc.picking.endpoint_health import Fault, judge
+from extproc.picking.decisions import DecisionLog, DecisionRecord, brief
+from extproc.picking.endpoint_health import judge
 from extproc.picking.fleet import Fleet, PoolView
 from extproc.picking.ledger import Ledger
+from extproc.picking.memory import MAX_NAME, Choice, Memory
 from extproc.picking.model_index import ModelIndex
-from extproc.picking.scheduling.prefix import NO_MATCH, PrefixMatch
-from extproc.picking.scheduling.profile import Decision, SchedulingRequest, Verdict
+from extproc.picking.scheduling.profile import Decision, Verdict
 from extproc.reasons import Reason
 from extproc.request import Completed, InferenceRequest, Outcome, Refused, Routed, refused
 from pools.model import World
 
-log = structlog.get_logger(__name__)
-
 ENDPOINTS_PER_PICK: Final = 3
-MAX_NAME: Final = 256
-"""Characters kept of what clients name: a model name may be as long as a body."""
 MAX_LISTED: Final = 20
 """Model names in an error message."""
 POOL_HEADER: Final = "x-poolpilot-pool"
@@ -56,68 +39,40 @@ def nothing_to_withdraw() -> None:
     """What a pick that was answered at once returns."""
 
 
-class _Choice:
-    """Where a request goes, before it is charged and recorded."""
-
-    __slots__ = ("asked", "at", "decision", "outcome", "queued", "request", "seconds", "view")
-
-    def __init__(
-        self,
-        request: InferenceRequest,
-        outcome: Routed,
-        at: float,
-        seconds: float,
-        queued: float,
-        view: PoolView,
-        asked: SchedulingRequest,
-        decision: Decision,
-    ) -> None:
-        self.request = request
-        self.outcome = outcome
-        self.at = at
-        self.seconds = seconds
-        self.queued = queued
-        self.view = view
-        self.asked = asked
-        self.decision = decision
-
-
 class Director:
-    """Implements :class:`extproc.request.Picker` for any number of pools."""
+    """Implements :class:`extproc.request.Picker` for any number of pools.
+
+    Has no clock, task or dice of its own, and tells the fleet's observer what happens.
+    """
 
     def __init__(
         self,
         fleet: Fleet,
+        clock: Callable[[], float],
+        rng: random.Random,
         *,
         in_flight_expiry: float = 900.0,
         endpoints_per_pick: int = ENDPOINTS_PER_PICK,
         remembered: int = 1000,
-        clock: Callable[[], float] = time.monotonic,
-        rng: random.Random | None = None,
-        metrics: Metrics | None = None,
-        on_end: Callable[[DecisionRecord], None] | None = None,
         models: ModelIndex | None = None,
         explains: bool = False,
     ) -> None:
-        """``on_end`` is called once for each request that ended, was refused or expired.
-        ``explains``: requests that ask for it are told why they go where they go."""
+        """``clock``: seconds, never going backwards. ``rng`` also names this director in the ids of
+        its picks: two that live at a time must not draw the same. ``explains``: requests that ask
+        for it are told why they go where they go. Raises ValueError for what cannot work."""
         if endpoints_per_pick < 1:
             raise ValueError("endpoints_per_pick must be at least 1")
-        self.fleet = fleet
-        fleet.on_out = self._taken_out
-        self.ledger = Ledger(fleet.load, in_flight_expiry)
-        self.decisions = DecisionLog(remembered, secrets.token_hex(4))
-        self.metrics = metrics or Metrics()
+        self.clock = clock
+        self._memory = Memory(
+            fleet,
+            Ledger(fleet.load, in_flight_expiry),
+            DecisionLog(remembered, f"{rng.getrandbits(32):08x}"),
+        )
         self._count = endpoints_per_pick
         self._explains = explains
-        self._clock = clock
-        self._rng = rng or random.Random()
-        self._on_end = on_end
-        self._answering: _Choice | None = None
-        """Is being answered, and is remembered next."""
+        self._rng = rng
         self._world: World | None = None
         self.models = models or ModelIndex()
-        self.metrics.is_known = self.models.names
         self.world_error = ""
         """Why a newer World than :attr:`world` is not in force; empty: there is none."""
 
@@ -126,13 +81,24 @@ class Director:
         """The World that picks are made in; None before the first."""
         return self._world
 
+    @property
+    def fleet(self) -> Fleet:
+        return self._memory.fleet
+
+    @property
+    def ledger(self) -> Ledger:
+        return self._memory.ledger
+
+    @property
+    def decisions(self) -> DecisionLog:
+        return self._memory.decisions
+
     def update(self, world: World) -> None:
         """Take over a World, all of it or (if this raises) nothing."""
         self.world_error = f"revision {world.revision} of the configuration was not taken over"
-        self.fleet.update(world)
+        self._memory.fleet.update(world)
         self._world = world
         self.models.update(world)
-        self.metrics.forget_all_but(self.fleet.members)
         self.world_error = ""
 
     # Picker
@@ -143,31 +109,20 @@ class Director:
         choice = self._choose(request, 0.0)
         if isinstance(choice, DecisionRecord):
             answer(choice.outcome)
-            return nothing_to_withdraw
-        # A third of the time goes into remembering it, and the answer need not wait for that.
-        self._answering = choice
-        try:
-            answer(choice.outcome)
-        finally:
-            self._remember_answered()
+        else:
+            self._memory.answer(choice, answer)
         return nothing_to_withdraw
 
     def decide(self, request: InferenceRequest, queued: float = 0.0) -> DecisionRecord:
         """Decide, charge and record. Returns at once. ``queued``: seconds that it waited before."""
         choice = self._choose(request, queued)
-        return choice if isinstance(choice, DecisionRecord) else self._remember(choice)
+        return choice if isinstance(choice, DecisionRecord) else self._memory.remember(choice)
 
-    def _remember_answered(self) -> None:
-        """To be done before anything else that looks at what is under way: an answer that cannot be
-        given ends its request at once, which may let others go."""
-        choice, self._answering = self._answering, None
-        if choice is not None:
-            self._remember(choice)
-
-    def _choose(self, request: InferenceRequest, queued: float) -> _Choice | DecisionRecord:
+    def _choose(self, request: InferenceRequest, queued: float) -> Choice | DecisionRecord:
         """A choice that is still to be remembered, or the record of a refusal."""
-        self._remember_answered()
-        now = self._clock()
+        memory = self._memory
+        fleet = memory.fleet
+        now = self.clock()
         view = self.view_of(request)
         if isinstance(view, Refused):
             return self._refuse(request, view, now, queued=queued)
@@ -175,7 +130,7 @@ class Director:
         resolver = view.resolver
         target = resolver.target(request.model, request.headers, rng)
         priority = resolver.priority(request.model, request.objective)
-        load = self.fleet.load
+        load = fleet.load
         load.advance(now)
         asked = load.ask(request, target, priority, rng, now, prefix=view.uses_prefix)
         candidates = view.eligible(request.subset, now, rng, asked.trace)
@@ -184,7 +139,7 @@ class Director:
         if not chosen:
             refusal = _refusal(view, request, decision.verdict, priority)
             return self._refuse(request, refusal, now, view, target, priority, decision, queued)
-        pick_id = self.decisions.next_id()
+        pick_id = memory.decisions.next_id()
         headers = decision.headers
         if request.pool is None:
             headers = (*headers, (POOL_HEADER, view.label))
@@ -198,32 +153,7 @@ class Director:
             model=target if target != request.model else None,
             headers=headers,
         )
-        return _Choice(request, outcome, now, self._clock() - now, queued, view, asked, decision)
-
-    def _remember(self, choice: _Choice) -> DecisionRecord:
-        """Charge and record."""
-        request, asked, decision = choice.request, choice.asked, choice.decision
-        view, target = choice.view, asked.model
-        record = self._record(
-            request,
-            choice.outcome,
-            choice.at,
-            view,
-            target,
-            asked.priority,
-            decision,
-            choice.outcome.pick_id,
-            asked.prefix,
-        )
-        record.queued, record.seconds = choice.queued, choice.seconds
-        record.prompt_tokens, record.output_tokens = asked.prompt_tokens, asked.output_tokens
-        if asked.prefix.longest:
-            record.cached_tokens = asked.prefix.tokens_of(decision.endpoints[0])
-        if decision.prefill is not None:
-            record.prefill = decision.prefill.key
-        self.ledger.open(record, self.fleet.load.charge_all(asked, decision, choice.at))
-        self.metrics.decided(view.label, request.model, target, "routed", choice.seconds)
-        return record
+        return Choice(request, outcome, now, self.clock() - now, queued, view, asked, decision)
 
     def refuse(
         self,
@@ -234,57 +164,53 @@ class Director:
         queued: float = 0.0,
     ) -> DecisionRecord:
         """Record that somebody else decided to refuse it, who also tells the client."""
-        self._remember_answered()
-        return self._refuse(request, refusal, self._clock(), view, priority=priority, queued=queued)
+        return self._refuse(request, refusal, self.clock(), view, priority=priority, queued=queued)
 
-    def settle(self, completed: Completed) -> None:
-        self._remember_answered()
+    def settle(self, completed: Completed) -> DecisionRecord | None:
+        """A request has ended. Returns its record; None if it is not open: unknown, repeated or
+        expired."""
         answered = completed.answered
-        record = self.ledger.settle(completed.pick_id, answered=answered)
+        memory = self._memory
+        record = memory.ledger.settle(completed.pick_id, answered=answered)
         if record is None:
-            return
-        now = self._clock()
+            return None
+        now = self.clock()
         charge = record.charges[0]
         record.charges = ()
         record.completed = completed
+        fleet = memory.fleet
         outcome = record.outcome
         endpoints = outcome.endpoints if isinstance(outcome, Routed) else ()
         faults, served = judge(completed, endpoints)
         for key, fault in faults:
-            self.fleet.failed(key, fault, now)
+            fleet.failed(key, fault, now)
         if served:
-            self.fleet.succeeded(served, now)
-        load = self.fleet.load
+            fleet.succeeded(served, now)
+        load = fleet.load
         if completed.served:
-            load.served(charge, self.fleet.candidate(completed.served))
+            load.served(charge, fleet.candidate(completed.served))
         elif completed.code and not answered:
             load.served(charge, None)
         if completed.completion_tokens:
             load.learn(charge, completed.completion_tokens)
-        self.metrics.ended(str(record.pool), record.model, charge.candidate.key, completed)
-        if self._on_end is not None:
-            self._on_end(record)
+        fleet.observer.ended(record)
+        return record
 
-    def expire(self) -> int:
-        """Settle requests whose end was never reported. To be called now and then. Returns how
-        many."""
-        expired = self.ledger.expire(self._clock())
-        self.metrics.expired += len(expired)
+    def expire(self) -> list[DecisionRecord]:
+        """Settle requests whose end was never reported, and return their records. To be called now
+        and then."""
+        expired = self._memory.ledger.expire(self.clock())
+        observer = self._memory.fleet.observer
         for record in expired:
             record.charges = ()
-            if self._on_end is not None:
-                self._on_end(record)
-        return len(expired)
+            observer.expired(record)
+        return expired
 
     # The steps
 
-    def _taken_out(self, endpoint: str, fault: Fault) -> None:
-        self.metrics.ejected(endpoint, fault)
-        log.warning("endpoint taken out of picks", endpoint=endpoint, fault=fault.value)
-
     def view_of(self, request: InferenceRequest) -> PoolView | Refused:
         """The pool that the request is for."""
-        pools = self.fleet.pools
+        pools = self._memory.fleet.pools
         if self._world is None:
             return refused(Reason.STARTING, busy="starting")
         name = request.pool
@@ -325,63 +251,10 @@ class Director:
         decision: Decision | None = None,
         queued: float = 0.0,
     ) -> DecisionRecord:
-        record = self._record(
-            request,
-            refusal,
-            now,
-            view,
-            target,
-            priority,
-            decision,
-            self.decisions.next_id(),
+        seconds = self.clock() - now
+        return self._memory.refuse(
+            request, refusal, now, view, target, priority, decision, seconds, queued
         )
-        record.queued = queued
-        record.seconds = self._clock() - now
-        self.metrics.decided(
-            view.label if view is not None else "",
-            request.model,
-            target,
-            refusal.reason,
-            record.seconds,
-        )
-        if self._on_end is not None:
-            self._on_end(record)
-        return record
-
-    def _record(
-        self,
-        request: InferenceRequest,
-        outcome: Outcome,
-        now: float,
-        view: PoolView | None,
-        target: str,
-        priority: int,
-        decision: Decision | None,
-        pick_id: str,
-        prefix: PrefixMatch = NO_MATCH,
-    ) -> DecisionRecord:
-        decisions = self.decisions
-        record = DecisionRecord(
-            pick_id,
-            now,
-            request.id[:MAX_NAME],
-            view.pool.name if view is not None else request.pool,
-            view.profile.name if view is not None else "",
-            request.model[:MAX_NAME],
-            target[:MAX_NAME],
-            priority,
-            outcome,
-        )
-        if view is not None and decision is not None:
-            record.candidates = len(view.candidates)
-            # In a large pool details are much, so that one decision in so many keeps them.
-            if len(view.candidates) <= SMALL_POOL or not decisions.number % SAMPLE:
-                cached = prefix.tokens_of_each(view.candidates) if prefix.longest else ()
-                record.details = Details(view.candidates, decision, cached)
-            else:
-                record.kept = steps_of(decision)
-        decisions.add(record)
-        return record
 
 
 def _refusal(view: PoolView, request: InferenceRequest, verdict: Verdict, priority: int) -> Refused:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from extproc.picking.endpoint_health import EndpointHealth, Fault, HealthPolicy, Standing
+from extproc.picking.observer import Observer, Unobserved
 from extproc.picking.scheduling.candidate import Candidate, assume_missing
 from extproc.picking.scheduling.load import Load, LoadSettings
 from extproc.picking.scheduling.prefix.exact import CacheEvent
@@ -179,6 +180,7 @@ class Fleet:
         health: HealthPolicy | None = None,
         stale_after: Callable[[int], float] = lambda endpoints: 2.0,
         load: Load | None = None,
+        observer: Observer | None = None,
     ) -> None:
         """``stale_after``: seconds after which signals are no longer believed, given how many
         endpoints there are (the more, the less often each is scraped)."""
@@ -190,8 +192,8 @@ class Fleet:
         self._stale_after = stale_after
         self._keep_for = stale_after(0)
         self._leaving: dict[str, Member] = {}
-        self.on_out: Callable[[str, Fault], None] = lambda key, fault: None
-        """Called when an endpoint is taken out of picks."""
+        self.observer: Observer = observer or Unobserved()
+        """Is told what happens here, and of what is decided."""
         self.members: dict[str, Member] = {}
         self.pools: dict[ObjectName, PoolView] = {}
 
@@ -354,4 +356,4 @@ class Fleet:
     def _taken_out(self, member: Member, fault: Fault) -> None:
         for view in member.views:
             view.impaired = True
-        self.on_out(member.candidate.key, fault)
+        self.observer.ejected(member.candidate.key, fault)

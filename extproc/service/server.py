@@ -5,26 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import structlog
 
 from extproc.compiled import is_compiled
+from extproc.config.profiles_file import ProfilesFile
 from extproc.config.settings import PickerConfig, TransportKind
 from extproc.exchange.settings import ExchangeSettings
+from extproc.observability.admission import AdmissionCollector
 from extproc.observability.debug import application, pulse
 from extproc.observability.metrics import registry_of
 from extproc.observability.request_log import RequestLog
-from extproc.picking.admission.admitting_picker import AdmittingPicker
-from extproc.picking.admission.scrapes import AdmittingSink
-from extproc.picking.admission.views import AdmissionCollector
-from extproc.picking.decisions import DecisionRecord
+from extproc.observability.telemetry import Telemetry
+from extproc.picking.admission.admitting_picker import TICK_INTERVAL, AdmittingPicker
 from extproc.picking.director import Director
 from extproc.picking.fleet import Fleet
 from extproc.picking.model_index import ModelIndex
-from extproc.picking.profiles import ProfilesFile, builtin
+from extproc.picking.profiles import builtin
 from extproc.picking.profiles.admission import MOST_SECONDS
 from extproc.picking.scheduling.load import Load
 from extproc.service.access_log import AccessLog
@@ -36,7 +37,7 @@ from extproc.service.model_list import ModelList
 from extproc.signals.active_checks import ActiveChecks
 from extproc.signals.fetch import HttpFetch
 from extproc.signals.polling import Poller
-from extproc.signals.scraper import Scraper, SignalSink
+from extproc.signals.scraper import Scraper
 from extproc.signals.served_models import ServedModels
 from extproc.transport.api import Server, Services
 from extproc.transport.grpcio import serve_grpcio
@@ -54,8 +55,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 EXPIRY_INTERVAL = 1.0
-QUEUE_INTERVAL = 0.05
-"""Seconds between two looks at who has waited for too long."""
 PICK_SLACK = 5.0
 """Seconds that a pick may take beyond the longest wait in a queue."""
 LEAST_FOR_TRACES = 0.5
@@ -90,45 +89,47 @@ class EndpointPickerServer:
         self._source = source
         self._profiles = ProfilesFile(config.profiles) if config.profiles is not None else None
         profiles = self._profiles.current if self._profiles else builtin(config.profile)
-        fleet = Fleet(
-            profiles.for_pool, config.health, config.scrape.stale_after, Load(profiles.load)
-        )
         self._request_log = (
             RequestLog(config.request_log_share) if config.request_log_share else None
         )
-        on_end: list[Callable[[DecisionRecord], None]] = []
-        if self._request_log is not None:
-            on_end.append(self._request_log.ended)
+        self._telemetry = Telemetry(self._request_log)
+        metrics = self._telemetry.metrics
+        fleet = Fleet(
+            profiles.for_pool,
+            config.health,
+            config.scrape.stale_after,
+            Load(profiles.load),
+            self._telemetry,
+        )
         waiting = profiles.admission or config.admission
         # A file that is silent about admission today may turn it on tomorrow.
         may_wait = waiting is not None or self._profiles is not None
         self.director = Director(
             fleet,
+            clock,
+            random.Random(),
             in_flight_expiry=config.in_flight_expiry,
             endpoints_per_pick=config.endpoints_per_pick,
             remembered=config.remembered_decisions,
-            clock=clock,
-            on_end=_tell_all(on_end) if on_end or may_wait else None,
             models=ModelIndex(expects_reports=config.models_interval > 0),
             explains=config.explain_header,
         )
-        self.admission: AdmittingPicker | None = None
+        metrics.is_known = self.director.models.names
+        self.admission = AdmittingPicker(self.director, waiting) if may_wait else None
         """Who waits; None: nobody ever will."""
-        scrapes: SignalSink = fleet
-        if may_wait:
-            self.admission = AdmittingPicker(self.director, waiting, clock)
-            on_end.append(self.admission.ended)
-            scrapes = AdmittingSink(fleet, self.admission)
+        self._picking = self.admission or self.director
+        """Makes room for those who wait, if there are any."""
         self.health = Health()
         self._fetch = HttpFetch()
-        self._scraper = Scraper(scrapes, self._fetch, config.scrape, clock=clock)
+        self._scraper = Scraper(self.admission or fleet, self._fetch, config.scrape, clock=clock)
         self._check = ActiveChecks(fleet, self._fetch, config.checks, clock)
         self._checks = Poller("health check", self._check, config.checks.interval)
         asking = ServedModels(self.director.models, self._fetch)
         self._models = Poller("question for models", asking, config.models_interval)
-        registry = registry_of(self.director.metrics, fleet, clock)
+        registry = registry_of(metrics, fleet, clock)
         if self.admission is not None:
-            registry.register(AdmissionCollector(self.admission))
+            counts = self._telemetry.admission_metrics
+            registry.register(AdmissionCollector(counts, self.admission))
         self._live = Live(lambda: pulse(self.director, clock(), self._profiles, self.admission))
         self._http = HttpServer(
             application(
@@ -179,13 +180,13 @@ class EndpointPickerServer:
             if self._request_log is not None:
                 self._request_log.start()
             exchanges = ExternalProcessor(
-                ModelList(self._traced(self.admission or self.director), self.director),
+                ModelList(self._traced(self._picking), self.director),
                 self._with_time_to_wait(config.exchange),
-                self.director.metrics.refused,
+                self._telemetry.metrics.refused,
             )
             services = {
                 **exchanges.services(),
-                **self._lasting.track(AccessLog(self.director, exchanges.sent_picks).services()),
+                **self._lasting.track(AccessLog(self._picking, exchanges.sent_picks).services()),
                 **self._lasting.track(self.health.services()),
             }
             await self._serve(services, config.address, config.tls)
@@ -317,14 +318,13 @@ class EndpointPickerServer:
     async def _follow(self) -> None:
         async for world in self._source.worlds():
             try:
-                self.director.update(world)
+                self._picking.update(world)
             except Exception as error:
                 # The last good World stays in force.
                 self.director.world_error += f": {type(error).__name__}: {error}"
                 log.exception("configuration was not taken over", revision=world.revision)
                 continue
-            if self.admission is not None:
-                self.admission.updated()
+            self._telemetry.follow(self.director.fleet)
             self._scraper.follow(self.director.fleet.targets())
             if self._kv_events is not None:
                 self._kv_events.follow(self.director.fleet.addresses())
@@ -351,7 +351,7 @@ class EndpointPickerServer:
 
     async def _follow_queues(self, admission: AdmittingPicker) -> None:
         while True:
-            await asyncio.sleep(QUEUE_INTERVAL)
+            await asyncio.sleep(TICK_INTERVAL)
             if admission.usage.requests:
                 try:
                     admission.tick()
@@ -374,22 +374,10 @@ class EndpointPickerServer:
     async def _expire(self) -> None:
         while True:
             await asyncio.sleep(EXPIRY_INTERVAL)
-            expired = self.director.expire()
+            expired = len(self._picking.expire())
             if expired:
                 log.warning(
                     "requests expired without a report of their end",
                     requests=expired,
                     after_s=self.config.in_flight_expiry,
                 )
-
-
-def _tell_all(
-    listeners: Sequence[Callable[[DecisionRecord], None]],
-) -> Callable[[DecisionRecord], None]:
-    """``listeners`` may still get longer."""
-
-    def tell(record: DecisionRecord) -> None:
-        for listener in listeners:
-            listener(record)
-
-    return tell

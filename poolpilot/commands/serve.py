@@ -808,7 +808,7 @@ def _translate_settings(
 
 def _checked(profiles: Path | None) -> Path | None:
     """Raises ValueError (every mistake with its line) if the file cannot be used."""
-    from extproc.picking.profiles import ProfilesFile
+    from extproc.config.profiles_file import ProfilesFile
 
     if profiles is not None:
         ProfilesFile(profiles)

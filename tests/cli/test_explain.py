@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -26,7 +27,7 @@ PODS = [f"10.0.0.{n}:8000" for n in (1, 2, 3)]
 
 
 def director(profile: str = "default") -> Director:
-    made = Director(Fleet(lambda pool: PROFILES[profile]()), rng=random.Random(1))
+    made = Director(Fleet(lambda pool: PROFILES[profile]()), time.monotonic, random.Random(1))
     made.update(
         World(
             pools={POOL: InferencePool(POOL, (8000,))},
@@ -36,7 +37,7 @@ def director(profile: str = "default") -> Director:
     for number, key in enumerate(made.fleet.members):
         adapters = Adapters(frozenset(["tweets"] if number == 1 else []), capacity=4)
         made.fleet.scrape_started(key)
-        made.fleet.scraped(key, Signals(number, 1, 0.1 * number, adapters), made._clock())
+        made.fleet.scraped(key, Signals(number, 1, 0.1 * number, adapters), made.clock())
     return made
 
 

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from extproc.observability.telemetry import Telemetry
 from extproc.picking.admission.admitting_picker import AdmittingPicker
 from extproc.picking.admission.settings import AdmissionSettings, ConcurrencySettings
 from extproc.picking.director import Director
@@ -73,19 +74,19 @@ class AdmissionPool:
         self.settings: AdmissionSettings | None
         """None: admission is off."""
         self.settings = settings or AdmissionSettings(ConcurrencySettings(capacity))
+        self.telemetry = Telemetry()
         self.director = Director(
-            Fleet(lambda pool: PROFILES["least-load"]()),
-            clock=lambda: self.now,
-            rng=random.Random(1),
-            on_end=lambda record: self.picker.ended(record),
+            Fleet(lambda pool: PROFILES["least-load"](), observer=self.telemetry),
+            lambda: self.now,
+            random.Random(1),
         )
-        self.picker = AdmittingPicker(self.director, self.settings, lambda: self.now)
+        self.picker = AdmittingPicker(self.director, self.settings)
         self.update(*endpoints(*range(pods)))
         self.scrape()
 
     def update(self, *pods: Endpoint, pools: tuple[ObjectName, ...] = (POOL,)) -> None:
-        self.director.update(world(*pods, pools=pools))
-        self.picker.updated()
+        self.picker.update(world(*pods, pools=pools))
+        self.telemetry.follow(self.director.fleet)
 
     def use(self, settings: AdmissionSettings | None) -> None:
         """The profiles file has changed."""
@@ -98,9 +99,7 @@ class AdmissionPool:
             self.director.fleet.scrape_started(key)
         for key in keys:
             signals = Signals(waiting, 0, kv_usage, Adapters(capacity=4))
-            self.director.fleet.scraped(key, signals, self.now)
-        for key in keys:
-            self.picker.scraped(key)
+            self.picker.scraped(key, signals, self.now)
 
     def send(
         self,

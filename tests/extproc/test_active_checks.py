@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from extproc.picking.endpoint_health import EndpointHealth, Fault, HealthPolicy, Standing
 from extproc.picking.fleet import Fleet
+from extproc.picking.observer import Unobserved
 from extproc.picking.scheduling.profiles import PROFILES
 from extproc.signals.active_checks import ActiveChecks, CheckSettings, CheckState
 from extproc.signals.fetch import ScrapeError
@@ -121,11 +122,15 @@ class Pods:
 
 @pytest.mark.looptime
 async def test_an_ill_pod_is_left_out_while_it_is_ill_and_returns_slowly() -> None:
-    pods, fleet = Pods(), Fleet(lambda pool: PROFILES["random"]())
+    out: list[tuple[str, Fault]] = []
+
+    class Ejections(Unobserved):
+        def ejected(self, endpoint: str, fault: Fault) -> None:
+            out.append((endpoint, fault))
+
+    pods, fleet = Pods(), Fleet(lambda pool: PROFILES["random"](), observer=Ejections())
     endpoints = tuple(Endpoint(f"10.0.0.{n}", 8000, f"pod-{n}") for n in (1, 2))
     fleet.update(World(pools={POOL: InferencePool(POOL, (8000,))}, endpoints={POOL: endpoints}))
-    out: list[tuple[str, Fault]] = []
-    fleet.on_out = lambda key, fault: out.append((key, fault))
     clock = asyncio.get_running_loop().time
     checks = ActiveChecks(fleet, pods, SETTINGS, clock)
     poller = Poller("check", checks, SETTINGS.interval, random.Random(1))

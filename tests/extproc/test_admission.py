@@ -125,8 +125,7 @@ def test_old_signals_count_as_full_and_how_old_follows_the_scrape_interval() -> 
     stale, fresh = pool.director.fleet.members
     pool.now += 2.5
     pool.scrape(only=fresh)
-    pool.director.fleet.scrape_failed(stale, "no answer", alive=True, now=pool.now)
-    pool.picker.scraped(stale)
+    pool.picker.scrape_failed(stale, "no answer", alive=True, now=pool.now)
     pool.send()
     [state] = pool.picker.states()
     assert state.saturation == pytest.approx(1.0)
@@ -137,8 +136,7 @@ def test_an_outage_of_all_metrics_is_none_of_the_pool() -> None:
     pool = AdmissionPool(settings=AdmissionSettings())
     pool.now += 60
     for key in pool.director.fleet.members:
-        pool.director.fleet.scrape_failed(key, "no answer", alive=True, now=pool.now)
-        pool.picker.scraped(key)
+        pool.picker.scrape_failed(key, "no answer", alive=True, now=pool.now)
     sent = [pool.send() for _ in range(101)]
     assert sum(not one.waits for one in sent) == 100
     [state] = pool.picker.states()
@@ -548,10 +546,10 @@ def test_an_answer_that_fails_does_not_keep_the_others_waiting() -> None:
     pool.picker.pick(broken_one.request, broken)
     next_one = pool.send()
     pool.end(first)
-    pool.director.expire()
+    pool.picker.expire()
     assert next_one.waits
     pool.now += 901
-    pool.director.expire()
+    pool.picker.expire()
     assert next_one.routed
 
 
@@ -617,7 +615,7 @@ def test_every_way_out_is_counted() -> None:
     pool.end(first)
     pool.wait(2)
     label = "default/llm"
-    assert dict(pool.picker.metrics.outcomes) == {
+    assert dict(pool.telemetry.admission_metrics.outcomes) == {
         (label, 0, "admitted"): 1,
         (label, 0, "dispatched"): 1,
         (label, 0, "withdrawn"): 1,

@@ -133,7 +133,7 @@ class Admission(RuleBasedStateMachine):
         before = self.waiting()
         self.pool.now += 901
         lost = self.under_way()
-        self.pool.director.expire()
+        self.pool.picker.expire()
         self.ended.update(lost)
         self.pool.picker.tick()
         self.check_priority([one for one in before if not one.answers or not refused(one)])

@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from extproc.config.settings import PickerConfig
+from extproc.observability.admission import AdmissionCollector
 from extproc.observability.debug import application
 from extproc.picking.admission.settings import (
     AdmissionSettings,
@@ -20,7 +21,6 @@ from extproc.picking.admission.settings import (
     Order,
     UtilizationSettings,
 )
-from extproc.picking.admission.views import AdmissionCollector
 from extproc.picking.profiles import read_profiles
 from extproc.request import Completed, InferenceRequest, Outcome, Refused, Routed
 from extproc.service.server import EndpointPickerServer
@@ -147,7 +147,7 @@ async def test_where_admission_is_off_the_page_says_so() -> None:
 def test_the_queues_are_counted() -> None:
     pool = pool_with_a_queue()
     registry = CollectorRegistry()
-    registry.register(AdmissionCollector(pool.picker))
+    registry.register(AdmissionCollector(pool.telemetry.admission_metrics, pool.picker))
     page = generate_latest(registry).decode()
     of = 'pool="default/llm",priority='
     for line in (
@@ -192,8 +192,7 @@ async def test_a_server_whose_file_has_the_section_lets_requests_wait_until_it_s
             admission.pick(request, answers.append)
         [first] = answers
         assert isinstance(first, Routed)
-        # The end is reported to the director, as the access log does.
-        server.director.settle(Completed(first.pick_id, code=200, served=first.endpoints[0]))
+        admission.settle(Completed(first.pick_id, code=200, served=first.endpoints[0]))
         assert len(answers) == 2
     finally:
         await server.stop(0)
@@ -239,7 +238,7 @@ async def test_an_edit_of_the_file_turns_it_on_changes_it_and_turns_it_off(tmp_p
         ask()
         for outcome in answers:
             assert isinstance(outcome, Routed)
-            server.director.settle(Completed(outcome.pick_id, code=200))
+            admission.settle(Completed(outcome.pick_id, code=200))
         assert len(server.director.ledger) == admission.dispatched == 0
     finally:
         await server.stop(0)

@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 from extproc.observability.debug import application
 from extproc.observability.metrics import OTHER, Metrics, registry_of
+from extproc.observability.telemetry import Telemetry
 from extproc.picking.director import Director
 from extproc.picking.endpoint_health import Fault
 from extproc.picking.fleet import Fleet
@@ -38,6 +39,7 @@ A, B = "10.0.0.1:8000", "10.0.0.2:8000"
 class Served:
     director: Director
     client: TestClient
+    metrics: Metrics
     now: float = 100.0
     ready: bool = True
 
@@ -62,14 +64,15 @@ class Served:
 @pytest.fixture
 def served() -> Served:
     shared: dict[str, Served] = {}
+    telemetry = Telemetry()
     director = Director(
-        Fleet(lambda pool: PROFILES["filter-tree"]()),
-        clock=lambda: shared[""].now if shared else 0.0,
-        rng=random.Random(1),
+        Fleet(lambda pool: PROFILES["filter-tree"](), observer=telemetry),
+        lambda: shared[""].now if shared else 0.0,
+        random.Random(1),
     )
-    registry = registry_of(director.metrics, director.fleet, lambda: shared[""].now)
+    registry = registry_of(telemetry.metrics, director.fleet, lambda: shared[""].now)
     app = application(director, registry, lambda: shared[""].ready, lambda: 100.0)
-    served = shared[""] = Served(director, TestClient(app))
+    served = shared[""] = Served(director, TestClient(app), telemetry.metrics)
     director.update(
         World(
             revision=7,
@@ -165,7 +168,7 @@ def test_metrics_tell_what_was_decided_and_how_it_ended(served: Served) -> None:
     outcome = served.ask()
     assert isinstance(outcome, Routed)
     served.ask(pool=EMPTY)
-    served.director.metrics.refused(Refused(Reason.BODY_TOO_LARGE, ""))
+    served.metrics.refused(Refused(Reason.BODY_TOO_LARGE, ""))
     served.director.settle(
         Completed(
             outcome.pick_id,
@@ -178,7 +181,7 @@ def test_metrics_tell_what_was_decided_and_how_it_ended(served: Served) -> None:
             request_bytes=2000,
         )
     )
-    served.director.metrics.ejected(B, Fault.CONNECT)
+    served.metrics.ejected(B, Fault.CONNECT)
     samples = served.samples()
 
     def value(name: str, **labels: str) -> float:

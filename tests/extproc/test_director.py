@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import pytest
@@ -12,9 +12,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from extproc.observability.telemetry import Telemetry
+from extproc.picking.decisions import DecisionRecord
 from extproc.picking.director import Director
+from extproc.picking.endpoint_health import Fault
 from extproc.picking.fleet import Fleet
 from extproc.picking.model_index import ModelIndex
+from extproc.picking.observer import Observer, Unobserved
 from extproc.picking.scheduling import PROFILES, Adapters, Signals
 from extproc.reasons import Reason
 from extproc.request import Api, Completed, InferenceRequest, Outcome, Refused, Routed
@@ -39,6 +43,28 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+class Seen(Unobserved):
+    """What a director tells."""
+
+    def __init__(self) -> None:
+        self.decided_: list[str] = []
+        self.ended_: list[str] = []
+        self.expired_: list[str] = []
+        self.ejections: list[tuple[str, Fault]] = []
+
+    def decided(self, record: DecisionRecord) -> None:
+        self.decided_.append(record.id)
+
+    def ended(self, record: DecisionRecord) -> None:
+        self.ended_.append(record.id)
+
+    def expired(self, record: DecisionRecord) -> None:
+        self.expired_.append(record.id)
+
+    def ejected(self, endpoint: str, fault: Fault) -> None:
+        self.ejections.append((endpoint, fault))
 
 
 def endpoints(*numbers: int, draining: Sequence[int] = ()) -> tuple[Endpoint, ...]:
@@ -67,11 +93,12 @@ def make(
     clock: Clock | None = None,
     profile: str = "filter-tree",
     models: ModelIndex | None = None,
+    observer: Observer | None = None,
 ) -> Director:
     director = Director(
-        Fleet(lambda pool: PROFILES[profile]()),
-        clock=clock or Clock(),
-        rng=random.Random(1),
+        Fleet(lambda pool: PROFILES[profile](), observer=observer),
+        clock or Clock(),
+        random.Random(1),
         models=models,
     )
     if first is not None:
@@ -307,8 +334,8 @@ def end(
 
 
 def test_an_endpoint_that_envoy_cannot_connect_to_is_left_out_and_comes_back_slowly() -> None:
-    clock = Clock()
-    director = make(world(endpoints(1, 2, 3)), clock)
+    clock, seen = Clock(), Seen()
+    director = make(world(endpoints(1, 2, 3)), clock, observer=seen)
     dead = "10.0.0.1:8000"
     while director.fleet.members[dead].health.out_until is None:
         outcome = routed(director)
@@ -320,7 +347,7 @@ def test_an_endpoint_that_envoy_cannot_connect_to_is_left_out_and_comes_back_slo
         outcome = routed(director)
         assert dead not in outcome.endpoints
         end(director, outcome, served=outcome.endpoints[0])
-    assert director.metrics.ejections == {(dead, "passed-over"): 1}
+    assert seen.ejections == [(dead, Fault.PASSED_OVER)]
 
     def share() -> float:
         picked: Counter[str] = Counter()
@@ -339,13 +366,14 @@ def test_an_endpoint_that_envoy_cannot_connect_to_is_left_out_and_comes_back_slo
 
 
 def test_an_answer_in_between_starts_the_count_of_failures_anew() -> None:
-    director = make(world(endpoints(1)))
+    seen = Seen()
+    director = make(world(endpoints(1)), observer=seen)
     for _ in range(20):
         outcome = routed(director)
         end(director, outcome, 503, tried=outcome.endpoints[0], flags=frozenset({"UF"}))
         outcome = routed(director)
         end(director, outcome, 200, served=outcome.endpoints[0])
-    assert not director.metrics.ejections
+    assert not seen.ejections
 
 
 def test_never_all_are_left_out() -> None:
@@ -392,28 +420,96 @@ def test_a_prompt_stays_known_where_a_gateway_does_not_tell_who_answered(
 
 
 def test_the_answer_goes_out_before_the_pick_is_remembered_and_nothing_is_lost_by_that() -> None:
-    director = make(world(endpoints(1, 2)))
+    seen = Seen()
+    director = make(world(endpoints(1, 2)), observer=seen)
     remembered: list[int] = []
 
     def answer(outcome: Outcome) -> None:
-        remembered.append(len(director.ledger))
+        remembered.append(len(seen.decided_))
 
     director.pick(ask(), answer)
     assert remembered == [0]
-    assert (
-        len(director.ledger) == len([*director.decisions.latest()]) == sum(in_flight(director)) == 1
-    )
+    assert len(seen.decided_) == len(director.ledger) == sum(in_flight(director)) == 1
 
 
-def test_a_pick_whose_answer_cannot_be_given_can_be_settled_from_within_it() -> None:
-    director = make(world(endpoints(1, 2)))
+def settles(director: Director, outcome: Routed) -> None:
+    assert director.settle(Completed(outcome.pick_id)) is not None
 
-    def settle(outcome: Outcome) -> None:
+
+def settles_another(director: Director, outcome: Routed) -> None:
+    [other] = [record.id for record in director.decisions.latest() if record.id != outcome.pick_id]
+    assert director.settle(Completed(other)) is not None
+
+
+def expires(director: Director, outcome: Routed) -> None:
+    # Only what was under way for long: this one has just begun.
+    assert outcome.pick_id not in [record.id for record in director.expire()]
+
+
+def picks(director: Director, outcome: Routed) -> None:
+    assert routed(director).pick_id != outcome.pick_id
+
+
+def decides(director: Director, outcome: Routed) -> None:
+    assert director.decide(ask()).id != outcome.pick_id
+
+
+def refuses(director: Director, outcome: Routed) -> None:
+    refusal = Refused(Reason.QUEUE_FULL, "Full.")
+    director.refuse(ask(), refusal, director.fleet.pools[LLAMA], 0)
+
+
+def is_refused(director: Director, outcome: Routed) -> None:
+    refused(director, ask(pool=ObjectName("default", "nowhere")))
+
+
+def reconfigures(director: Director, outcome: Routed) -> None:
+    director.update(world(endpoints(1, 2, 3)))
+
+
+def looks(director: Director, outcome: Routed) -> None:
+    assert director.decisions.get(outcome.pick_id) is not None
+
+
+def answers_again(director: Director, outcome: Routed) -> None:
+    director.pick(ask(), lambda inner: picks(director, outcome))
+
+
+@pytest.mark.parametrize(
+    "does",
+    [
+        settles,
+        settles_another,
+        expires,
+        picks,
+        decides,
+        refuses,
+        is_refused,
+        reconfigures,
+        looks,
+        answers_again,
+    ],
+)
+def test_whatever_an_answer_leads_to_finds_its_pick_remembered(
+    does: Callable[[Director, Routed], None],
+) -> None:
+    seen, clock = Seen(), Clock()
+    director = make(world(endpoints(1, 2)), clock, profile="least-load", observer=seen)
+    before = routed(director)
+    clock.now += 899.9
+
+    def answer(outcome: Outcome) -> None:
         assert isinstance(outcome, Routed)
-        director.settle(Completed(outcome.pick_id))
+        assert seen.decided_ == [before.pick_id]
+        does(director, outcome)
+        assert seen.decided_[:2] == [before.pick_id, outcome.pick_id], "in the order of their picks"
 
-    director.pick(ask(), settle)
-    assert len(director.ledger) == sum(in_flight(director)) == 0
+    director.pick(ask(), answer)
+    assert len(seen.decided_) == len(set(seen.decided_)), "each once, with an id of its own"
+    assert [r.id for r in director.decisions.latest()] == seen.decided_[::-1]
+    was_routed = [r.id for r in director.decisions.latest() if isinstance(r.outcome, Routed)]
+    under_way = len(was_routed) - len(seen.ended_) - len(seen.expired_)
+    assert len(director.ledger) == sum(in_flight(director)) == under_way
 
 
 def test_a_pick_that_is_made_while_another_is_answered_sees_it() -> None:
@@ -430,19 +526,6 @@ def test_a_pick_that_is_made_while_another_is_answered_sees_it() -> None:
     assert in_flight(director) == [1, 1]
 
 
-def test_a_refusal_while_a_pick_is_answered_has_an_id_of_its_own() -> None:
-    director = make(world(endpoints(1)))
-    view = director.fleet.pools[LLAMA]
-
-    def answer(outcome: Outcome) -> None:
-        director.refuse(ask(), Refused(Reason.QUEUE_FULL, "Full."), view, 0)
-
-    director.pick(ask(), answer)
-    [refusal, pick] = director.decisions.latest()
-    assert refusal.id != pick.id
-    assert [refusal, pick] == [director.decisions.get(one.id) for one in (refusal, pick)]
-
-
 def test_a_pick_counts_even_if_answering_it_fails() -> None:
     director = make(world(endpoints(1)))
 
@@ -455,25 +538,26 @@ def test_a_pick_counts_even_if_answering_it_fails() -> None:
 
 
 def test_the_end_of_a_request_is_counted_once_wherever_it_was_served() -> None:
-    director = make(world(endpoints(1, 2)))
+    telemetry = Telemetry()
+    director = make(world(endpoints(1, 2)), observer=telemetry)
     outcome = routed(director)
     assert sum(in_flight(director)) == 1
     end(director, outcome, served=outcome.endpoints[1], attempts=2)
     end(director, outcome, served=outcome.endpoints[1])
     director.settle(Completed("not-a-pick", 200))
     assert in_flight(director) == [0, 0]
-    assert director.metrics.served_elsewhere == {"default/llama": 1}
-    assert director.metrics.retries == {"default/llama": 1}
+    assert telemetry.metrics.served_elsewhere == {"default/llama": 1}
+    assert telemetry.metrics.retries == {"default/llama": 1}
 
 
 def test_what_nobody_reports_is_over_after_a_while() -> None:
-    clock = Clock()
-    director = make(world(endpoints(1)), clock)
-    routed(director)
+    clock, seen = Clock(), Seen()
+    director = make(world(endpoints(1)), clock, observer=seen)
+    first = routed(director)
     clock.now += 800
     late = routed(director)
     clock.now += 150
-    assert director.expire() == 1
+    assert [record.id for record in director.expire()] == seen.expired_ == [first.pick_id]
     assert in_flight(director) == [1]
     end(director, late, served="10.0.0.1:8000")
     assert in_flight(director) == [0]
@@ -533,13 +617,14 @@ def test_a_decision_can_be_read_back_with_its_reasons_and_its_end() -> None:
 
 
 def test_of_a_name_as_long_as_a_body_only_the_beginning_is_kept() -> None:
-    director = make(world(endpoints(1), endpoints(2)))
+    telemetry = Telemetry()
+    director = make(world(endpoints(1), endpoints(2)), observer=telemetry)
     long = "x" * 1_000_000
     routed(director, ask(long))
     answer = refused(director, ask(long, pool=None))
     assert len(answer.message) < 1000
     assert [len(record.model) for record in director.decisions.latest()] == [256, 256]
-    assert {labels[1] for labels in director.metrics.requests} == {"other"}
+    assert {labels[1] for labels in telemetry.metrics.requests} == {"other"}
 
 
 def test_refusals_are_remembered_too() -> None:

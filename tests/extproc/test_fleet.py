@@ -8,6 +8,7 @@ import pytest
 
 from extproc.picking.endpoint_health import Fault, HealthPolicy
 from extproc.picking.fleet import Fleet
+from extproc.picking.observer import Unobserved
 from extproc.picking.scheduling import PROFILES, Signals, Step
 from pools.model import Endpoint, InferencePool, ObjectName, World
 
@@ -161,8 +162,13 @@ def test_numbers_that_are_not_renewed_are_no_longer_believed() -> None:
 
 def test_whoever_wants_to_know_is_told_when_an_endpoint_goes_out() -> None:
     told: list[tuple[str, Fault]] = []
+
+    class Ejections(Unobserved):
+        def ejected(self, endpoint: str, fault: Fault) -> None:
+            told.append((endpoint, fault))
+
     pods = fleet(endpoint(1), endpoint(2))
-    pods.on_out = lambda key, fault: told.append((key, fault))
+    pods.observer = Ejections()
     take_out(pods, 1)
     scrape(pods, 2, Signals(waiting=0), 0.0)
     for _ in range(3):

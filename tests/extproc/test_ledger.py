@@ -16,7 +16,7 @@ from pools.model import Endpoint
 
 
 def record(pick_id: str) -> DecisionRecord:
-    return DecisionRecord(pick_id, 0.0, "", None, "", "", "", 0, Refused(Reason.SHED, ""))
+    return DecisionRecord(pick_id, 0.0, "", None, "", "", "", "", 0, Refused(Reason.SHED, ""))
 
 
 class Books:

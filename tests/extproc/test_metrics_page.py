@@ -12,9 +12,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from extproc.config.settings import PickerConfig
+from extproc.observability.admission import AdmissionCollector
 from extproc.observability.metrics import registry_of
 from extproc.picking.admission.settings import AdmissionSettings
-from extproc.picking.admission.views import AdmissionCollector
 from extproc.picking.endpoint_health import Fault
 from extproc.reasons import Reason
 from extproc.request import Completed, Refused
@@ -70,7 +70,7 @@ async def test_the_page_lists_exactly_what_the_picker_exposes() -> None:
 def everything_once() -> Iterable[Metric]:
     """One request was served, by another endpoint than the first; one waits; one is refused."""
     pool = AdmissionPool(pods=2)
-    metrics = pool.director.metrics
+    metrics = pool.telemetry.metrics
     first = pool.send()
     pool.send(), pool.send()
     pool.wait(1)
@@ -80,7 +80,7 @@ def everything_once() -> Iterable[Metric]:
     metrics.ejected("10.0.0.1:8000", Fault.CONNECT)
     metrics.refused(Refused(Reason.BODY_TOO_LARGE, ""))
     yield from registry_of(metrics, pool.director.fleet, lambda: pool.now).collect()
-    yield from AdmissionCollector(pool.picker).collect()
+    yield from AdmissionCollector(pool.telemetry.admission_metrics, pool.picker).collect()
 
 
 def test_the_page_gives_the_labels_that_there_are() -> None:

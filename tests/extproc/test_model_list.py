@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +26,10 @@ class Site:
     def __init__(self, *pools: ObjectName) -> None:
         models = ModelIndex(expects_reports=True)
         self.director = Director(
-            Fleet(lambda pool: PROFILES["default"]()), models=models, clock=lambda: 0.0
+            Fleet(lambda pool: PROFILES["default"]()),
+            lambda: 0.0,
+            random.Random(1),
+            models=models,
         )
         self.models = models
         self.list = ModelList(self.director, self.director, lambda: STARTED + 0.7)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from extproc.config.profiles_file import ProfilesError
-from extproc.picking.profiles import ProfileSet, ProfilesFile, builtin, read_profiles
+from extproc.config.profiles_file import ProfilesError, ProfilesFile
+from extproc.picking.profiles import ProfileSet, builtin, read_profiles
 from extproc.picking.profiles.document import errors_of
 from extproc.picking.profiles.plugins import INSTEAD, PLUGINS, RENAMED
 from extproc.picking.scheduling import PROFILES, Candidate, SchedulingRequest, Signals, Verdict

@@ -40,7 +40,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Lines:
 def ended(number: int) -> DecisionRecord:
     pick_id = f"p-{number}"
     outcome = Routed(("10.0.0.1:8000",), POOL, pick_id)
-    record = DecisionRecord(pick_id, 0.0, "r", POOL, "filter-tree", "m", "m", 0, outcome)
+    record = DecisionRecord(pick_id, 0.0, "r", POOL, str(POOL), "filter-tree", "m", "m", 0, outcome)
     record.completed = Completed(pick_id, 200, 1.5, served="10.0.0.1:8000")
     return record
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from extproc.config.profiles_file import ProfilesFile
 from extproc.observability.debug.rows import (
     Json,
     absent_row,
@@ -23,7 +24,6 @@ from extproc.observability.debug.rows import (
     profiles_row,
 )
 from extproc.picking.director import Director
-from extproc.picking.profiles import ProfilesFile
 
 KEPT_FOR = 0.5
 """Seconds."""

@@ -16,9 +16,11 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
+from extproc.config.profiles_file import ProfilesFile
 from extproc.observability.debug.decision_list import found
 from extproc.observability.debug.fleet_view import FleetView
 from extproc.observability.debug.pulse import pulse
+from extproc.observability.debug.queues import queue_rows
 from extproc.observability.debug.rows import (
     Json,
     absent_row,
@@ -29,9 +31,7 @@ from extproc.observability.debug.rows import (
     profiles_row,
 )
 from extproc.picking.admission.admitting_picker import AdmittingPicker
-from extproc.picking.admission.views import queue_rows
 from extproc.picking.director import Director
-from extproc.picking.profiles import ProfilesFile
 from inspection.answers import PageError
 from inspection.application import Page, application_of
 from inspection.assets import WebPages

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from extproc.config.profiles_file import ProfilesFile
 from extproc.picking.admission.admitting_picker import AdmittingPicker
 from extproc.picking.director import Director
-from extproc.picking.profiles import ProfilesFile
 from inspection.live import Pulse
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from extproc.config.profiles_file import ProfilesFile
 from extproc.picking.fleet import Member, PoolView
-from extproc.picking.profiles import ProfilesFile
 from extproc.picking.scheduling.load import Load
 from extproc.picking.scheduling.profile import Profile
 from extproc.picking.scheduling.signals import SIGNAL_NAMES

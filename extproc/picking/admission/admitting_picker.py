@@ -4,8 +4,8 @@ It stands before the :class:`~extproc.picking.director.Director`, which decides 
 when its turn has come. One pick runs from start to end, and charges the endpoint before the next is
 considered: so however many are dispatched at one wake-up, there are never more than fit.
 
-It is woken by whatever may make room: the end of a request, a scrape, a change of endpoints; and by
-a coarse timer, for deadlines and for what changes with time alone.
+Whatever may make room passes through it to the director and the fleet: the end of a request, a
+scrape, another World. Deadlines, and what changes with time alone, need a coarse timer.
 """
 
 from __future__ import annotations
@@ -16,11 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-import structlog
-
 from extproc.picking.admission.band import Band
 from extproc.picking.admission.flow import Flow
-from extproc.picking.admission.metrics import ADMITTED, DISPATCHED, WITHDRAWN, AdmissionMetrics
 from extproc.picking.admission.queue import PoolQueue, Usage
 from extproc.picking.admission.saturation import Saturation
 from extproc.picking.admission.settings import AdmissionSettings
@@ -28,18 +25,20 @@ from extproc.picking.admission.ticket import Ticket
 from extproc.picking.decisions import DecisionRecord
 from extproc.picking.director import Director, nothing_to_withdraw
 from extproc.picking.fleet import PoolView
+from extproc.picking.observer import ADMITTED, DISPATCHED, WITHDRAWN
 from extproc.picking.scheduling.prefix import BYTES_PER_TOKEN
 from extproc.picking.scheduling.profile import PREFILL_HEADER
+from extproc.picking.scheduling.signals import Signals
 from extproc.reasons import Reason
 from extproc.request import Completed, InferenceRequest, Outcome, Refused, Routed, refused
-from pools.model import ObjectName
-
-log = structlog.get_logger(__name__)
+from pools.model import ObjectName, World
 
 TIMEOUT_HEADER = "x-poolpilot-queue-timeout"
 """Seconds that the client is ready to wait in the queue; 0: not at all."""
 DEFAULT_FLOW = "default"
 """Of requests that name none."""
+TICK_INTERVAL: Final = 0.05
+"""Seconds between two looks at who has waited for too long."""
 MAX_NAME = 256
 """Characters by which flows are told apart."""
 
@@ -84,25 +83,22 @@ class GateState:
 
 
 class AdmittingPicker:
-    """Implements :class:`extproc.request.Picker`.
+    """Implements :class:`extproc.request.Picker`, and takes what scrapes give.
 
-    Whoever owns it must tell it of ends (:meth:`ended`, the director's ``on_end``), of scrapes and
-    of new Worlds, and call :meth:`tick` several times a second.
+    Whoever owns it must call :meth:`tick` every :data:`TICK_INTERVAL`, and give ends, scrapes and
+    Worlds to it in place of the director and the fleet.
     """
 
-    def __init__(
-        self, director: Director, settings: AdmissionSettings | None, clock: Callable[[], float]
-    ) -> None:
-        """``settings``: None if it is off for now. ``clock``: the director's."""
+    def __init__(self, director: Director, settings: AdmissionSettings | None) -> None:
+        """``settings``: None if it is off for now."""
         self.director = director
         self.on = settings is not None
         """Whether anybody may have to wait."""
         self.settings = settings or AdmissionSettings()
         """In force while it is on."""
-        self.metrics = AdmissionMetrics()
         self.usage = Usage()
         """What waits, in all pools."""
-        self._clock = clock
+        self._clock = director.clock
         self._gates: dict[ObjectName, _Gate] = {}
         self._dispatched: dict[str, _Dispatched] = {}
         self._closed = False
@@ -154,7 +150,7 @@ class AdmittingPicker:
             if not queue or not queue.waiting_before(priority):
                 record = self.director.decide(request)
                 self._charged(record)
-                self.metrics.outcomes[view.label, priority, ADMITTED] += 1
+                self.director.fleet.observer.admission(view.label, priority, ADMITTED, None)
                 answer(record.outcome)
                 return nothing_to_withdraw
         elif level is None and (priority < 0 or not self.settings.no_endpoints_ttl):
@@ -171,13 +167,23 @@ class AdmittingPicker:
         answer(self._refuse(gate, ticket, refusal, None))
         return nothing_to_withdraw
 
-    def settle(self, completed: Completed) -> None:
-        self.director.settle(completed)
-
     # What may make room
 
-    def ended(self, record: DecisionRecord) -> None:
-        """A request is over: for the director's ``on_end``."""
+    def settle(self, completed: Completed) -> DecisionRecord | None:
+        """As the director does, and then let in who fits."""
+        record = self.director.settle(completed)
+        if record is not None:
+            self._ended(record)
+        return record
+
+    def expire(self) -> list[DecisionRecord]:
+        """As the director does, and then let in who fits."""
+        expired = self.director.expire()
+        for record in expired:
+            self._ended(record)
+        return expired
+
+    def _ended(self, record: DecisionRecord) -> None:
         outcome = record.outcome
         if isinstance(outcome, Refused) or not self.on:
             return
@@ -191,8 +197,19 @@ class AdmittingPicker:
         for gate in self._changed(outcome):
             self._drain(gate)
 
-    def scraped(self, key: str) -> None:
-        """The endpoint's signals have been read, or have failed to be."""
+    def scrape_started(self, key: str) -> None:
+        self.director.fleet.scrape_started(key)
+
+    def scraped(self, key: str, sample: Signals, began: float) -> None:
+        """As the fleet does, and then let in who fits: it shows that queues have become shorter."""
+        self.director.fleet.scraped(key, sample, began)
+        self._scraped(key)
+
+    def scrape_failed(self, key: str, error: str, alive: bool, now: float) -> None:
+        self.director.fleet.scrape_failed(key, error, alive, now)
+        self._scraped(key)
+
+    def _scraped(self, key: str) -> None:
         member = self.director.fleet.members.get(key)
         if member is None:
             return
@@ -201,8 +218,9 @@ class AdmittingPicker:
                 gate.saturation.scraped(member.candidate)
                 self._drain(gate)
 
-    def updated(self) -> None:
-        """The director has taken over another World."""
+    def update(self, world: World) -> None:
+        """As the director does, and then let in who fits."""
+        self.director.update(world)
         pools = self.director.fleet.pools
         for name, gate in list(self._gates.items()):
             view = pools.get(name)
@@ -211,7 +229,6 @@ class AdmittingPicker:
                 self._drain(gate)
                 continue
             del self._gates[name]
-            self.metrics.forget_pool(gate.view.label)
             for ticket in gate.queue.pop_all(self._clock()):
                 self._tell(ticket, self.director.decide(ticket.request).outcome)
 
@@ -341,7 +358,7 @@ class AdmittingPicker:
             record = self.director.decide(ticket.request, waited)
         except Exception:
             # Whoever made the room (an end, a scrape, a new World) has other things to do.
-            log.exception("a queued request could not be decided", pool=str(ticket.request.pool))
+            self._failed("a queued request could not be decided", ticket)
             band.ended(flow, ticket.tokens, -ticket.tokens, now)
             self._tell(ticket, _UNDECIDED)
             return
@@ -351,49 +368,47 @@ class AdmittingPicker:
                 band, flow, ticket.input_tokens, ticket.output_tokens, ticket.tokens
             )
             self._charged(record)
-            self.metrics.waited(gate.view.label, ticket.priority, DISPATCHED, waited)
+            self._became(gate, ticket, DISPATCHED, waited)
         else:
             band.ended(flow, ticket.tokens, -ticket.tokens, now)
-            self.metrics.waited(gate.view.label, ticket.priority, outcome.reason, waited)
+            self._became(gate, ticket, outcome.reason, waited)
         self._tell(ticket, outcome)
 
     def _charged(self, record: DecisionRecord) -> None:
         if isinstance(record.outcome, Routed):
-            for _ in self._changed(record.outcome):
-                pass
+            self._changed(record.outcome)
 
-    def _changed(self, routed: Routed) -> Iterator[_Gate]:
-        """The pools of which an endpoint was charged or released; they know it then."""
+    def _changed(self, routed: Routed) -> list[_Gate]:
+        """Let the pools know of which an endpoint was charged or released, and return them."""
         member = self.director.fleet.members.get(routed.endpoints[0])
         if member is None:
-            return
-        for view in member.views:
-            if (gate := self._gates.get(view.name)) is not None:
-                if any(name == PREFILL_HEADER for name, _ in routed.headers):
-                    # Another endpoint may do the prefill, and was charged too.
-                    gate.saturation.recount()
-                else:
-                    gate.saturation.changed(member.candidate)
-                yield gate
+            return []
+        gates = [gate for view in member.views if (gate := self._gates.get(view.name)) is not None]
+        for gate in gates:
+            if any(name == PREFILL_HEADER for name, _ in routed.headers):
+                # Another endpoint may do the prefill, and was charged too.
+                gate.saturation.recount()
+            else:
+                gate.saturation.changed(member.candidate)
+        return gates
 
     def _withdraw(self, gate: _Gate, ticket: Ticket) -> None:
         if ticket.queued:
             now = self._clock()
             gate.queue.remove(ticket, now)
-            waited = now - ticket.arrived
-            self.metrics.waited(gate.view.label, ticket.priority, WITHDRAWN, waited)
+            self._became(gate, ticket, WITHDRAWN, now - ticket.arrived)
 
     def _refuse(
         self, gate: _Gate, ticket: Ticket, refusal: Refused, waited: float | None
     ) -> Refused:
         """``waited``: None if it never was in the queue."""
-        label, priority = gate.view.label, ticket.priority
-        if waited is None:
-            self.metrics.outcomes[label, priority, refusal.reason] += 1
-        else:
-            self.metrics.waited(label, priority, refusal.reason, waited)
-        self.director.refuse(ticket.request, refusal, gate.view, priority, waited or 0.0)
+        self._became(gate, ticket, refusal.reason, waited)
+        self.director.refuse(ticket.request, refusal, gate.view, ticket.priority, waited or 0.0)
         return refusal
+
+    def _became(self, gate: _Gate, ticket: Ticket, outcome: str, waited: float | None) -> None:
+        label, priority = gate.view.label, ticket.priority
+        self.director.fleet.observer.admission(label, priority, outcome, waited)
 
     def _refuse_ticket(self, gate: _Gate, ticket: Ticket, refusal: Refused) -> None:
         waited = self._clock() - ticket.arrived
@@ -404,7 +419,10 @@ class AdmittingPicker:
             ticket.answer(outcome)
         except Exception:
             # The trouble of one stream must not keep others waiting.
-            log.exception("a queued request could not be answered", pool=str(ticket.request.pool))
+            self._failed("a queued request could not be answered", ticket)
+
+    def _failed(self, what: str, ticket: Ticket) -> None:
+        self.director.fleet.observer.failed(what, str(ticket.request.pool))
 
     # What they are told
 

@@ -1,70 +1,60 @@
-"""What can be seen of the queues: rows for people, gauges and counts for Prometheus."""
+"""Counts of admission for Prometheus. Priorities come from the configuration, not from clients, so
+there are few of them."""
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Container, Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from extproc.observability.metrics import Histogram
 from extproc.picking.admission.admitting_picker import AdmittingPicker
-from extproc.picking.admission.band import Band
 
-FLOWS_SHOWN = 50
-
-
-def queue_rows(picker: AdmittingPicker, now: float) -> list[dict[str, object]]:
-    """Each pool that was asked for, with its bands and their longest flows."""
-    return [
-        {
-            "pool": state.pool,
-            "saturation": None if state.saturation is None else round(state.saturation, 4),
-            "measured_by": state.measured_by,
-            "ends_per_second": round(state.ends_per_second, 3),
-            "waiting": sum(band.requests for band in state.bands),
-            "bytes": sum(band.size for band in state.bands),
-            "bands": [_band_row(picker, band, now) for band in state.bands],
-        }
-        for state in picker.states()
-    ]
+QUEUE_SECONDS = (
+    *(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8),
+    *(1, 1.5, 2, 3, 5, 8, 10, 15, 20, 30, 60, 120, 300),
+)
 
 
-def _band_row(picker: AdmittingPicker, band: Band, now: float) -> dict[str, object]:
-    settings = band.settings
-    flows = [flow for flow in band.flows if flow or flow.in_flight]
-    return {
-        "priority": band.priority,
-        "waits_at_saturation": settings.ceiling * (1 + picker.settings.headroom),
-        "waiting": band.requests,
-        "max_requests": settings.max_requests,
-        "bytes": band.size,
-        "max_bytes": settings.max_bytes,
-        "fairness": settings.fairness.value,
-        "order": settings.order.value,
-        "flows": len(flows),
-        "longest_flows": [
-            {
-                "flow": flow.name,
-                "waiting": len(flow),
-                "oldest_s": round(now - flow.oldest().arrived, 3) if flow else None,
-                "dispatched_and_open": flow.in_flight,
-                "virtual_service": round(flow.served),
-            }
-            for flow in heapq.nlargest(FLOWS_SHOWN, flows, key=len)
-        ],
-    }
+class AdmissionMetrics:
+    """Counted on the path of every request, by plain dictionaries."""
+
+    def __init__(self) -> None:
+        self.outcomes: defaultdict[tuple[str, int, str], int] = defaultdict(int)
+        """By pool, priority, and what became of it."""
+        self.queue_seconds: dict[tuple[str, int], Histogram] = {}
+        """Of requests that waited, however that ended, by pool and priority."""
+
+    def count(self, pool: str, priority: int, outcome: str, waited: float | None) -> None:
+        """See :meth:`extproc.picking.observer.Observer.admission`."""
+        self.outcomes[pool, priority, outcome] += 1
+        if waited is None:
+            return
+        histogram = self.queue_seconds.get((pool, priority))
+        if histogram is None:
+            histogram = self.queue_seconds[pool, priority] = Histogram(QUEUE_SECONDS)
+        histogram.observe(waited)
+
+    def forget_all_but(self, pools: Container[str]) -> None:
+        """Drop the series of pools that are gone."""
+        for outcome in [key for key in self.outcomes if key[0] not in pools]:
+            del self.outcomes[outcome]
+        for series in [key for key in self.queue_seconds if key[0] not in pools]:
+            del self.queue_seconds[series]
 
 
 class AdmissionCollector(Collector):
     """Hands the counts to prometheus_client."""
 
-    def __init__(self, picker: AdmittingPicker) -> None:
+    def __init__(self, metrics: AdmissionMetrics, picker: AdmittingPicker) -> None:
+        self._metrics = metrics
         self._picker = picker
 
     def collect(self) -> Iterator[Metric]:
-        metrics = self._picker.metrics
+        metrics = self._metrics
         by_band = ("pool", "priority")
         requests = GaugeMetricFamily(
             "poolpilot_queue_requests", "Requests that wait for an endpoint.", labels=by_band
