@@ -18,8 +18,8 @@ import pytest_asyncio
 from e2e.static_envoy import POOL, Envoy, configuration, eventually, running_envoy
 from extproc.config.settings import PickerConfig
 from extproc.picking.admission.admitting_picker import AdmittingPicker
+from extproc.picking.scraping import ScrapeSettings
 from extproc.service.server import EndpointPickerServer
-from extproc.signals.scraper import ScrapeSettings
 from pools.model import Endpoint, InferenceObjective, InferencePool, ObjectName, World
 from sim.config import PodConfig
 from sim.pod import Pod

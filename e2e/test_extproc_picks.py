@@ -27,8 +27,8 @@ from e2e.static_envoy import (
     running_envoy,
 )
 from extproc.config.settings import PickerConfig, TransportKind
+from extproc.picking.scraping import ScrapeSettings
 from extproc.service.server import EndpointPickerServer
-from extproc.signals.scraper import ScrapeSettings
 from pools.model import (
     Criticality,
     Endpoint,

@@ -12,8 +12,8 @@ import aiohttp
 from e2e.static_envoy import configuration, eventually, running_envoy
 from e2e.test_extproc_picks import ModelServer, Worlds
 from extproc.config.settings import PickerConfig, TransportKind
+from extproc.picking.scraping import ScrapeSettings
 from extproc.service.server import EndpointPickerServer
-from extproc.signals.scraper import ScrapeSettings
 
 HEAD = "apiVersion: poolpilot.dev/v1alpha1\nkind: SchedulingProfiles\n"
 SYSTEM = "All that the assistant has to know, at some length. " * 60

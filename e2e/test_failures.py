@@ -35,9 +35,9 @@ from extproc.picking.director import Director
 from extproc.picking.endpoint_health import HealthPolicy
 from extproc.picking.scheduling.candidate import Candidate
 from extproc.picking.scheduling.profile import Picker, Profile, SchedulingRequest
+from extproc.picking.scraping import ScrapeSettings
 from extproc.request import Completed, InferenceRequest, Outcome
 from extproc.service.server import EndpointPickerServer
-from extproc.signals.scraper import ScrapeSettings
 from poolpilot.demo.load import POD_HEADER
 from poolpilot.demo.ports import LOOPBACK, Ports
 from poolpilot.demo.quickstart import BASE_MODEL, endpoints

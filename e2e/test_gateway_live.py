@@ -28,8 +28,8 @@ from e2e.harness import eventually
 from e2e.kube.api_server import ApiServer, pod_object, pod_status
 from e2e.live import Led, led
 from extproc.config.settings import PickerConfig
+from extproc.picking.scraping import ScrapeSettings
 from extproc.service.server import EndpointPickerServer
-from extproc.signals.scraper import ScrapeSettings
 from poolpilot.demo.ports import Reservation, reserve
 from pools.kubernetes import PICKER_KINDS, KubernetesSettings, KubernetesSource, Timing
 from xds.translate import ExtProcSettings, SocketAddress, TranslateSettings

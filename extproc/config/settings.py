@@ -10,11 +10,11 @@ from pathlib import Path
 
 from extproc.exchange.settings import ExchangeSettings
 from extproc.picking.admission.settings import AdmissionSettings
-from extproc.picking.director import ENDPOINTS_PER_PICK
+from extproc.picking.director import ENDPOINTS_PER_PICK, IN_FLIGHT_EXPIRY
 from extproc.picking.endpoint_health import HealthPolicy
 from extproc.picking.scheduling.profiles import PROFILES
+from extproc.picking.scraping import ScrapeSettings
 from extproc.signals.active_checks import CheckSettings
-from extproc.signals.scraper import ScrapeSettings
 from extproc.transport.h2 import Limits
 from extproc.transport.listen import Address, overlap, parse_address
 from extproc.transport.native import Upkeep
@@ -72,7 +72,7 @@ class PickerConfig:
     there are several pools, to find the pool of a request whose route names none."""
     endpoints_per_pick: int = ENDPOINTS_PER_PICK
     """The pick and its fallbacks, which Envoy's retries walk down."""
-    in_flight_expiry: float = 900.0
+    in_flight_expiry: float = IN_FLIGHT_EXPIRY
     """Seconds after which a request whose end nobody reported is counted as over."""
     explain_header: bool = False
     """Whether a request with the header ``x-poolpilot-explain: true`` is told, in

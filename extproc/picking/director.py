@@ -23,6 +23,8 @@ from extproc.request import Completed, InferenceRequest, Outcome, Refused, Route
 from pools.model import World
 
 ENDPOINTS_PER_PICK: Final = 3
+IN_FLIGHT_EXPIRY: Final = 900.0
+"""Seconds after which a request whose end nobody reported is taken to be over."""
 MAX_LISTED: Final = 20
 """Model names in an error message."""
 POOL_HEADER: Final = "x-poolpilot-pool"
@@ -51,7 +53,7 @@ class Director:
         clock: Callable[[], float],
         rng: random.Random,
         *,
-        in_flight_expiry: float = 900.0,
+        in_flight_expiry: float = IN_FLIGHT_EXPIRY,
         endpoints_per_pick: int = ENDPOINTS_PER_PICK,
         remembered: int = 1000,
         models: ModelIndex | None = None,
@@ -183,7 +185,7 @@ class Director:
         endpoints = outcome.endpoints if isinstance(outcome, Routed) else ()
         faults, served = judge(completed, endpoints)
         for key, fault in faults:
-            fleet.failed(key, fault, now)
+            fleet.failed(key, fault, now, record.at)
         if served:
             fleet.succeeded(served, now)
         load = fleet.load

@@ -13,6 +13,7 @@ server was away, and is back.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -81,6 +82,7 @@ class EndpointHealth:
         "_scrape_failures",
         "_scrape_ok",
         "_strain",
+        "_taken_out_at",
         "ejections",
         "fault",
         "out_until",
@@ -93,6 +95,7 @@ class EndpointHealth:
         self._scrape_failures = 0
         self._scrape_ok = False
         self._metrics_distrusted = False
+        self._taken_out_at = -math.inf
         self.ejections = 0
         """How often it was taken out since it last was all well."""
         self.out_until: float | None = None
@@ -133,9 +136,14 @@ class EndpointHealth:
             self.out_until = None
             self.ejections = 0
 
-    def failed(self, fault: Fault, now: float) -> bool:
-        """A request failed there. Returns whether that took it out."""
-        if self.standing(now) is Standing.OUT:
+    def failed(self, fault: Fault, now: float, sent: float = math.inf) -> bool:
+        """A request failed there. Returns whether that took it out.
+
+        ``sent``: when the request was. That it failed may be reported much later, at the end of the
+        answer that another endpoint gave; of one that was sent before the endpoint was taken out,
+        that says nothing new.
+        """
+        if self.standing(now) is Standing.OUT or sent < self._taken_out_at:
             return False
         self._strain += 1.0 / self._policy.limit(fault)
         if self._strain < 1.0 - 1e-9 and self.standing(now) is not Standing.RETURNING:
@@ -195,6 +203,7 @@ class EndpointHealth:
         policy = self._policy
         cool_down = min(policy.cool_down * 2.0 ** min(self.ejections, 30), policy.max_cool_down)
         self.out_until = now + cool_down
+        self._taken_out_at = now
         self.ejections += 1
         self.fault = fault
         self._strain = 0.0

@@ -7,6 +7,7 @@ all of them. The fleet is told of Worlds, scrapes and finished requests; it owns
 from __future__ import annotations
 
 import ipaddress
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -330,13 +331,14 @@ class Fleet:
         if (member := self.members.get(key)) is not None:
             member.health.check_passed(now)
 
-    def failed(self, key: str, fault: Fault, now: float) -> bool:
-        """A request failed at an endpoint. Returns whether that took it out of picks."""
+    def failed(self, key: str, fault: Fault, now: float, sent: float = math.inf) -> bool:
+        """A request that was ``sent`` to an endpoint failed there. Returns whether that took it out
+        of picks."""
         member = self.members.get(key)
         if member is None:
             return False
         member.candidate.answered(well=False)
-        if not member.health.failed(fault, now):
+        if not member.health.failed(fault, now, sent):
             return False
         self._taken_out(member, fault)
         if fault is Fault.CONNECT:

@@ -11,12 +11,12 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
 
 from extproc.picking.scheduling.signals import Signals
+from extproc.picking.scraping import ScrapeSettings
 from extproc.signals.endpoint_loops import EndpointLoops
 from extproc.signals.engines import Engine, engine_of
 from extproc.signals.fetch import ScrapeError
@@ -35,45 +35,6 @@ class SignalSink(Protocol):
     def scraped(self, key: str, sample: Signals, began: float) -> None: ...
 
     def scrape_failed(self, key: str, error: str, alive: bool, now: float) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class ScrapeSettings:
-    interval: float = 0.2
-    """Seconds between two scrapes of one endpoint."""
-    timeout: float = 1.0
-    """Seconds for one scrape."""
-    max_backoff: float = 5.0
-    """Seconds between two scrapes of an endpoint that does not answer, at most."""
-    max_concurrent: int = 64
-    """Scrapes under way at once, over all endpoints that answer; those that do not share a quarter
-    as many besides."""
-    max_per_second: float = 250.0
-    """Scrapes in all. Beyond ``interval * max_per_second`` endpoints the interval grows."""
-    path: str = "/metrics"
-
-    def __post_init__(self) -> None:
-        for name in ("interval", "timeout", "max_backoff", "max_concurrent", "max_per_second"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"scrape {name} must be greater than 0")
-
-    def interval_for(self, endpoints: int) -> float:
-        """Seconds between two scrapes of one endpoint when there are so many."""
-        return max(self.interval, endpoints / self.max_per_second)
-
-    def stale_after(self, endpoints: int) -> float:
-        """Seconds after which signals are out of date: five scrapes missed."""
-        return 5 * self.interval_for(endpoints) + self.timeout
-
-
-def delay_before_next(
-    settings: ScrapeSettings, endpoints: int, failures: int, rng: random.Random
-) -> float:
-    """Seconds until an endpoint is asked again, after ``failures`` failures in a row."""
-    interval = settings.interval_for(endpoints)
-    if failures:
-        interval = min(interval * 2 ** min(failures - 1, 16), max(settings.max_backoff, interval))
-    return interval * rng.uniform(0.9, 1.1)
 
 
 Fetch = Callable[[str], Awaitable[bytes]]
@@ -113,8 +74,7 @@ class Scraper:
         url = f"http://{address}{settings.path}"
         engine: Engine | None = None
         failures = 0
-        # The first one soon, but not all at the same instant.
-        await asyncio.sleep(self._rng.uniform(0, min(0.02, settings.interval)))
+        await asyncio.sleep(settings.delay_before_first(self._rng))
         while True:
             try:
                 # Servers that hang must not use up the slots of those that answer.
@@ -146,4 +106,4 @@ class Scraper:
                 failures += 1
                 log.exception("scrape loop error", endpoint=key)
                 self._sink.scrape_failed(key, f"{type(error).__name__}: {error}", True, clock())
-            await asyncio.sleep(delay_before_next(settings, len(self._loops), failures, self._rng))
+            await asyncio.sleep(settings.delay_before_next(len(self._loops), failures, self._rng))

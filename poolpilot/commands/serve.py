@@ -588,8 +588,8 @@ def serve_extproc(
     """
     from extproc.config.settings import PickerConfig, TransportKind
     from extproc.exchange.settings import ExchangeSettings
+    from extproc.picking.scraping import ScrapeSettings
     from extproc.signals.active_checks import CheckSettings
-    from extproc.signals.scraper import ScrapeSettings
     from extproc.transport.tls import TlsFiles
     from poolpilot import logs, parts
     from poolpilot.commands.limits import transport_limits

@@ -6,15 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from extproc.picking.endpoint_health import HealthPolicy
 from poolpilot.errors import PoolPilotError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from extproc.picking.admission.settings import AdmissionSettings
+    from extproc.picking.profiles import ProfileSet
     from sim.fleet.experiment import Result, Run
     from sim.fleet.traffic import Workload
 
 FLEET = "Fleet"
+PICKER = "Endpoint picker"
+HEALTH = HealthPolicy()
 OUTPUT = "Output"
 WIDTH = 180
 """Columns that the table gets where the output is not a terminal."""
@@ -25,7 +30,7 @@ def simulate(
         str,
         typer.Argument(
             metavar="WORKLOAD",
-            help="w1 to w11 (see --list), or a trace: a .jsonl file in Mooncake's format.",
+            help="w1 to w12 (see --list), or a trace: a .jsonl file in Mooncake's format.",
         ),
     ] = "",
     policy: Annotated[
@@ -87,6 +92,50 @@ def simulate(
         float | None,
         typer.Option(min=0, help="... this for each sequence in it.", rich_help_panel=FLEET),
     ] = None,
+    profiles: Annotated[
+        Path | None,
+        typer.Option(
+            dir_okay=False,
+            exists=True,
+            help="The endpoint picker's profiles file: its profiles are policies too (without "
+            "--policy, its default alone), and its load and admission hold for every policy.",
+            rich_help_panel=PICKER,
+        ),
+    ] = None,
+    admission: Annotated[
+        bool | None,
+        typer.Option(
+            "--admission/--no-admission",
+            help="Let requests wait while the pool is full: as --profiles says, or else with the "
+            "defaults. Without either, what --profiles says.",
+            rich_help_panel=PICKER,
+        ),
+    ] = None,
+    cool_down: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Seconds that a pod which fails gets no requests, the first time.",
+            rich_help_panel=PICKER,
+        ),
+    ] = HEALTH.cool_down,
+    slow_start: Annotated[
+        float,
+        typer.Option(
+            min=0.001,
+            help="Seconds over which its share then grows to the full.",
+            rich_help_panel=PICKER,
+        ),
+    ] = HEALTH.slow_start,
+    health_floor: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="The share of the pods that stays in use, however many fail.",
+            rich_help_panel=PICKER,
+        ),
+    ] = HEALTH.floor,
     processes: Annotated[
         int | None, typer.Option("--processes", "-j", min=1, help="Runs at once; default: cores.")
     ] = None,
@@ -108,7 +157,7 @@ def simulate(
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="Show workloads and policies.")] = False,
 ) -> None:
-    """Try policies on a simulated fleet, with the scheduling code that serves real requests.
+    """Try policies on a simulated fleet, with the code that picks endpoints for real requests.
 
     Each pod takes as long as a GPU pod of the published runs would; time is virtual, so minutes of
     traffic take seconds.
@@ -119,10 +168,13 @@ def simulate(
 
       poolpilot simulate w1 --rate 20 --rate 60 --html w1.html
 
+      poolpilot simulate w12 --profiles profiles.yaml --admission
+
       poolpilot simulate trace.jsonl --pods 16 --json
     """
     from rich.console import Console
 
+    from extproc.picking.scraping import ScrapeSettings
     from poolpilot.simulation.document import as_json
     from poolpilot.simulation.page import page
     from poolpilot.simulation.plots import prepare_plots, write_plots
@@ -133,9 +185,10 @@ def simulate(
         Console(width=WIDTH, highlight=False).print(catalogue())
         return
     chosen = _workload(workload)
+    picker = _profiles(profiles)
     runs = _runs(
         chosen,
-        policies=_policies(policy),
+        policies=_policies(policy, picker),
         loads=load or list(chosen.loads),
         seeds=seeds,
         pods=pods or chosen.pods,
@@ -149,8 +202,14 @@ def simulate(
             "decode_base_seconds": decode_base_ms and decode_base_ms / 1000,
             "decode_per_sequence_seconds": decode_sequence_ms and decode_sequence_ms / 1000,
         },
-        scrape_interval=scrape_interval,
-        scrape_delay=scrape_delay,
+        profiles=_text_of(profiles) if profiles is not None else "",
+        fleet={
+            "scrape_delay": scrape_delay,
+            "scrape": ScrapeSettings(interval=scrape_interval),
+            "health": HealthPolicy(cool_down=cool_down, slow_start=slow_start, floor=health_floor),
+            "load": picker.load,
+            "admission": _admission(picker, admission),
+        },
     )
     # Not after minutes of simulating, whose results would be lost.
     if html is not None:
@@ -198,16 +257,49 @@ def _workload(name: str) -> Workload:
         raise typer.BadParameter(str(error), param_hint="WORKLOAD") from error
 
 
-def _policies(names: Sequence[str] | None) -> list[str]:
+def _profiles(path: Path | None) -> ProfileSet:
+    """What the picker would be started with."""
+    from extproc.picking.profiles import builtin, read_profiles
+    from extproc.picking.profiles.document import errors_of
+
+    if path is None:
+        return builtin("default")
+    profiles, problems = read_profiles(_text_of(path), str(path))
+    if profiles is None:
+        errors = "\n".join(str(problem) for problem in errors_of(problems))
+        raise typer.BadParameter(errors, param_hint="--profiles")
+    return profiles
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{path}: {error}", param_hint="--profiles") from error
+
+
+def _admission(picker: ProfileSet, on: bool | None) -> AdmissionSettings | None:
+    from extproc.picking.admission.settings import AdmissionSettings
+
+    if on is None:
+        return picker.admission
+    return (picker.admission or AdmissionSettings()) if on else None
+
+
+def _policies(names: Sequence[str] | None, picker: ProfileSet) -> list[str]:
+    from extproc.picking.scheduling.profiles import PROFILES
     from sim.fleet.policies import POLICIES
 
-    for name in names or ():
-        if name not in POLICIES:
+    if not names:
+        return list(POLICIES) if picker.profiles is PROFILES else [picker.default]
+    known = {**POLICIES, **picker.profiles}
+    for name in names:
+        if name not in known:
             raise typer.BadParameter(
-                f"there is no policy {name!r}; choose from {', '.join(POLICIES)}",
+                f"there is no policy {name!r}; choose from {', '.join(known)}",
                 param_hint="--policy",
             )
-    return list(dict.fromkeys(names or POLICIES))
+    return list(dict.fromkeys(names))
 
 
 def _runs(
@@ -219,8 +311,8 @@ def _runs(
     pods: int,
     engine: dict[str, int | None],
     cost: dict[str, float | None],
-    scrape_interval: float,
-    scrape_delay: float,
+    profiles: str,
+    fleet: dict[str, object],
 ) -> list[Run]:
     from dataclasses import replace
 
@@ -237,9 +329,9 @@ def _runs(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    fleet = FleetConfig(scrape_interval=scrape_interval, scrape_delay=scrape_delay)
+    surroundings = FleetConfig(**fleet)  # type: ignore[arg-type]
     return [
-        Run(workload, policy, load, seed, pods, config, fleet)
+        Run(workload, policy, load, seed, pods, config, surroundings, profiles)
         for load in loads
         for seed in range(1, seeds + 1)
         for policy in policies

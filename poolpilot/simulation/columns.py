@@ -48,11 +48,11 @@ COLUMNS = (
     Column("hit rate", "hit_rate", lambda value: f"{value:.0%}", lower_is_better=False),
     Column("spread", "spread", lambda value: f"{value:.2f}"),
     Column("loads/s", "adapter_loads_per_second", lambda value: f"{value:.2f}"),
-    Column("shed", "shed", _count),
+    Column("refused", "refused", _count),
     Column("cut", "cut", _count, lower_is_better=None),
     Column("lost", "lost", _count),
 )
-_ONLY_IF_ANY = {"adapter_loads_per_second", "shed", "cut", "lost"}
+_ONLY_IF_ANY = {"adapter_loads_per_second", "refused", "cut", "lost"}
 
 
 def shown(grid: Sequence[Cell]) -> list[Column]:

@@ -31,6 +31,10 @@ def document(workload: Workload, run: Run, grid: Sequence[Cell]) -> dict[str, An
                         "wall_seconds": round(result.wall_seconds, 3),
                         **{name: _number(getattr(result.measures, name)) for name in NUMBERS},
                         "ttft_quantiles": [_number(q) for q in result.measures.ttft_quantiles],
+                        "priorities": [
+                            {name: _number(value) for name, value in asdict(one).items()}
+                            for one in result.measures.priorities
+                        ],
                     }
                     for result in cell.results
                 ],

@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from poolpilot.simulation.columns import Column, best, shown
-from sim.fleet.experiment import Cell
+from poolpilot.simulation.columns import Column, best, seconds, shown
+from sim.fleet.experiment import Cell, priorities
 from sim.fleet.policies import POLICIES
 from sim.fleet.traffic import Workload
 from sim.workloads import WORKLOADS
@@ -40,7 +40,31 @@ def table(workload: Workload, pods: int, seeds: int, grid: Sequence[Cell]) -> Re
         Text(f"{workload.name}: {workload.title}", style="bold"),
         Text(f"{pods} pods, {seeds} {noun}{note}\n", style="dim"),
         view,
+        *_by_priority(workload, grid),
     )
+
+
+def _by_priority(workload: Workload, grid: Sequence[Cell]) -> list[RenderableType]:
+    """How each priority fared, where there are several."""
+    view = Table(box=None, pad_edge=False)
+    titles = ("policy", "priority", "requests", "refused", "TTFT mean", "p50", "p90")
+    view.add_column(workload.unit, justify="right")
+    for title in titles:
+        view.add_column(title, justify="left" if title == "policy" else "right", no_wrap=True)
+    for cell in grid:
+        for priority, means in priorities(cell):
+            view.add_row(
+                f"{cell.load:g}",
+                cell.policy,
+                str(priority),
+                *[f"{means[name]:,.0f}" for name in ("requests", "refused")],
+                *[
+                    "-" if math.isnan(means[name]) else seconds(means[name])
+                    for name in ("ttft_mean", "ttft_p50", "ttft_p90")
+                ],
+            )
+        view.add_section()
+    return [Text(), view] if view.row_count else []
 
 
 def _text(column: Column, cell: Cell, best_mean: float) -> Text:

@@ -7,14 +7,14 @@ import multiprocessing
 import random
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, fields
 
 from sim.engine import EngineConfig
 from sim.fleet.fleet import Fleet, FleetConfig
-from sim.fleet.measure import Measures, measure
-from sim.fleet.policies import POLICIES
+from sim.fleet.measure import Measures, OfPriority, measure
+from sim.fleet.policies import policies
 from sim.fleet.traffic import Workload
 
 
@@ -30,6 +30,8 @@ class Run:
     pods: int
     engine: EngineConfig = field(default_factory=EngineConfig)
     fleet: FleetConfig = field(default_factory=FleetConfig)
+    profiles: str = ""
+    """The text of a profiles file, whose profiles are policies too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,26 @@ class Cell:
         return Estimate(statistics.fmean(values), statistics.stdev(values) if values[1:] else 0.0)
 
 
-NUMBERS = tuple(f.name for f in fields(Measures) if f.name != "ttft_quantiles")
+def priorities(cell: Cell) -> list[tuple[int, Mapping[str, float]]]:
+    """The means over the seeds of each field of :class:`sim.fleet.measure.OfPriority`, highest
+    priority first; none where all requests have the same."""
+    groups: dict[int, list[OfPriority]] = {}
+    for result in cell.results:
+        for one in result.measures.priorities:
+            groups.setdefault(one.priority, []).append(one)
+    return [
+        (
+            priority,
+            {
+                f.name: statistics.fmean(getattr(one, f.name) for one in groups[priority])
+                for f in fields(OfPriority)
+            },
+        )
+        for priority in sorted(groups, reverse=True)
+    ]
+
+
+NUMBERS = tuple(f.name for f in fields(Measures) if f.name not in ("ttft_quantiles", "priorities"))
 """The names of the single numbers in :class:`Measures`."""
 
 
@@ -76,7 +97,7 @@ def perform(run: Run) -> Result:
     begun = time.perf_counter()
     fleet = Fleet(
         run.workload.engines(run.pods, run.engine),
-        POLICIES[run.policy](),
+        policies(run.profiles)[run.policy](),
         run.workload.traffic(run.load, run.pods, random.Random(f"traffic {run.seed} {run.load}")),
         random.Random(f"picks {run.seed}"),
         run.fleet,

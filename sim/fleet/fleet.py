@@ -1,8 +1,9 @@
-"""The event loop of a simulated fleet.
+"""A clock, pods and a network around the picking core of production.
 
-A request is picked for, charged, served and released as in production: the policy sees scrapes that
-are as old as they would be, counts what it sent itself at once, and hears of ends a little late.
-Picking takes no time.
+Who gets a request, who has to wait, who is refused and which pod is left out is decided by the code
+that serves real requests: it is asked, scraped for and told of ends as the server does it. Here is
+what surrounds it: engines that compute, an Envoy that walks down the endpoints of a pick, scrapes
+that are as old as they would be, and ends that are heard of a little late. Picking takes no time.
 """
 
 from __future__ import annotations
@@ -12,17 +13,26 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from extproc.picking.scheduling import Candidate, Profile, Signals, assume_missing
-from extproc.picking.scheduling.load import PREFILL_RATE, Charge, Load, LoadSettings
-from extproc.request import Api, InferenceRequest
+from extproc.picking import fleet as picking
+from extproc.picking.admission.admitting_picker import TICK_INTERVAL, AdmittingPicker
+from extproc.picking.admission.settings import AdmissionSettings
+from extproc.picking.director import ENDPOINTS_PER_PICK, IN_FLIGHT_EXPIRY, Director
+from extproc.picking.endpoint_health import HealthPolicy
+from extproc.picking.scheduling import Profile, Signals
+from extproc.picking.scheduling.load import Load, LoadSettings
+from extproc.picking.scraping import ScrapeSettings
+from extproc.request import Api, Completed, InferenceRequest, Refused, Routed
+from extproc.request import Outcome as Answer
+from pools.model import InferenceObjective, InferencePool, ObjectName, World
 from sim.engine import EngineConfig
 from sim.events import Decoded, Finished, FirstToken, Request
 from sim.fleet import prompt
 from sim.fleet.pod import Pod
 from sim.fleet.record import Outcome, Record, Trace
 from sim.fleet.traffic import (
+    OBJECTIVES,
     WARM_UP,
     AbortStorm,
     Arrival,
@@ -34,28 +44,35 @@ from sim.fleet.traffic import (
 )
 
 BASE_MODEL = "base"
-CONNECT_FAILURES = 2
-"""In a row, after which a pod is left out until it can be scraped again."""
+POOL = ObjectName("default", "simulated")
+EXPIRY_INTERVAL = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class FleetConfig:
     """What surrounds the pods. Times in seconds; defaults are production's."""
 
-    scrape_interval: float = 0.2
+    scrape: ScrapeSettings = field(default_factory=ScrapeSettings)
     scrape_delay: float = 0.005
     """How old a sample is when it arrives."""
     report_delay: float = 0.02
-    """From the end of a request until the policy hears of it."""
-    prefill_rate: float = PREFILL_RATE
-    """What the policy takes for the speed of every pod, in prompt tokens a second. The pods' own is
-    in their engines."""
-    endpoints_per_pick: int = 3
-    """The pick and the endpoints that a retry may go to."""
+    """From the end of a request until the picker hears of it."""
+    load: LoadSettings = field(default_factory=LoadSettings)
+    """What the picker takes pods for. Their own speed is in their engines."""
+    health: HealthPolicy = field(default_factory=HealthPolicy)
+    admission: AdmissionSettings | None = None
+    """None: nobody waits, all requests are sent on at once."""
+    in_flight_expiry: float = IN_FLIGHT_EXPIRY
+    endpoints_per_pick: int = ENDPOINTS_PER_PICK
 
-    @property
-    def stale_after(self) -> float:
-        return 5 * self.scrape_interval + 1.0
+
+@dataclass(slots=True, eq=False)
+class _Open:
+    """A request that a pod has taken."""
+
+    record: Record
+    pod: Pod
+    routed: Routed
 
 
 class Fleet:
@@ -72,36 +89,46 @@ class Fleet:
     ) -> None:
         if not engines:
             raise ValueError("a fleet needs at least one pod")
-        self.config = config or FleetConfig()
+        self.config = config = config or FleetConfig()
         self.now = 0.0
-        known_adapters: set[str] = set()
-        self.pods = [Pod(index, engine, known_adapters) for index, engine in enumerate(engines)]
+        self.pods = [Pod(index, engine) for index, engine in enumerate(engines)]
         self.trace = Trace(pods=[pod.totals for pod in self.pods])
-        self._profile = profile
-        self._uses_prefix = profile.uses_prefix
-        self._load = Load(LoadSettings(prefill_rate=self.config.prefill_rate))
         self._traffic = traffic
         self._rng = rng
-        self._pod_of = {pod.candidate.key: pod for pod in self.pods}
-        self._candidates = [pod.candidate for pod in self.pods]
-        self._eligible = self._candidates
-        self._assuming = True
-        self._failures = [0] * len(self.pods)
-        self._agenda: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
+        self._agenda: list[tuple[float, int, Callable[..., object], tuple[object, ...]]] = []
         self._order = itertools.count()
-        self._open: dict[str, tuple[Record, Pod, tuple[Charge, ...]]] = {}
+        self._open: dict[str, _Open] = {}
+        self._waiting: dict[str, tuple[Record, Callable[[], None]]] = {}
+        """Those in the picker's queue, and how each is withdrawn."""
         self._expected = 0  # requests on the agenda or under way
         self._measuring = False
+        self._pod_at: dict[str, Pod] = {}
+        self._revisions = itertools.count(1)
+        self._director = Director(
+            picking.Fleet(
+                lambda pool: profile, config.health, config.scrape.stale_after, Load(config.load)
+            ),
+            lambda: self.now,
+            rng,
+            in_flight_expiry=config.in_flight_expiry,
+            endpoints_per_pick=config.endpoints_per_pick,
+        )
+        self._admission = (
+            AdmittingPicker(self._director, config.admission)
+            if config.admission is not None
+            else None
+        )
+        self._picker = self._admission or self._director
+        self._sink = self._admission or self._director.fleet
         for incident in incidents:
             self._at(incident.at, self._befall, incident)
-        self._follow_caches()
 
     def run(self) -> Trace:
         """Until every request is over."""
-        for pod in self.pods:
-            self._at(
-                self._rng.uniform(0, min(0.02, self.config.scrape_interval)), self._scrape, pod
-            )
+        self._configure()
+        self._every(EXPIRY_INTERVAL, self._picker.expire)
+        if self._admission is not None:
+            self._every(TICK_INTERVAL, self._admission.tick)
         self._expect(self._traffic.start())
         agenda = self._agenda
         while self._expected:
@@ -110,30 +137,46 @@ class Fleet:
         # The last ends are still to be heard of.
         while agenda:
             self.now, _, action, arguments = heapq.heappop(agenda)
-            if action == self._reported:
+            if arguments and isinstance(arguments[0], Completed):
                 action(*arguments)
-        self.trace.left_in_flight = sum(
-            abs(c.in_flight) + abs(c.tokens) + abs(c.prefill_tokens) + abs(c.output_tokens)
-            for c in self._candidates
-        )
+        self.trace.left_in_flight = self._left()
         return self.trace
 
-    def _at(self, when: float, action: Callable[..., None], *arguments: object) -> None:
+    def _left(self) -> int:
+        """What the picker still counts."""
+        left = len(self._director.ledger)
+        if self._admission is not None:
+            left += self._admission.usage.requests + self._admission.dispatched
+        for member in self._director.fleet.members.values():
+            c = member.candidate
+            left += abs(c.in_flight) + abs(c.tokens) + abs(c.prefill_tokens) + abs(c.output_tokens)
+        return left
+
+    def _at(self, when: float, action: Callable[..., object], *arguments: object) -> None:
         heapq.heappush(self._agenda, (when, next(self._order), action, arguments))
+
+    def _every(self, interval: float, action: Callable[[], object]) -> None:
+        def again() -> None:
+            action()
+            self._at(self.now + interval, again)
+
+        self._at(self.now + interval, again)
 
     def _expect(self, arrivals: Iterable[Arrival]) -> None:
         for when, call in arrivals:
             self._expected += 1
             self._at(max(when, self.now), self._arrive, call)
 
-    # One request
+    # The clients
 
     def _arrive(self, call: Call) -> None:
         if not self._measuring and call.stage != WARM_UP:
             self._measure()
         record = Record(call, self.now)
         self.trace.records.append(record)
-        self._send(record)
+        withdraw = self._picker.pick(_as_sent(call), lambda answer: self._answered(record, answer))
+        if record.tries == 0 and record.outcome is None:
+            self._waiting[call.id] = (record, withdraw)
 
     def _measure(self) -> None:
         """From now on it counts."""
@@ -145,75 +188,86 @@ class Fleet:
             pod.totals.adapter_loads = pod.totals.preemptions = 0
         self.trace.intervals.clear()
 
-    def _send(self, record: Record) -> None:
-        """Pick, charge, and walk down the endpoints until one takes it."""
-        call = record.call
-        load = self._load
-        load.advance(self.now)
-        request = _as_sent(call)
-        asked = load.ask(
-            request, request.model, call.priority, self._rng, self.now, prefix=self._uses_prefix
-        )
-        decision = self._profile.decide(asked, self._eligible, self.config.endpoints_per_pick)
-        if not decision.endpoints:
-            self._end(record, Outcome.SHED)
-            return
-        charges = load.charge_all(asked, decision, self.now)
-        pod = self._taker(record, decision.endpoints)
-        if pod is None:
-            load.served(charges[0], None)
-            self._report(charges, answered=False)
-            self._end(record, Outcome.LOST)
-            return
-        load.served(charges[0], pod.candidate)
-        record.pod = pod.index
-        try:
-            pod.engine.submit(_as_computed(call, pod.config.block_size), self.now)
-        except ValueError:
-            self._report(charges)
-            self._end(record, Outcome.TOO_LONG)
-            return
-        self._open[call.id] = (record, pod, charges)
-        self._foresee(pod)
-
-    def _taker(self, record: Record, endpoints: Sequence[Candidate]) -> Pod | None:
-        """The first of these that answers."""
-        for endpoint in endpoints:
-            pod = self._pod_of[endpoint.key]
-            record.tries += 1
-            if pod.alive:
-                return pod
-            self._refused(pod)
-        return None
-
-    def _report(
-        self, charges: tuple[Charge, ...], *, answered: bool = True, output_tokens: int = 0
-    ) -> None:
-        """Let the policy know, as soon as it would, that a request is over."""
-        self._at(
-            self.now + self.config.report_delay, self._reported, charges, answered, output_tokens
-        )
-
-    def _reported(self, charges: tuple[Charge, ...], answered: bool, output_tokens: int) -> None:
-        for charge in charges:
-            self._load.end(charge, answered=answered)
-        if output_tokens:
-            self._load.learn(charges[0], output_tokens)
-
-    def _close(self, request_id: str, outcome: Outcome) -> None:
-        record, pod, charges = self._open.pop(request_id)
-        served = outcome is Outcome.OK
-        self._report(charges, output_tokens=record.call.output_tokens if served else 0)
-        if record.call.stage != WARM_UP:
-            pod.totals.requests += 1
-            pod.totals.in_flight_seconds += self.now - record.arrived
-        self._end(record, outcome)
-
     def _end(self, record: Record, outcome: Outcome) -> None:
         record.ended = self.now
         record.outcome = outcome
         self._expected -= 1
         self._expect(self._traffic.ended(record.call, self.now))
+
+    # The network
+
+    def _answered(self, record: Record, answer: Answer) -> None:
+        """Envoy has its answer: it refuses the client, or walks down the endpoints until one takes
+        the request."""
+        self._waiting.pop(record.call.id, None)
+        if isinstance(answer, Refused):
+            record.refused = answer.reason
+            self._end(record, Outcome.REFUSED)
+            return
+        for key in answer.endpoints:
+            record.tries += 1
+            pod = self._pod_at.get(key)
+            if pod is not None and pod.alive:
+                self._serve(record, pod, answer)
+                return
+        self._report(record, answer, 503, flags=("UF", "URX"))
+        self._end(record, Outcome.LOST)
+
+    def _serve(self, record: Record, pod: Pod, routed: Routed) -> None:
+        call = record.call
+        record.pod = pod.index
+        try:
+            pod.engine.submit(_as_computed(call, pod.config.block_size), self.now)
+        except ValueError:
+            self._report(record, routed, 400, pod)
+            self._end(record, Outcome.TOO_LONG)
+            return
+        self._open[call.id] = _Open(record, pod, routed)
+        self._foresee(pod)
+
+    def _report(
+        self,
+        record: Record,
+        routed: Routed,
+        code: int,
+        served: Pod | None = None,
+        *,
+        flags: Iterable[str] = (),
+        output_tokens: int | None = None,
+    ) -> None:
+        """Let the picker know, as soon as it would, that a request is over: Envoy's access log."""
+        key = served.endpoint.key if served is not None else ""
+        completed = Completed(
+            routed.pick_id,
+            code,
+            self.now - record.arrived,
+            served=key,
+            tried=key or routed.endpoints[record.tries - 1],
+            attempts=record.tries,
+            flags=frozenset(flags),
+            prompt_tokens=record.call.prompt_tokens if output_tokens is not None else None,
+            cached_tokens=record.cached if output_tokens is not None else None,
+            completion_tokens=output_tokens,
+        )
+        self._at(self.now + self.config.report_delay, self._picker.settle, completed)
+
+    def _close(self, request_id: str, outcome: Outcome) -> None:
+        """A request that a pod has taken is over."""
+        taken = self._open.pop(request_id)
+        record, pod, call = taken.record, taken.pod, taken.record.call
+        # The server's headers came at once: whatever happens later does not change its 200.
+        self._report(
+            record,
+            taken.routed,
+            200,
+            pod,
+            flags=_FLAGS.get(outcome, ()),
+            output_tokens=call.output_tokens if outcome is Outcome.OK else None,
+        )
+        if call.stage != WARM_UP:
+            pod.totals.requests += 1
+            pod.totals.in_flight_seconds += self.now - record.arrived
+        self._end(record, outcome)
 
     # The pods
 
@@ -239,7 +293,7 @@ class Fleet:
                 case Decoded():
                     intervals[round(event.interval, 4)] += event.tokens
                 case FirstToken():
-                    record = self._open[event.request_id][0]
+                    record = self._open[event.request_id].record
                     record.first_token = event.at
                     record.cached = event.cached_tokens
                     pod.first_token(event.at - record.arrived)
@@ -249,58 +303,60 @@ class Fleet:
                     pass
         pod.count()
 
-    # The signals
+    # The source of Worlds
 
-    def _scrape(self, pod: Pod) -> None:
-        pod.candidate.scrape_started()
-        self._at(self.now + self.config.scrape_delay / 2, self._sample, pod, self.now)
-        interval = self.config.scrape_interval * self._rng.uniform(0.9, 1.1)
-        self._at(self.now + self.config.scrape_delay + interval, self._scrape, pod)
+    def _configure(self) -> None:
+        """Tell of the pods as they are; those that are new are scraped from now on."""
+        pods = {pod.endpoint.key: pod for pod in self.pods}
+        new = [key for key in pods if key not in self._pod_at]
+        self._pod_at = pods
+        self._picker.update(
+            World(
+                revision=next(self._revisions),
+                pools={POOL: InferencePool(POOL, (8000,))},
+                endpoints={POOL: tuple(pods[key].endpoint for key in sorted(pods))},
+                objectives=tuple(
+                    InferenceObjective(ObjectName(POOL.namespace, name), POOL, priority)
+                    for name, priority in OBJECTIVES.items()
+                ),
+            )
+        )
+        for key in new:
+            self._at(
+                self.now + self.config.scrape.delay_before_first(self._rng), self._scrape, key, 0
+            )
 
-    def _sample(self, pod: Pod, began: float) -> None:
-        if not pod.alive:
-            if pod.candidate.expire(self.now, self.config.stale_after):
-                self._assuming = assume_missing(self._candidates)
-            return
-        self._settle(pod)
-        self._foresee(pod)
+    # The scraper
+
+    def _scrape(self, key: str, failures: int) -> None:
+        pod = self._pod_at.get(key)
+        if pod is None:
+            return  # another has taken its place
+        self._sink.scrape_started(key)
+        self._at(self.now + self.config.scrape_delay / 2, self._sample, key, pod, failures)
+
+    def _sample(self, key: str, pod: Pod, failures: int) -> None:
+        """The pod writes its metrics, if it is there."""
+        began = self.now - self.config.scrape_delay / 2
+        signals = None
+        if pod.alive:
+            self._settle(pod)
+            self._foresee(pod)
+            signals = pod.signals()
         arrives = self.now + self.config.scrape_delay / 2
-        self._at(arrives, self._observe, pod, pod.signals(), began)
+        self._at(arrives, self._scraped, key, signals, began, failures)
 
-    def _observe(self, pod: Pod, signals: Signals, began: float) -> None:
-        candidate = pod.candidate
-        was_complete = candidate.complete()
-        cache, restarts = candidate.signals.cache, candidate.restarts
-        candidate.observe(signals, began, self.config.stale_after)
-        if candidate.signals.cache != cache:
-            self._follow_caches()
-        if candidate.restarts != restarts:
-            self._load.forget(candidate)
-        self._load.observed(candidate, began)
-        if self._assuming or candidate.complete() != was_complete:
-            self._assuming = assume_missing(self._candidates)
-        if pod.out and pod.alive:
-            pod.out = False
-            self._failures[pod.index] = 0
-            self._reconsider()
-
-    def _follow_caches(self) -> None:
-        """Let the prefix index know how much each pod's cache holds."""
-        self._load.follow(self._candidates)
+    def _scraped(self, key: str, signals: Signals | None, began: float, failures: int) -> None:
+        if signals is not None:
+            failures = 0
+            self._sink.scraped(key, signals, began)
+        else:
+            failures += 1
+            self._sink.scrape_failed(key, "connection refused", False, self.now)
+        delay = self.config.scrape.delay_before_next(len(self._pod_at), failures, self._rng)
+        self._at(self.now + delay, self._scrape, key, failures)
 
     # What can go wrong
-
-    def _refused(self, pod: Pod) -> None:
-        self._failures[pod.index] += 1
-        if self._failures[pod.index] >= CONNECT_FAILURES and not pod.out:
-            pod.out = True
-            # Nobody listens there: when somebody does again, it will be with an empty cache.
-            self._load.forget(pod.candidate)
-            self._reconsider()
-
-    def _reconsider(self) -> None:
-        fit = [p.candidate for p in self.pods if not p.out and not p.draining]
-        self._eligible = fit or [p.candidate for p in self.pods if not p.out] or self._candidates
 
     def _befall(self, incident: Incident) -> None:
         match incident:
@@ -308,31 +364,42 @@ class Fleet:
                 pod = self.pods[incident.pod % len(self.pods)]
                 self._settle(pod)
                 pod.alive, pod.due = False, math.inf
-                for request_id in [i for i, (_, where, _) in self._open.items() if where is pod]:
+                for request_id in [i for i, taken in self._open.items() if taken.pod is pod]:
                     self._close(request_id, Outcome.CUT)
                 self._at(self.now + incident.away, pod.restart)
             case Drain():
                 pod = self.pods[incident.pod % len(self.pods)]
                 pod.draining = True
-                self._reconsider()
+                self._configure()
                 self._at(self.now + 1.0, self._drained, pod)
             case AbortStorm():
-                for request_id in self._rng.sample(
-                    sorted(self._open), int(len(self._open) * incident.share)
-                ):
-                    pod = self._open[request_id][1]
-                    self._settle(pod)
-                    if request_id in self._open:
-                        pod.engine.abort(request_id, self.now)
-                        self._close(request_id, Outcome.ABORTED)
-                    self._foresee(pod)
+                clients = sorted([*self._open, *self._waiting])
+                for request_id in self._rng.sample(clients, int(len(clients) * incident.share)):
+                    self._hang_up(request_id)
+
+    def _hang_up(self, request_id: str) -> None:
+        if request_id in self._waiting:
+            record, withdraw = self._waiting.pop(request_id)
+            withdraw()
+            self._end(record, Outcome.ABORTED)
+        elif request_id in self._open:
+            pod = self._open[request_id].pod
+            self._settle(pod)
+            if request_id in self._open:
+                pod.engine.abort(request_id, self.now)
+                self._close(request_id, Outcome.ABORTED)
+            self._foresee(pod)
 
     def _drained(self, pod: Pod) -> None:
         if pod.engine.running or pod.engine.waiting:
             self._at(self.now + 1.0, self._drained, pod)
             return
-        pod.restart()
-        self._reconsider()
+        pod.replace()
+        self._configure()
+
+
+_FLAGS = {Outcome.CUT: ("UC",), Outcome.ABORTED: ("DC",)}
+"""What Envoy's access log says of answers that were broken off."""
 
 
 def _as_sent(call: Call) -> InferenceRequest:
@@ -341,13 +408,14 @@ def _as_sent(call: Call) -> InferenceRequest:
     text = prompt.text(call.prompt)
     return InferenceRequest(
         id=call.id,
-        pool=None,
+        pool=POOL,
         path="/v1/completions",
         method="POST",
         headers={},
         api=Api.COMPLETIONS,
         model=model,
         stream=True,
+        objective=call.objective,
         document={"model": model, "prompt": text, "max_tokens": call.output_tokens},
         prompt_bytes=len(text),
         max_tokens=call.output_tokens,

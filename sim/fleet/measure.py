@@ -13,6 +13,19 @@ from sim.fleet.traffic import WARM_UP
 
 
 @dataclass(frozen=True, slots=True)
+class OfPriority:
+    """The requests of one priority."""
+
+    priority: int
+    requests: int
+    refused: int
+    ttft_mean: float
+    """Seconds, like the others, from the arrival on: waiting in the picker's queue counts."""
+    ttft_p50: float
+    ttft_p90: float
+
+
+@dataclass(frozen=True, slots=True)
 class Measures:
     """Times in seconds, over the requests that count. NaN where there was nothing to measure."""
 
@@ -21,8 +34,8 @@ class Measures:
     """Their pod died when the answer had begun: nothing could have saved them."""
     lost: int
     """Not answered, and somebody could have."""
-    shed: int
-    """Refused by the policy."""
+    refused: int
+    """The picker said no."""
     aborted: int
     """The client hung up."""
     retried: int
@@ -56,9 +69,11 @@ class Measures:
     adapter_loads_per_second: float
     preemptions: int
     leaked: int
-    """Requests and tokens that the policy still counted when all was over."""
+    """Requests and tokens that the picker still counted when all was over."""
     ttft_quantiles: tuple[float, ...] = ()
     """From 0 to 100 % in steps of 1 %."""
+    priorities: tuple[OfPriority, ...] = ()
+    """Highest first; none where all requests have the same."""
 
 
 def measure(trace: Trace) -> Measures:
@@ -79,7 +94,7 @@ def measure(trace: Trace) -> Measures:
         requests=len(records),
         cut=outcomes[Outcome.CUT],
         lost=outcomes[Outcome.LOST] + outcomes[Outcome.TOO_LONG],
-        shed=outcomes[Outcome.SHED],
+        refused=outcomes[Outcome.REFUSED],
         aborted=outcomes[Outcome.ABORTED],
         retried=sum(record.tries > 1 for record in records),
         seconds=seconds,
@@ -104,6 +119,32 @@ def measure(trace: Trace) -> Measures:
         preemptions=sum(pod.preemptions for pod in trace.pods),
         leaked=trace.left_in_flight,
         ttft_quantiles=tuple(quantile(ttft, percent / 100) for percent in range(101)),
+        priorities=_priorities(records),
+    )
+
+
+def _priorities(records: Iterable[Record]) -> tuple[OfPriority, ...]:
+    groups: dict[int, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.priority, []).append(record)
+    if len(groups) < 2:
+        return ()
+    return tuple(_of_priority(priority, groups[priority]) for priority in sorted(groups)[::-1])
+
+
+def _of_priority(priority: int, records: Sequence[Record]) -> OfPriority:
+    ttft = sorted(
+        record.first_token - record.arrived
+        for record in records
+        if record.outcome is Outcome.OK and record.first_token is not None
+    )
+    return OfPriority(
+        priority,
+        len(records),
+        sum(record.outcome is Outcome.REFUSED for record in records),
+        sum(ttft) / len(ttft) if ttft else math.nan,
+        quantile(ttft, 0.5),
+        quantile(ttft, 0.9),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from extproc.picking.scheduling import Adapters, CacheConfig, Candidate, Signals
+from extproc.picking.scheduling import Adapters, CacheConfig, Signals
 from extproc.picking.scheduling.signals import Latency
 from pools.model import Endpoint
 from sim.engine import Engine, EngineConfig
@@ -12,34 +12,44 @@ from sim.fleet.record import PodTotals
 
 
 class Pod:
-    """An engine, what the policy believes of it, and whether it is there at all."""
+    """An engine, where it is reached, and whether it is there at all."""
 
-    def __init__(self, index: int, config: EngineConfig, known_adapters: set[str]) -> None:
-        """``known_adapters`` is shared by the fleet."""
+    def __init__(self, index: int, config: EngineConfig) -> None:
         self.index = index
         self.config = config
-        self.engine = Engine(config)
-        self.candidate = Candidate(
-            Endpoint(f"10.0.{index // 250}.{index % 250 + 1}", 8000, f"pod-{index}"),
-            known_adapters,
-        )
-        self._first_tokens = (0, 0.0)
         self.totals = PodTotals()
+        self._generation = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self.engine = Engine(self.config)
         self.alive = True
         self.draining = False
-        self.out = False
-        """Left out of picks because it did not answer."""
-        self._counted = (0, 0)
         self.due = math.inf
         """When something next happens in its engine, as far as was foreseen."""
+        self._first_tokens = (0, 0.0)
+        self._counted = (0, 0)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """As the source of Worlds tells of it."""
+        index, generation = self.index, self._generation
+        return Endpoint(
+            f"10.{generation}.{index // 250}.{index % 250 + 1}",
+            8000,
+            f"pod-{index}-{generation}",
+            draining=self.draining,
+        )
 
     def restart(self) -> None:
-        """An empty pod in its place."""
+        """The server starts again, empty, at the same address."""
         self.count()
-        self._counted = (0, 0)
-        self._first_tokens = (0, 0.0)
-        self.engine = Engine(self.config)
-        self.alive, self.draining, self.due = True, False, math.inf
+        self._begin()
+
+    def replace(self) -> None:
+        """Another pod takes its place, empty, at another address."""
+        self.restart()
+        self._generation += 1
 
     def first_token(self, seconds: float) -> None:
         """A request had to wait so long for its first token."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from extproc.picking.profiles import read_profiles
 from extproc.picking.scheduling import PROFILES, Candidate, Picker, Profile, SchedulingRequest
 from sim.fleet.cache_aware import cache_aware
 
@@ -33,3 +34,11 @@ POLICIES: Mapping[str, Callable[[], Profile]] = {
     "cache-aware": cache_aware,
 }
 """By name. Called once for each run: a profile may keep state."""
+
+
+def policies(profiles: str = "") -> Mapping[str, Callable[[], Profile]]:
+    """Those, and the ones of a profiles file with this text, which has no errors."""
+    if not profiles:
+        return POLICIES
+    read, _ = read_profiles(profiles, "profiles")
+    return {**POLICIES, **read.profiles} if read is not None else POLICIES

@@ -6,13 +6,14 @@ import enum
 from collections import Counter
 from dataclasses import dataclass, field
 
-from sim.fleet.traffic import Call
+from extproc.reasons import Reason
+from sim.fleet.traffic import OBJECTIVES, Call
 
 
 class Outcome(enum.StrEnum):
     OK = "ok"
-    SHED = "shed"
-    """Refused by the policy."""
+    REFUSED = "refused"
+    """The picker said no: shed, or it found no place in the queue or waited there for too long."""
     CUT = "cut"
     """Its pod died when the answer had begun: no retry can save that."""
     LOST = "lost"
@@ -26,7 +27,17 @@ class Outcome(enum.StrEnum):
 class Record:
     """One request, from its arrival on. Times are seconds of the run."""
 
-    __slots__ = ("arrived", "cached", "call", "ended", "first_token", "outcome", "pod", "tries")
+    __slots__ = (
+        "arrived",
+        "cached",
+        "call",
+        "ended",
+        "first_token",
+        "outcome",
+        "pod",
+        "refused",
+        "tries",
+    )
 
     def __init__(self, call: Call, arrived: float) -> None:
         self.call = call
@@ -39,6 +50,12 @@ class Record:
         """Who served it last."""
         self.tries = 0
         self.outcome: Outcome | None = None
+        self.refused: Reason | None = None
+        """Why the picker said no, if it did."""
+
+    @property
+    def priority(self) -> int:
+        return OBJECTIVES.get(self.call.objective, 0)
 
 
 @dataclass(slots=True)
@@ -61,4 +78,4 @@ class Trace:
     intervals: Counter[float] = field(default_factory=Counter)
     """Decoded tokens by the seconds since the token before, in measured time."""
     left_in_flight: int = 0
-    """What the counters of the policy still held when all was over; anything but 0 is a leak."""
+    """What the counters of the picker still held when all was over; anything but 0 is a leak."""

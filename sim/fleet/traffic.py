@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +12,10 @@ from sim.fleet.prompt import Segment, length
 
 WARM_UP = 0
 """The stage of requests that are not measured."""
+
+
+OBJECTIVES: Mapping[str, int] = {"urgent": 10, "normal": 0, "batch": -1}
+"""The InferenceObjectives of the pool, with their priorities."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,7 +30,8 @@ class Call:
     stage: int = 1
     """Requests are measured by stage; :data:`WARM_UP` is not."""
     adapter: str | None = None
-    priority: int = 0
+    objective: str = ""
+    """One of :data:`OBJECTIVES`; empty: none, which is priority 0."""
     session: int = 0
     """Whose turn it is, in conversations."""
 

@@ -147,11 +147,19 @@ BURST = SingleTurns(
     burst=True,
     unit="requests",
 )
+FULL = SingleTurns(
+    name="w12",
+    title="more than the pods can take: a fifth urgent, half normal, the rest to be dropped first",
+    loads=(40, 80, 120),
+    question=lognormal(1000, 800, 20, 8000),
+    output=lognormal(300, 150, 10, 1500),
+    objectives={"urgent": 0.2, "normal": 0.5, "batch": 0.3},
+)
 
 WORKLOADS: Mapping[str, Workload] = {
     workload.name: workload
     for workload in (
         W1, W1_FRESH, CODE, REASONING, CHAT, *GRID, DOCUMENTS, NOTHING_SHARED, ADAPTERS, UNEQUAL,
-        TROUBLE, BURST,
+        TROUBLE, BURST, FULL,
     )
 }  # fmt: skip

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 from sim.engine import EngineConfig
@@ -29,6 +29,8 @@ class SingleTurns:
     """LoRA adapters; each request is for one of them. 0: all are for the base model."""
     zipf: float = 0.0
     """The n-th adapter is asked for in proportion to ``n ** -zipf``."""
+    objectives: Mapping[str, float] = field(default_factory=dict)
+    """Which share of the requests names which objective; none: none does."""
     seconds: float = 120.0
     warm_up: float = 20.0
     """Seconds, at the same load, that do not count."""
@@ -46,6 +48,8 @@ class SingleTurns:
         names = [f"adapter-{number}" for number in range(self.adapters)]
         weights = list(accumulate((n + 1) ** -self.zipf for n in range(self.adapters)))
 
+        objectives, shares = list(self.objectives), list(self.objectives.values())
+
         def make(stage: Stage, number: int) -> Call:
             serial = 10 + stage.number * 10_000_000 + number
             prompt = (Segment(1, self.shared_tokens), Segment(serial, self.question.count(rng)))
@@ -56,6 +60,7 @@ class SingleTurns:
                 output=100_000_000 + serial,
                 stage=stage.number,
                 adapter=rng.choices(names, cum_weights=weights)[0] if names else None,
+                objective=rng.choices(objectives, shares)[0] if objectives else "",
             )
 
         if self.burst:

@@ -376,6 +376,21 @@ def test_an_answer_in_between_starts_the_count_of_failures_anew() -> None:
     assert not seen.ejections
 
 
+def test_what_is_only_told_at_the_end_of_a_long_answer_takes_nobody_out_a_second_time() -> None:
+    clock, seen = Clock(), Seen()
+    director = make(world(endpoints(1, 2)), clock, profile="round-robin", observer=seen)
+    long = [routed(director) for _ in range(10)]
+    first = long[0].endpoints[0]
+    clock.now += 1.0
+    for outcome in long[2:]:
+        if outcome.endpoints[0] == first:
+            end(director, outcome, 200, served=outcome.endpoints[1], attempts=2)
+    assert [endpoint for endpoint, _ in seen.ejections] == [first]
+    clock.now += 3.0  # it is back, with a small share
+    end(director, long[0], 200, served=long[0].endpoints[1], attempts=2)
+    assert len(seen.ejections) == 1
+
+
 def test_never_all_are_left_out() -> None:
     director = make(world(endpoints(1, 2, 3)))
     for _ in range(60):

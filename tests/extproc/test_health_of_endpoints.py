@@ -73,6 +73,16 @@ def test_once_fully_back_the_past_is_forgotten() -> None:
     assert health.out_until == 102.0
 
 
+def test_a_failure_from_before_it_was_taken_out_is_no_news_when_it_has_returned() -> None:
+    health = EndpointHealth(HealthPolicy(cool_down=2.0))
+    take_out(health, 10.0)
+    assert health.standing(12.5) is Standing.RETURNING
+    # Of these Envoy tells at their end, seconds after they went on to another endpoint.
+    assert not health.failed(Fault.PASSED_OVER, 12.5, sent=9.0)
+    assert health.standing(12.5) is Standing.RETURNING
+    assert health.failed(Fault.PASSED_OVER, 12.5, sent=12.1)
+
+
 def test_the_first_good_scrape_of_a_pod_that_was_away_ends_its_cool_down() -> None:
     health = fresh()
     take_out(health, 0.0)

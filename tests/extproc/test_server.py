@@ -17,10 +17,10 @@ from aiohttp import web
 
 from extproc.config.settings import PickerConfig, TransportKind
 from extproc.exchange.settings import ExchangeSettings
+from extproc.picking.scraping import ScrapeSettings
 from extproc.service.access_log import METHOD as ACCESS_LOG
 from extproc.service.ext_proc import METHOD as EXT_PROC
 from extproc.service.server import EndpointPickerServer, SourceEndedError
-from extproc.signals.scraper import ScrapeSettings
 from extproc.transport.h2 import Limits
 from extproc.transport.native import Upkeep
 from extproc.wire import access_log_pb2, ext_proc_pb2, health_pb2

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from extproc.picking.scheduling.signals import Signals
+from extproc.picking.scraping import ScrapeSettings
 from extproc.signals.fetch import ScrapeError
-from extproc.signals.scraper import Scraper, ScrapeSettings, delay_before_next
+from extproc.signals.scraper import Scraper
 
 SETTINGS = ScrapeSettings(interval=0.2, timeout=1.0, max_backoff=5.0)
 
@@ -177,7 +178,7 @@ def test_the_interval_grows_with_the_fleet_and_old_is_relative_to_it() -> None:
     assert settings.stale_after(10) == 2.0
     assert settings.stale_after(1000) == 21.0
     rng = random.Random(1)
-    delays = [delay_before_next(settings, 1000, 0, rng) for _ in range(100)]
+    delays = [settings.delay_before_next(1000, 0, rng) for _ in range(100)]
     assert 3.6 <= min(delays) < max(delays) <= 4.4
 
 

@@ -48,6 +48,65 @@ def test_the_json_has_every_seed_and_what_was_simulated():
         assert row["seeds"][0]["leaked"] == 0
 
 
+PROFILES = """
+apiVersion: poolpilot.dev/v1alpha1
+kind: SchedulingProfiles
+default: idlest
+profiles:
+  idlest:
+    scorers: [queue-scorer]
+admission:
+  saturation: {concurrency: {maxConcurrency: 2}}
+"""
+
+
+@pytest.fixture
+def profiles(tmp_path):
+    path = tmp_path / "profiles.yaml"
+    path.write_text(PROFILES)
+    return str(path)
+
+
+FULL = ("simulate", "w12", "--pods", "2", "--load", "5", "--seeds", "1", "-j", "1", "--json")
+
+
+def test_a_profiles_file_is_tried_as_the_endpoint_picker_would_use_it(profiles):
+    document = json.loads(simulate(*FULL, "--profiles", profiles).stdout)
+    assert document["fleet"]["admission"]["saturation"] == {"max_concurrency": 2}
+    [row] = document["results"]
+    assert row["policy"] == "idlest", "the file's default, as nobody asked for another"
+    urgent, normal, batch = row["seeds"][0]["priorities"]
+    assert [one["priority"] for one in (urgent, normal, batch)] == [10, 0, -1]
+    assert batch["refused"] > 0.5 * batch["requests"]
+    assert urgent["refused"] == 0
+    assert urgent["ttft_mean"] < normal["ttft_mean"]
+
+
+def test_the_admission_of_a_file_can_be_left_out_and_its_profiles_be_compared(profiles):
+    arguments = ("--profiles", profiles, "--no-admission", "-p", "idlest", "-p", "random")
+    document = json.loads(simulate(*FULL, *arguments).stdout)
+    assert document["fleet"]["admission"] is None
+    assert [row["policy"] for row in document["results"]] == ["idlest", "random"]
+    assert {row["mean"]["refused"] for row in document["results"]} == {0}
+
+
+def test_the_table_tells_priorities_apart(profiles):
+    result = simulate(*FULL[:-1], "--profiles", profiles)
+    rows = [line.split() for line in result.output.splitlines()]
+    title = next(n for n, row in enumerate(rows) if "priority" in row)
+    assert [row[1:3] for row in rows[title + 1 : title + 4]] == [
+        ["idlest", priority] for priority in ("10", "0", "-1")
+    ]
+
+
+def test_health_is_as_it_is_asked_for():
+    arguments = ("w11", "-p", "random", "--load", "20", "--seeds", "1", "-j", "1", "--json")
+    health = ("--cool-down", "7", "--slow-start", "3", "--health-floor", "0.5")
+    document = json.loads(simulate("simulate", *arguments, *health).stdout)
+    asked = {"cool_down": 7, "slow_start": 3, "floor": 0.5}
+    assert asked.items() <= document["fleet"]["health"].items()
+
+
 def test_a_slower_pod_is_slower():
     def latency(*more: str) -> float:
         result = simulate(*BURST, "--load", "20", "--seeds", "1", "--json", *more)
@@ -111,6 +170,7 @@ def test_what_cannot_be_written_is_told_before_anything_runs(tmp_path, monkeypat
         (("simulate", "w99"), "there is no workload 'w99'"),
         (("simulate", "w1", "-p", "best"), "there is no policy 'best'"),
         (("simulate", "missing.jsonl"), "missing.jsonl"),
+        (("simulate", "w1", "--profiles", "missing.yaml"), "does not exist"),
         (("simulate", "w1", "--kv-cache-tokens", "16", "--max-num-seqs", "9000"), "must be above"),
     ],
 )
@@ -118,6 +178,16 @@ def test_what_cannot_be_is_refused_before_anything_runs(arguments, complaint):
     result = simulate(*arguments)
     assert result.exit_code == 2
     assert complaint in re.sub(r"\s*│\s*", " ", result.output)
+
+
+def test_a_profiles_file_with_a_mistake_is_refused_with_its_line(tmp_path):
+    path = tmp_path / "profiles.yaml"
+    path.write_text(PROFILES + "  headrom: 1\n")
+    result = simulate("simulate", "w1", "--profiles", str(path))
+    assert result.exit_code == 2
+    told = re.sub(r"\s*[│\n]\s*", "", result.output)
+    assert "profiles.yaml:10" in told
+    assert "headrom" in told
 
 
 def test_the_list_names_every_workload_and_policy():
