@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, replace
@@ -36,7 +37,12 @@ from bench.live.forms import FORMS, Form
 from bench.live.load import play
 from bench.live.rows import Row, live, median, show, simulated
 from bench.live.servers import Servers, Watch, behind_envoy, behind_router
-from extproc.picking.scheduling.load import PREFILL_RATE
+from extproc.picking.admission.settings import AdmissionSettings, BandSettings
+from extproc.picking.director import IN_FLIGHT_EXPIRY
+from extproc.picking.endpoint_health import HealthPolicy
+from extproc.picking.profiles import read_profiles
+from extproc.picking.scheduling.load import PREFILL_RATE, LoadSettings
+from extproc.picking.scraping import ScrapeSettings
 from sim.fleet.experiment import Run, perform
 from sim.fleet.fleet import FleetConfig
 
@@ -44,17 +50,57 @@ TRIES = 3
 
 
 def offline(form: Form, policy: str, seed: int) -> Row:
-    """On the virtual clock. What does not scale with the pods' clock takes longer on it, and they
-    are faster than the policy thinks."""
-    scale, pods = form.time_scale, form.workload.pods
-    fleet = FleetConfig(
-        scrape_interval=0.2 * scale,
+    """On the virtual clock."""
+    fleet = surroundings(form)
+    run = Run(form.workload, policy, form.load, seed, form.workload.pods, form.engine, fleet)
+    return simulated(policy, perform(run).measures)
+
+
+def surroundings(form: Form) -> FleetConfig:
+    """What is around the pods. It does not scale with their clock, so it takes longer on it, and
+    they are faster than the picker thinks."""
+    scale = form.time_scale
+    scrape, health = ScrapeSettings(), HealthPolicy()
+    return FleetConfig(
+        scrape=replace(
+            scrape,
+            interval=scrape.interval * scale,
+            timeout=scrape.timeout * scale,
+            max_backoff=scrape.max_backoff * scale,
+            max_per_second=scrape.max_per_second / scale,
+        ),
         scrape_delay=0.005 * scale,
         report_delay=0.05 * scale,
-        prefill_rate=PREFILL_RATE / scale,
+        load=LoadSettings(prefill_rate=PREFILL_RATE / scale),
+        health=replace(
+            health,
+            cool_down=health.cool_down * scale,
+            max_cool_down=health.max_cool_down * scale,
+            slow_start=health.slow_start * scale,
+        ),
+        admission=_admission(form),
+        in_flight_expiry=IN_FLIGHT_EXPIRY * scale,
     )
-    run = Run(form.workload, policy, form.load, seed, pods, form.engine, fleet)
-    return simulated(policy, perform(run).measures)
+
+
+def _admission(form: Form) -> AdmissionSettings | None:
+    if not form.admission:
+        return None
+    profiles, problems = read_profiles(form.profiles("default"), "profiles")
+    if profiles is None or profiles.admission is None:
+        raise ValueError(f"{form.workload.name}: {problems}")
+    settings, scale = profiles.admission, form.time_scale
+
+    def band(settings: BandSettings) -> BandSettings:
+        return replace(settings, ttl=settings.ttl * scale)
+
+    return replace(
+        settings,
+        default_band=band(settings.default_band),
+        bands={priority: band(one) for priority, one in settings.bands.items()},
+        max_ttl=settings.max_ttl * scale,
+        no_endpoints_ttl=settings.no_endpoints_ttl * scale,
+    )
 
 
 async def through(
@@ -64,8 +110,12 @@ async def through(
     for last in (*(False,) * (TRIES - 1), True):
         async with front() as servers:
             watch = Watch(servers.processes)
-            played = await play(form.workload, servers.url, form.load, seed, form.time_scale)
-            row = live(name, played, servers.pods_ttft(), watch.shares(), form.time_scale)
+            played = await play(
+                form.workload, servers.url, form.load, seed, form.time_scale, servers.suffer
+            )
+            # Where requests wait in the picker's queue, that is no part of the path.
+            pods_ttft = math.nan if form.admission else servers.pods_ttft()
+            row = live(name, played, pods_ttft, watch.shares(), form.time_scale, servers.restarted)
         if last or not row.starved:
             break
         print("  again, as this one was starved:")

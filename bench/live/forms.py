@@ -9,15 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from sim.engine import EngineConfig
-from sim.fleet.traffic import Workload
+from sim.fleet.traffic import AbortStorm, Death, Drain, Workload
 from sim.workloads.catalogue import (
     ADAPTERS,
     CHAT,
     CODE,
     DOCUMENTS,
+    FULL,
     GRID,
     NOTHING_SHARED,
     REASONING,
+    TROUBLE,
     UNEQUAL,
     W1,
 )
@@ -39,6 +41,13 @@ class Form:
     time_scale: float
     """How much faster than real; what the two cores can do."""
     engine: EngineConfig = EngineConfig()  # noqa: RUF009 (frozen)
+    admission: str = ""
+    """The section of the profiles file; empty: nobody waits."""
+
+    def profiles(self, policy: str) -> str:
+        """The profiles file of the endpoint picker."""
+        head = "apiVersion: poolpilot.dev/v1alpha1\nkind: SchedulingProfiles"
+        return f"{head}\ndefault: {policy}\nadmission: {self.admission}\n"
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -111,6 +120,23 @@ FORMS: Mapping[str, Form] = {
     # Half the adapters, as there are half the slots.
     "w8": _slow(replace(ADAPTERS, adapters=ADAPTERS.adapters // 2), 40, 40, 3),
     "w9": _slow(UNEQUAL, 15, 40, 3),
+    "w10": Form(
+        replace(
+            TROUBLE,
+            title="a pod dies at 20 s, one is drained at 45 s, half of all clients hang up at 70 s",
+            warm_up=10,
+            seconds=75,
+            happenings=(Death(20, 2, away=15), Drain(45, 1), AbortStorm(70)),
+            pods=PODS,
+        ),
+        TROUBLE.loads[0] * PODS / TROUBLE.pods,
+        3,
+    ),
+    # Each pod takes 24 at a time, and twice as much is asked of it: what it computes at once is as
+    # much as at full size, and fits two cores.
+    "w12": replace(
+        _slow(FULL, 80, 40, 2), admission="{saturation: {concurrency: {maxConcurrency: 24}}}"
+    ),
     # Three kinds small enough that the network's milliseconds can be seen beside them. The system
     # prompts fill half of the fleet's caches, and one pod's twice; questions are new each time.
     "prefixes": Form(

@@ -7,14 +7,14 @@ import json
 import random
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
 import aiohttp
 
 from poolpilot.demo.quickstart import BASE_MODEL
 from sim.fleet.prompt import text
-from sim.fleet.traffic import WARM_UP, Arrival, Call, Workload
+from sim.fleet.traffic import WARM_UP, AbortStorm, Arrival, Call, Incident, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,23 @@ class Played:
     """What came of one run."""
 
     answers: list[Answer] = field(default_factory=list)
+    refused: list[Call] = field(default_factory=list)
+    """The picker said no (429)."""
+    cut: int = 0
+    """Answers that were broken off when they had begun."""
+    aborted: int = 0
+    """Their clients hung up."""
     failures: int = 0
     late: list[float] = field(default_factory=list)
     """How much after its time each request was sent, in real seconds."""
+
+
+class RefusedError(Exception):
+    """The picker said no."""
+
+
+class CutError(Exception):
+    """The answer was broken off."""
 
 
 class _Player:
@@ -65,21 +79,29 @@ class _Player:
         began = time.perf_counter()
         first = usage = None
         said: list[str] = []
-        async with self._session.post(f"{self._url}/v1/completions", json=body) as response:
+        headers = {"x-gateway-inference-objective": call.objective} if call.objective else {}
+        async with self._session.post(
+            f"{self._url}/v1/completions", json=body, headers=headers
+        ) as response:
+            if response.status == 429:
+                raise RefusedError
             if response.status != 200:
                 raise ValueError(f"{response.status}: {(await response.text())[:200]}")
             pod = response.headers.get("x-sim-pod", "")
-            async for line in response.content:
-                if not line.startswith(b"data: {"):
-                    continue
-                chunk = json.loads(line[6:])
-                if chunk["choices"]:
-                    first = first or time.perf_counter()
-                    said.append(chunk["choices"][0]["text"])
-                usage = chunk.get("usage") or usage
+            try:
+                async for line in response.content:
+                    if not line.startswith(b"data: {"):
+                        continue
+                    chunk = json.loads(line[6:])
+                    if chunk["choices"]:
+                        first = first or time.perf_counter()
+                        said.append(chunk["choices"][0]["text"])
+                    usage = chunk.get("usage") or usage
+            except aiohttp.ClientError as error:
+                raise CutError from error
         ended = time.perf_counter()
         if first is None or usage is None:
-            raise ValueError("the answer ended early")
+            raise CutError
         self._said[call.output] = "".join(said)
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
         scale = self._scale
@@ -88,8 +110,16 @@ class _Player:
         )
 
 
-async def play(workload: Workload, url: str, load: float, seed: int, scale: float) -> Played:
-    """Send the workload's requests, as many times faster than real as ``scale`` says."""
+async def play(
+    workload: Workload,
+    url: str,
+    load: float,
+    seed: int,
+    scale: float,
+    suffer: Callable[[Incident], Awaitable[None]] | None = None,
+) -> Played:
+    """Send the workload's requests, as many times faster than real as ``scale`` says. ``suffer``
+    does to the servers what the workload's incidents say."""
     traffic = workload.traffic(load, workload.pods, random.Random(f"traffic {seed} {load}"))
     loop = asyncio.get_running_loop()
     origin = loop.time() + 0.2
@@ -98,14 +128,37 @@ async def play(workload: Workload, url: str, load: float, seed: int, scale: floa
     async def one(player: _Player, at: float, call: Call) -> None:
         await asyncio.sleep(max(0.0, origin + at / scale - loop.time()))
         played.late.append(loop.time() - origin - at / scale)
+        asking = asyncio.ensure_future(player.ask(call, player.prompt(call)))
+        open_.add(asking)
         try:
-            played.answers.append(await player.ask(call, player.prompt(call)))
+            played.answers.append(await asking)
+        except RefusedError:
+            played.refused.append(call)
+        except CutError:
+            played.cut += 1
+        except asyncio.CancelledError:
+            if not asking.cancelled():
+                raise
+            played.aborted += 1
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             print(f"  {type(error).__name__}: {error}", file=sys.stderr)
             played.failures += 1
+        finally:
+            open_.discard(asking)
         begin(player, traffic.ended(call, (loop.time() - origin) * scale))
 
+    async def befall(incident: Incident) -> None:
+        await asyncio.sleep(max(0.0, origin + incident.at / scale - loop.time()))
+        if isinstance(incident, AbortStorm):
+            for asking in rng.sample(list(open_), int(len(open_) * incident.share)):
+                asking.cancel()
+        elif suffer is not None:
+            await suffer(incident)
+
+    open_: set[asyncio.Future[Answer]] = set()
+    rng = random.Random(seed)
     pending: set[asyncio.Task[None]] = set()
+    troubles = [asyncio.create_task(befall(one)) for one in workload.incidents(load)]
 
     def begin(player: _Player, arrivals: Iterable[Arrival]) -> None:
         for at, call in arrivals:
@@ -121,4 +174,5 @@ async def play(workload: Workload, url: str, load: float, seed: int, scale: floa
             pending.difference_update(done)
             for task in done:
                 task.result()
+    await asyncio.gather(*troubles)
     return played

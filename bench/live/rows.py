@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from bench.live.load import Played
+from bench.live.load import Answer, Played
 from bench.live.servers import Share
-from sim.fleet.measure import Measures, quantile
+from sim.fleet.measure import Measures, OfPriority, quantile
+from sim.fleet.traffic import WARM_UP, Call
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,11 @@ class Row:
     """CPU seconds a second that the unluckiest pod wanted and did not get."""
     front_used: float = math.nan
     """CPU seconds a second of what stands before the pods."""
+    refused: int = 0
+    cut: int = 0
     failed: int = 0
+    priorities: tuple[OfPriority, ...] = ()
+    """Highest first; none where all requests have the same."""
 
     @property
     def starved(self) -> bool:
@@ -48,13 +53,20 @@ def simulated(policy: str, measures: Measures) -> Row:
     m = measures
     return Row(
         policy, "offline", m.ttft_p50, m.ttft_p90, m.ttft_mean, m.latency_p50,
-        m.output_tokens_per_second, m.hit_rate, m.spread, failed=m.lost,
+        m.output_tokens_per_second, m.hit_rate, m.spread, refused=m.refused, cut=m.cut,
+        failed=m.lost, priorities=m.priorities,
     )  # fmt: skip
 
 
 def live(
-    policy: str, played: Played, pods_ttft: float, shares: Mapping[str, Share], scale: float
+    policy: str,
+    played: Played,
+    pods_ttft: float,
+    shares: Mapping[str, Share],
+    scale: float,
+    restarted: Collection[str] = (),
 ) -> Row:
+    """``pods_ttft``: by the account of the pods that were not ``restarted``."""
     answers = [answer for answer in played.answers if answer.measured]
     if not answers:
         raise ValueError(f"no measured request was answered; {played.failures} failed")
@@ -66,7 +78,7 @@ def live(
     load: defaultdict[str, float] = defaultdict(float)
     for answer in answers:
         load[answer.pod] += answer.latency
-    everywhere = [answer.ttft for answer in played.answers]
+    everywhere = [answer.ttft for answer in played.answers if answer.pod not in restarted]
     return Row(
         policy,
         "live",
@@ -81,8 +93,32 @@ def live(
         quantile(sorted(played.late), 0.9),
         max(share.waited for name, share in shares.items() if name.startswith("pod-")),
         sum(share.used for name, share in shares.items() if not name.startswith("pod-")),
+        sum(call.stage != WARM_UP for call in played.refused),
+        played.cut,
         played.failures,
+        _priorities(answers, [call for call in played.refused if call.stage != WARM_UP]),
     )
+
+
+def _priorities(answers: Sequence[Answer], refused: Sequence[Call]) -> tuple[OfPriority, ...]:
+    calls = [*(answer.call for answer in answers), *refused]
+    priorities = sorted({call.priority for call in calls}, reverse=True)
+    if len(priorities) < 2:
+        return ()
+    found = []
+    for priority in priorities:
+        ttft = sorted(answer.ttft for answer in answers if answer.call.priority == priority)
+        found.append(
+            OfPriority(
+                priority,
+                sum(call.priority == priority for call in calls),
+                sum(call.priority == priority for call in refused),
+                sum(ttft) / len(ttft) if ttft else math.nan,
+                quantile(ttft, 0.5),
+                quantile(ttft, 0.9),
+            )
+        )
+    return tuple(found)
 
 
 def show(rows: Sequence[Row], *, header: bool = True) -> None:
@@ -105,18 +141,46 @@ def show(rows: Sequence[Row], *, header: bool = True) -> None:
         print(
             f"{row.policy:24} {row.where:8} {p50} {p90} {mean} {row.latency_p50:6.2f} s"
             f" {row.tokens_per_second:8.0f} {row.hit_rate:5.0%} {row.spread:6.2f}{machine}"
+            + (f"  {row.refused} refused" if row.refused else "")
+            + (f"  {row.cut} cut" if row.cut else "")
             + (f"  {row.failed} failed" if row.failed else "")
             + ("  starved" if row.starved else ""),
             flush=True,
         )
+        for one in row.priorities:
+            p50, p90, mean = (
+                f"{t * 1000:6.0f} ms" for t in (one.ttft_p50, one.ttft_p90, one.ttft_mean)
+            )
+            print(
+                f"{f'  priority {one.priority}':24} {row.where:8} {p50} {p90} {mean}"
+                f"  {one.requests} requests, {one.refused} refused",
+                flush=True,
+            )
 
 
 def median(rows: Sequence[Row]) -> Row:
-    """Of each number by itself; failures are added up."""
-    numbers = [f.name for f in fields(Row) if f.name not in ("policy", "where", "failed")]
+    """Of each number by itself; what went wrong is added up."""
+    counts = ("refused", "cut", "failed")
+    others = ("policy", "where", "priorities", *counts)
+    numbers = [f.name for f in fields(Row) if f.name not in others]
     return Row(
         rows[0].policy,
         rows[0].where,
         **{name: statistics.median(getattr(row, name) for row in rows) for name in numbers},
-        failed=sum(row.failed for row in rows),
+        **{name: sum(getattr(row, name) for row in rows) for name in counts},
+        priorities=tuple(
+            map(_median_of_priority, zip(*(row.priorities for row in rows), strict=True))
+        ),
+    )
+
+
+def _median_of_priority(of_runs: Sequence[OfPriority]) -> OfPriority:
+    return OfPriority(
+        of_runs[0].priority,
+        sum(one.requests for one in of_runs),
+        sum(one.refused for one in of_runs),
+        *[
+            statistics.median(getattr(one, name) for one in of_runs)
+            for name in ("ttft_mean", "ttft_p50", "ttft_p90")
+        ],
     )

@@ -126,7 +126,7 @@ def measure(trace: Trace) -> Measures:
 def _priorities(records: Iterable[Record]) -> tuple[OfPriority, ...]:
     groups: dict[int, list[Record]] = {}
     for record in records:
-        groups.setdefault(record.priority, []).append(record)
+        groups.setdefault(record.call.priority, []).append(record)
     if len(groups) < 2:
         return ()
     return tuple(_of_priority(priority, groups[priority]) for priority in sorted(groups)[::-1])

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from extproc.reasons import Reason
-from sim.fleet.traffic import OBJECTIVES, Call
+from sim.fleet.traffic import Call
 
 
 class Outcome(enum.StrEnum):
@@ -52,10 +52,6 @@ class Record:
         self.outcome: Outcome | None = None
         self.refused: Reason | None = None
         """Why the picker said no, if it did."""
-
-    @property
-    def priority(self) -> int:
-        return OBJECTIVES.get(self.call.objective, 0)
 
 
 @dataclass(slots=True)

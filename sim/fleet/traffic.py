@@ -36,6 +36,10 @@ class Call:
     """Whose turn it is, in conversations."""
 
     @property
+    def priority(self) -> int:
+        return OBJECTIVES.get(self.objective, 0)
+
+    @property
     def prompt_tokens(self) -> int:
         return length(self.prompt)
 

@@ -19,12 +19,12 @@ from bench.live.rows import live
 from bench.live.servers import Share
 from sim.config import PodConfig
 from sim.fleet.prompt import Segment
-from sim.fleet.traffic import WARM_UP, Arrival, Call
+from sim.fleet.traffic import WARM_UP, AbortStorm, Arrival, Call, Death, Incident
 from sim.pod import Pod
 from sim.workloads.catalogue import WORKLOADS
 
-# Without what needs pods to die, or only one instant.
-FULL_SIZE = [name for name in WORKLOADS if name not in ("w1-fresh", "w10", "w11")]
+# Without what is only one instant, and a variant.
+FULL_SIZE = [name for name in WORKLOADS if name not in ("w1-fresh", "w11")]
 
 
 @pytest.mark.parametrize("name", FULL_SIZE)
@@ -90,7 +90,9 @@ def test_a_row_tells_the_path_from_the_pods_own_time_and_who_was_starved():
         return Answer(call, began, ttft, ttft + 1.0, 50, pod)
 
     played = Played(
-        [answer(WARM_UP, 0.0, 0.6, "pod-0"), answer(1, 2.0, 0.2, "pod-0")], 1, [0.0, 0.03]
+        [answer(WARM_UP, 0.0, 0.6, "pod-0"), answer(1, 2.0, 0.2, "pod-0")],
+        failures=1,
+        late=[0.0, 0.03],
     )
     shares = {"pod-0": Share(0.1, 0.01), "pod-1": Share(0.0, 0.02), "envoy": Share(0.05, 0.5)}
     row = live("default", played, pods_ttft=0.15, shares=shares, scale=2.0)
@@ -100,6 +102,62 @@ def test_a_row_tells_the_path_from_the_pods_own_time_and_who_was_starved():
     assert (row.pods_waited, row.front_used) == (0.02, 0.05)
     assert row.late == pytest.approx(0.027)
     assert row.starved
+
+
+def test_a_row_tells_priorities_apart_and_leaves_restarted_pods_out_of_the_path():
+    def call(objective: str) -> Call:
+        return Call("1", (Segment(1, 100),), 10, 1, objective=objective)
+
+    def answer(objective: str, ttft: float, pod: str) -> Answer:
+        return Answer(call(objective), 0.0, ttft, ttft + 1.0, 0, pod)
+
+    played = Played(
+        [answer("urgent", 0.2, "pod-0"), answer("normal", 3.0, "pod-1")],
+        refused=[call("batch"), call("normal")],
+        late=[0.0],
+    )
+    shares = {"pod-0": Share(0.1, 0.01), "pod-1": Share(0.1, 0.01)}
+    row = live("default", played, 0.15, shares, 1.0, restarted={"pod-1"})
+    assert row.path == pytest.approx(0.2 - 0.15)
+    assert row.refused == 2
+    seen = [(one.priority, one.requests, one.refused) for one in row.priorities]
+    assert seen == [(10, 1, 0), (0, 2, 1), (-1, 1, 1)]
+    assert [one.ttft_mean for one in row.priorities[:2]] == [0.2, 3.0]
+
+
+class Troubled(TwoTurns):
+    """One long answer, in the middle of which something happens."""
+
+    first = Call("1", (Segment(1, 320),), 2000, output=500)
+
+    def __init__(self, incident: Incident) -> None:
+        self.incident = incident
+
+    def ended(self, call: Call, at: float) -> Iterable[Arrival]:
+        return []
+
+    def incidents(self, load):
+        return (self.incident,)
+
+
+async def test_clients_hang_up_when_the_workload_says_so():
+    async with Pod(PodConfig(port=0, name="pod-0", time_scale=20)) as pod:
+        played = await play(Troubled(AbortStorm(4.0, 1.0)), pod.url, 1.0, seed=1, scale=20)
+    assert (played.aborted, played.answers, played.failures) == (1, [], 0)
+
+
+async def test_an_answer_that_its_pods_death_breaks_off_is_cut_and_no_failure():
+    async with Pod(PodConfig(port=0, name="pod-0", time_scale=20)) as pod:
+        suffered: list[Incident] = []
+
+        async def suffer(incident: Incident) -> None:
+            suffered.append(incident)
+            pod.reset()
+
+        workload = Troubled(Death(4.0, 0))
+        played = await play(workload, pod.url, 1.0, seed=1, scale=20, suffer=suffer)
+    assert suffered == [workload.incident]
+    assert (played.cut, played.answers, played.failures) == (1, [], 0)
 
 
 @pytest.fixture
