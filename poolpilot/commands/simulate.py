@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from extproc.picking.endpoint_health import HealthPolicy
 from poolpilot.errors import PoolPilotError
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
 FLEET = "Fleet"
 PICKER = "Endpoint picker"
-HEALTH = HealthPolicy()
 OUTPUT = "Output"
 WIDTH = 180
 """Columns that the table gets where the output is not a terminal."""
@@ -112,30 +110,30 @@ def simulate(
         ),
     ] = None,
     cool_down: Annotated[
-        float,
+        float | None,
         typer.Option(
             min=0,
-            help="Seconds that a pod which fails gets no requests, the first time.",
+            help="Seconds that a pod which fails gets no requests, the first time; without it 2.",
             rich_help_panel=PICKER,
         ),
-    ] = HEALTH.cool_down,
+    ] = None,
     slow_start: Annotated[
-        float,
+        float | None,
         typer.Option(
             min=0.001,
-            help="Seconds over which its share then grows to the full.",
+            help="Seconds over which its share then grows to the full; without it 10.",
             rich_help_panel=PICKER,
         ),
-    ] = HEALTH.slow_start,
+    ] = None,
     health_floor: Annotated[
-        float,
+        float | None,
         typer.Option(
             min=0,
             max=1,
-            help="The share of the pods that stays in use, however many fail.",
+            help="Share of the pods that stays in use, however many fail; without it 0.3.",
             rich_help_panel=PICKER,
         ),
-    ] = HEALTH.floor,
+    ] = None,
     processes: Annotated[
         int | None, typer.Option("--processes", "-j", min=1, help="Runs at once; default: cores.")
     ] = None,
@@ -172,8 +170,11 @@ def simulate(
 
       poolpilot simulate trace.jsonl --pods 16 --json
     """
+    from dataclasses import replace
+
     from rich.console import Console
 
+    from extproc.picking.endpoint_health import HealthPolicy
     from extproc.picking.scraping import ScrapeSettings
     from poolpilot.simulation.document import as_json
     from poolpilot.simulation.page import page
@@ -186,6 +187,7 @@ def simulate(
         return
     chosen = _workload(workload)
     picker = _profiles(profiles)
+    health = {"cool_down": cool_down, "slow_start": slow_start, "floor": health_floor}
     runs = _runs(
         chosen,
         policies=_policies(policy, picker),
@@ -206,7 +208,10 @@ def simulate(
         fleet={
             "scrape_delay": scrape_delay,
             "scrape": ScrapeSettings(interval=scrape_interval),
-            "health": HealthPolicy(cool_down=cool_down, slow_start=slow_start, floor=health_floor),
+            "health": replace(
+                HealthPolicy(),
+                **{k: v for k, v in health.items() if v is not None},  # type: ignore[arg-type]
+            ),
             "load": picker.load,
             "admission": _admission(picker, admission),
         },

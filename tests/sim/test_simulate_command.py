@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from extproc.picking.endpoint_health import HealthPolicy
 from poolpilot.cli import app
 from poolpilot.errors import PoolPilotError
 from poolpilot.simulation import plots
@@ -105,6 +107,15 @@ def test_health_is_as_it_is_asked_for():
     document = json.loads(simulate("simulate", *arguments, *health).stdout)
     asked = {"cool_down": 7, "slow_start": 3, "floor": 0.5}
     assert asked.items() <= document["fleet"]["health"].items()
+
+
+def test_health_is_productions_unless_asked_for_and_the_help_says_what_that_is():
+    document = json.loads(simulate(*BURST, "--load", "5", "--seeds", "1", "--json").stdout)
+    assert document["fleet"]["health"] == asdict(HealthPolicy())
+    told = re.sub(r"\s*│\s*", " ", simulate("simulate", "--help").output)
+    production = HealthPolicy()
+    for value in (production.cool_down, production.slow_start, production.floor):
+        assert f"without it {value:g}." in told
 
 
 def test_a_slower_pod_is_slower():
