@@ -6,6 +6,7 @@ is printed; the others are skipped.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -17,6 +18,9 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+
+from e2e.envoy_gateway.network import private_network
+from tests.install.test_command_lines import blocks
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -197,6 +201,21 @@ def test_an_editable_checkout_beside_xds_protos_says_why_it_cannot(tmp_path: Pat
         assert "of xds-protos, not PoolPilot's" in done.stderr
         assert done.stderr.count("\n") == 1, done.stderr
     environment.uninstall("xds-protos")
+    environment.demo()
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["from the checkout", "as a wheel"])
+def test_the_page_on_installing_works_as_printed(tmp_path: Path, number: int) -> None:
+    page = [list(block.commands()) for block in blocks(ROOT / "docs" / "install.md")]
+    commands = [block for block in page if block and block[0].startswith("pip ")][number]
+    clone = tmp_path / "clone"
+    succeeded(run(["git", "clone", "--quiet", ROOT, clone], tmp_path))
+    environment = Environment.new(tmp_path, VERSIONS[0], "pip")
+    path = f"PATH={environment.path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    for command in commands:
+        # What is installed takes the package index, what is run takes the well-known ports.
+        with contextlib.nullcontext() if command.startswith("pip ") else private_network():
+            succeeded(run(["env", path, "bash", "-c", command], clone))
     environment.demo()
 
 
