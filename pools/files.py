@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -19,7 +20,7 @@ from pools.catalog import DEFAULT_GRACE, Catalog
 from pools.directory import Contents, Listing, list_directory
 from pools.dns import Lookups, Resolve, system_resolve
 from pools.manifests import Object, PoolEndpoints
-from pools.model import Problem, World
+from pools.model import Problem, Severity, World
 from pools.source import SourceError, Succession
 from pools.waiting import set_within
 
@@ -100,6 +101,8 @@ class FilesSource:
                 version = lookups.version
                 now = self._now()
                 current = assemble(state.objects, lookups.found, state.problems, now=now)
+                if _says_nothing(current):
+                    current = replace(current, problems=(nothing_in(self._directory),))
                 expiry = next_expiry(current, now)
                 world = succession.next(current)
                 if world is not None:
@@ -144,7 +147,7 @@ class FilesSource:
 async def read_once(directory: Path, *, resolve: Resolve = system_resolve) -> World:
     """The World that a directory describes now, with names looked up once.
 
-    Raises SourceError if the directory is not there.
+    Raises SourceError if the directory is not there, or nothing is described in it.
     """
     require_directory(directory)
     catalog = Catalog()
@@ -160,7 +163,24 @@ async def read_once(directory: Path, *, resolve: Resolve = system_resolve) -> Wo
         await lookups.settled(FIRST_LOOKUPS)
     finally:
         await _stop(running)
-    return assemble(objects, lookups.found, catalog.problems(), revision=1, now=time.time())
+    world = assemble(objects, lookups.found, catalog.problems(), revision=1, now=time.time())
+    if _says_nothing(world):
+        raise SourceError(str(nothing_in(directory)))
+    return world
+
+
+def _says_nothing(world: World) -> bool:
+    return world.is_empty and not world.problems
+
+
+def nothing_in(directory: Path) -> Problem:
+    """What is wrong with a directory of other things than manifests."""
+    return Problem(
+        Severity.WARNING,
+        "nothing is described here: put manifests (*.yaml, *.yml or *.json) of an InferencePool "
+        "and its PoolEndpoints into it, or name the directory that has them",
+        source=str(directory),
+    )
 
 
 def require_directory(directory: Path) -> None:

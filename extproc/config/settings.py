@@ -19,6 +19,7 @@ from extproc.transport.h2 import Limits
 from extproc.transport.listen import Address, overlap, parse_address
 from extproc.transport.native import Upkeep
 from extproc.transport.tls import TlsFiles
+from pools.extras import install_command
 
 _AROUND_A_BODY = 1 << 20
 """Bytes of a message beside the body."""
@@ -136,7 +137,7 @@ class PickerConfig:
         if self.kv_events_port is not None and not 1 <= self.kv_events_port <= 65535:
             raise ValueError("kv_events_port: must be from 1 to 65535")
         if self.kv_events_port is not None and importlib.util.find_spec("zmq") is None:
-            raise ValueError("kv_events_port: needs pyzmq: pip install 'poolpilot[kv-events]'")
+            raise ValueError(f"kv_events_port: needs pyzmq: {install_command('kv-events')}")
         if self.endpoints_per_pick < 1:
             raise ValueError("endpoints_per_pick: must be at least 1")
         if self.models_interval < 0:

@@ -1,6 +1,6 @@
 """OpenTelemetry traces: one span for each pick, below Envoy's own span of the request.
 
-Imported only where traces are asked for; needs ``pip install 'poolpilot[otel]'``. Whether a request
+Imported only where traces are asked for; needs the extra ``otel``. Whether a request
 is traced is decided by whoever began its trace; requests of untraced clients are by a share of
 them. Spans are sent in the background, and lost rather than waited for.
 """

@@ -45,6 +45,7 @@ from extproc.transport.listen import TcpAddress, bind, join_host_port, parse_add
 from extproc.transport.tls import TlsFiles
 from inspection.http import HttpServer
 from inspection.live import Live
+from pools.extras import install_command
 from pools.source import Source
 
 if TYPE_CHECKING:
@@ -281,7 +282,7 @@ class EndpointPickerServer:
         except ImportError as error:
             raise TracesNeedPackageError(
                 f"traces need a further package ({error.name} is missing): "
-                "pip install 'poolpilot[otel]'"
+                f"{install_command('otel')}"
             ) from error
         self._traces = Traces(config.trace_collector, config.trace_share)
         return TracedPicker(picker, self._traces)

@@ -29,7 +29,7 @@ def check(
     """Validate manifests without a server: every problem with its file, line and field.
 
     Exits 0 if nothing but warnings was found, 1 if there is an error, 2 if nothing could be
-    checked.
+    checked or nothing is described in DIRECTORY.
 
     [bold]Examples[/bold]
 

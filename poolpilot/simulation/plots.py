@@ -8,6 +8,7 @@ from pathlib import Path
 from poolpilot.errors import PoolPilotError
 from poolpilot.simulation.chart import Axis
 from poolpilot.simulation.charts import Chart, charts
+from pools.extras import install_command
 from sim.fleet.experiment import Cell
 from sim.fleet.traffic import Workload
 
@@ -18,7 +19,7 @@ def prepare_plots(directory: Path) -> None:
         import matplotlib as mpl
     except ImportError:
         raise PoolPilotError(
-            "--plots needs matplotlib: pip install 'poolpilot[plots]' (--html needs nothing)"
+            f"--plots needs matplotlib: {install_command('plots')} (--html needs nothing)"
         ) from None
     mpl.use("Agg")
     try:

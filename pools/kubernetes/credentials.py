@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from pools.daemon import in_daemon_thread
+from pools.extras import install_command
 from pools.source import SourceError
 
 IN_CLUSTER = "KUBERNETES_SERVICE_HOST"
@@ -131,7 +132,7 @@ def _loader() -> tuple[Any, type[Exception]]:
     except ImportError as error:
         raise SourceError(
             "watching Kubernetes needs the official client, which is not installed:"
-            " pip install 'poolpilot[kubernetes]'"
+            f" {install_command('kubernetes')}"
         ) from error
 
     def load(kubeconfig: Path | None, context: str | None) -> Any:

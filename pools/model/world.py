@@ -58,5 +58,10 @@ class World:
     unread: frozenset[str] = frozenset()
     """Kinds that may not be read, such as ``Secret``: that there is none of them means nothing."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to serve: no pool, no route, no Gateway."""
+        return not (self.pools or self.routes or self.gateways)
+
     def endpoints_of(self, pool: ObjectName) -> tuple[Endpoint, ...]:
         return self.endpoints.get(pool, ())

@@ -212,6 +212,13 @@ def test_a_directory_that_is_not_there_is_explained(tmp_path: Path) -> None:
     assert "there is no directory" in result.output
 
 
+def test_a_directory_that_describes_nothing_is_no_success(tmp_path: Path) -> None:
+    (tmp_path / "model.py").touch()
+    result = poolpilot("check", str(tmp_path))
+    assert result.exit_code == 2, "nothing could be checked"
+    assert f"{tmp_path}: nothing is described here" in " ".join(result.output.split())
+
+
 @pytest.mark.parametrize(
     ("program", "why"),
     [

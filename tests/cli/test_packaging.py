@@ -10,6 +10,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -87,3 +88,53 @@ def test_what_compiling_takes_is_one_list() -> None:
     hook = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["mypyc"]
     extra = PROJECT["project"]["optional-dependencies"]["compile"]
     assert set(extra) == {*hook["dependencies"], *PROJECT["build-system"]["requires"]}
+
+
+@pytest.mark.parametrize("package", OURS)
+def test_types_are_shipped_with_every_package(package: str) -> None:
+    assert (ROOT / package / "py.typed").is_file()
+
+
+def test_every_dependency_has_the_lowest_version_that_works() -> None:
+    for requirement in PROJECT["project"]["dependencies"]:
+        assert ">=" in requirement, requirement
+
+
+def test_generated_code_runs_with_every_protobuf_that_is_allowed() -> None:
+    [allowed] = (
+        requirement
+        for line in PROJECT["project"]["dependencies"]
+        if (requirement := Requirement(line)).name == "protobuf"
+    )
+    generated = {
+        version
+        for path in ROOT.glob("*/wire/*_pb2.py")
+        for version in re.findall(r"^# Protobuf Python Version: (\S+)", path.read_text(), re.M)
+    }
+    assert generated == {bound.version for bound in allowed.specifier if bound.operator == ">="}
+
+
+def test_the_version_has_one_place_and_the_changelog_begins_with_it() -> None:
+    version = PROJECT["project"]["version"]
+    released = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert released[0] == version
+    for package in OURS:
+        for path in (ROOT / package).rglob("*.py"):
+            assert f'"{version}"' not in path.read_text(), path
+
+
+def test_the_licence_that_is_named_is_the_one_that_is_there() -> None:
+    project = PROJECT["project"]
+    assert project["license"] == "Apache-2.0"
+    [name] = project["license-files"]
+    assert re.search(r"Apache License\s+Version 2\.0", (ROOT / name).read_text())
+
+
+def test_no_link_on_an_index_page_leads_nowhere() -> None:
+    hooks = PROJECT["tool"]["hatch"]["metadata"]["hooks"]
+    [rewriting] = hooks["fancy-pypi-readme"]["substitutions"]
+    readme = (ROOT / "README.md").read_text()
+    text = re.sub(rewriting["pattern"], rewriting["replacement"], readme)
+    assert re.findall(r"\]\((?!https://)", readme)
+    assert not re.findall(r"\]\((?!https://)", text)
+    assert "docs/manifests.md" in text

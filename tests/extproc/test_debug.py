@@ -164,6 +164,14 @@ def test_probes_tell_life_and_readiness_apart(served: Served) -> None:
     assert served.client.get("/readyz").status_code == 503
 
 
+def test_a_picker_without_a_pool_is_ready_and_warns(served: Served) -> None:
+    assert served.client.get("/readyz").text == "ready\n"
+    served.director.update(World())
+    answer = served.client.get("/readyz")
+    assert answer.status_code == 200
+    assert answer.text == "ready\nwarning: no pool is described\n"
+
+
 def test_metrics_tell_what_was_decided_and_how_it_ended(served: Served) -> None:
     outcome = served.ask()
     assert isinstance(outcome, Routed)

@@ -13,7 +13,7 @@ import yaml
 from pools.directory import Contents, list_directory
 from pools.files import FilesSource, SourceError, read_once
 from pools.manifests import Reading
-from pools.model import ObjectName, World
+from pools.model import ObjectName, Severity, World
 from tests.certificates import END
 from tests.pools.pairs import GATEWAY, good_pair
 
@@ -268,6 +268,29 @@ async def test_a_missing_directory_is_an_error_that_says_what_to_do(
         await anext(FilesSource(path).worlds())
     with pytest.raises(SourceError, match=r"create it and put|name the directory"):
         await read_once(path)
+
+
+async def test_a_directory_of_other_things_is_a_warning_until_something_is_described(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "model.py").write_text("a = 1\n")
+    async with following(FilesSource(tmp_path)) as next_world:
+        (problem,) = (await next_world()).problems
+        assert problem.severity is Severity.WARNING
+        assert str(problem).startswith(f"{tmp_path}: nothing is described here")
+        shutil.copy(QUICKSTART / "pool.yaml", tmp_path)
+        assert not (await next_world()).problems
+    (tmp_path / "pool.yaml").unlink()
+    with pytest.raises(SourceError, match="nothing is described here"):
+        await read_once(tmp_path)
+
+
+async def test_a_directory_whose_only_manifest_is_broken_has_that_one_problem(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "pool.yaml").write_text("kind: [")
+    (problem,) = (await read_once(tmp_path)).problems
+    assert problem.source == "pool.yaml"
 
 
 async def test_reading_once_gives_the_same_world(directory: Path) -> None:

@@ -132,6 +132,15 @@ def test_the_world_is_shown_with_its_problems(client: TestClient):
     assert problem["text"] == "bad.yaml:7: InferencePool default/bad: port must be a number"
 
 
+def test_a_server_with_nothing_to_serve_is_ready_and_warns():
+    empty = TestClient(app(Subject(world()))).get("/readyz")
+    assert (empty.status_code, empty.text) == (
+        200,
+        "ok\nwarning: no pool, route or Gateway is described\n",
+    )
+    assert TestClient(app(Subject(LLAMA))).get("/readyz").text == "ok\n"
+
+
 def test_routes_are_shown_as_they_were_read():
     described = world(pool("llama"), routes=(route("r", rule(backends=to("llama"))),))
     found = get(TestClient(app(Subject(described))), "/debug/world")

@@ -317,7 +317,12 @@ class _Pages:
 
     async def readyz(self, _request: Request) -> Response:
         why_not = self._subject.not_ready()
-        return PlainTextResponse(f"{why_not or 'ok'}\n", status_code=503 if why_not else 200)
+        if why_not:
+            return PlainTextResponse(f"{why_not}\n", 503)
+        world = self._subject.provider.world
+        nothing = world is not None and world.is_empty
+        warning = "warning: no pool, route or Gateway is described\n" if nothing else ""
+        return PlainTextResponse(f"ok\n{warning}")
 
     def _variant(self, path: str, version: str = "") -> tuple[Variant, str]:
         """The variant whose group begins ``path``, and the rest of the path. Group names have a

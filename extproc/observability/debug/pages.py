@@ -243,6 +243,9 @@ class _Pages:
         return PlainTextResponse("ok\n")
 
     async def readyz(self, _request: Request) -> Response:
-        if self._ready():
-            return PlainTextResponse("ready\n")
-        return PlainTextResponse("not ready: no configuration yet, or stopping\n", 503)
+        if not self._ready():
+            return PlainTextResponse("not ready: no configuration yet, or stopping\n", 503)
+        world = self._director.world
+        nothing = world is not None and not world.pools
+        warning = "warning: no pool is described\n" if nothing else ""
+        return PlainTextResponse(f"ready\n{warning}")

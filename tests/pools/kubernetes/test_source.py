@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import datetime
 import json
+import re
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import structlog
 import yaml
 
+from pools.extras import install_command
 from pools.kubernetes import ALL_KINDS, PICKER_KINDS, KubernetesSettings, KubernetesSource, Timing
 from pools.model import ObjectName, World
 from pools.source import SourceError
@@ -546,7 +548,7 @@ async def test_without_the_client_library_the_error_names_the_extra(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "kubernetes", None)
-    with pytest.raises(SourceError, match=r"pip install 'poolpilot\[kubernetes\]'"):
+    with pytest.raises(SourceError, match=re.escape(install_command("kubernetes"))):
         await anext(KubernetesSource(KubernetesSettings()).worlds())
 
 
