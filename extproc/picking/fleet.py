@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from extproc.picking.endpoint_health import EndpointHealth, Fault, HealthPolicy, Standing
@@ -29,6 +29,8 @@ class Member:
     health: EndpointHealth
     scrape_error: str = ""
     """Why its last scrape failed; empty if it did not."""
+    troubles: dict[str, str] = field(default_factory=dict)
+    """What else it is asked in the background and does not answer, each with the reason."""
     scrapes: int = 0
     scrape_failures: int = 0
     views: list[PoolView] = field(default_factory=list)
@@ -265,19 +267,44 @@ class Fleet:
             key: member.candidate.endpoint.metrics_address for key, member in self.members.items()
         }
 
-    def addresses(self) -> Mapping[str, str]:
-        """IP address by endpoint key."""
-        return {key: member.candidate.endpoint.address for key, member in self.members.items()}
+    def endpoints(self) -> Collection[Endpoint]:
+        """All of them, as they were described last."""
+        return [member.candidate.endpoint for member in self.members.values()]
 
-    def heard(self, key: str, sequence: int, events: Sequence[CacheEvent]) -> None:
-        """An endpoint told what changed in its KV cache."""
+    def events_followed(self, key: str, ranks: Collection[int]) -> None:
+        """An endpoint is about to tell what is in its KV caches, one for each of these ranks."""
         if (candidate := self.candidate(key)) is not None:
-            self.load.exact.heard(candidate, sequence, events)
+            self.load.exact.follow(candidate, ranks)
+
+    def events_began(self, key: str, rank: int) -> None:
+        """A rank has told nothing yet: its cache is empty."""
+        if (candidate := self.candidate(key)) is not None:
+            self.load.exact.began(candidate, rank)
+
+    def heard(self, key: str, rank: int, sequence: int, events: Sequence[CacheEvent]) -> None:
+        """A rank of an endpoint told what changed in its KV cache."""
+        if (candidate := self.candidate(key)) is not None:
+            self.load.exact.heard(candidate, rank, sequence, events)
+
+    def events_missed(self, key: str, rank: int) -> None:
+        """Something that a rank of an endpoint told could not be read."""
+        if (candidate := self.candidate(key)) is not None:
+            self.load.exact.missed(candidate, rank)
 
     def events_lost(self, key: str) -> None:
         """An endpoint's events do not arrive any more."""
         if (candidate := self.candidate(key)) is not None:
             self.load.exact.lost(candidate)
+
+    def troubled(self, key: str, question: str, reason: str) -> None:
+        """What an endpoint is asked in the background is not answered, and why; no reason: it
+        is."""
+        if (member := self.members.get(key)) is None:
+            return
+        if reason:
+            member.troubles[question] = reason
+        else:
+            member.troubles.pop(question, None)
 
     def scrape_started(self, key: str) -> None:
         if (member := self.members.get(key)) is not None:

@@ -175,7 +175,7 @@ class EndpointPickerServer:
                 from extproc.signals.kv_events import KVEvents  # needs a further package
 
                 fleet = self.director.fleet
-                self._kv_events = KVEvents(config.kv_events_port, fleet.heard, fleet.events_lost)
+                self._kv_events = KVEvents(config.kv_events_port, fleet, self._fetch)
             if self._request_log is not None:
                 self._request_log.start()
             exchanges = ExternalProcessor(
@@ -327,7 +327,7 @@ class EndpointPickerServer:
                 self.admission.updated()
             self._scraper.follow(self.director.fleet.targets())
             if self._kv_events is not None:
-                self._kv_events.follow(self.director.fleet.addresses())
+                self._kv_events.follow(self.director.fleet.endpoints())
             self._ask_for_models()
             self._check_health()
             self.health.ready = not self._stopping

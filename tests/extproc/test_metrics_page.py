@@ -78,6 +78,7 @@ def everything_once() -> Iterable[Metric]:
     metrics.ended("default/llm", "m", "10.0.0.1:8000", done)
     metrics.ejected("10.0.0.1:8000", Fault.CONNECT)
     metrics.refused(Refused(413, "body-too-large", ""))
+    pool.director.fleet.troubled("10.0.0.1:8000", "models", "answered 401")
     yield from registry_of(metrics, pool.director.fleet, lambda: pool.now).collect()
     yield from AdmissionCollector(pool.picker).collect()
 

@@ -63,6 +63,7 @@ def endpoint_row(member: Member, now: float) -> Json:
         "scrapes": member.scrapes,
         "scrape_failures": member.scrape_failures,
         "scrape_error": member.scrape_error or None,
+        "troubles": dict(member.troubles),
         "picked": candidate.picked,
         "in_flight": candidate.in_flight,
         "in_flight_tokens": candidate.tokens,
@@ -89,6 +90,7 @@ def load_row(member: Member, load: Load) -> Json:
     return {
         "prefix_entries": entries,
         "prefix_capacity": index.capacity_of(member.candidate),
+        "prefix_told": load.exact.knows(member.candidate),
     }
 
 
