@@ -20,6 +20,7 @@ import msgspec
 import structlog
 import zmq
 import zmq.asyncio
+from zmq.utils.monitor import parse_monitor_message
 
 from extproc.picking.scheduling.prefix.exact import CacheEvent, Cleared, Removed, Stored
 from extproc.signals.endpoint_loops import EndpointLoops
@@ -300,13 +301,12 @@ class _Listener:
             socket.connect(address)
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT):
-                    await monitor.recv_multipart()
+                    await _seen(monitor, zmq.EVENT_HANDSHAKE_SUCCEEDED)
             except TimeoutError:
                 self._trouble(f"nobody publishes at {address}")
-                await monitor.recv_multipart()
+                await _seen(monitor, zmq.EVENT_HANDSHAKE_SUCCEEDED)
             self._trouble("")
-            # Whatever comes next there is the end.
-            watching = asyncio.ensure_future(self._broken(monitor))
+            watching = asyncio.ensure_future(_seen(monitor, zmq.EVENT_DISCONNECTED))
             reading = asyncio.ensure_future(self._read(socket))
             try:
                 await asyncio.wait((watching, reading), return_when=asyncio.FIRST_COMPLETED)
@@ -324,9 +324,6 @@ class _Listener:
                     await watching
             socket.disable_monitor()
             socket.close(linger=0)
-
-    async def _broken(self, monitor: zmq.asyncio.Socket) -> None:
-        await monitor.recv_multipart()
 
     async def _read(self, socket: zmq.asyncio.Socket) -> None:
         await self._catch_up(from_start=True)
@@ -393,3 +390,9 @@ class _Listener:
 
     def _trouble(self, reason: str) -> None:
         self._sink.troubled(self._key, QUESTION, reason)
+
+
+async def _seen(monitor: zmq.asyncio.Socket, event: int) -> None:
+    """Wait until a socket's monitor tells this."""
+    while parse_monitor_message(await monitor.recv_multipart())["event"] != event:
+        pass
