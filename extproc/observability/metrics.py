@@ -318,7 +318,7 @@ def fleet_families(fleet: Fleet, now: float) -> Iterator[Metric]:
         kv_usage.add_metric((key,), candidate.kv_usage)
         if candidate.observed_at is not None:
             age.add_metric((key,), max(0.0, now - candidate.observed_at))
-        up.add_metric((key,), member.health.share(now))
+        up.add_metric((key,), member.share(now))
         scrapes.add_metric((key, "ok"), member.scrapes - member.scrape_failures)
         scrapes.add_metric((key, "failed"), member.scrape_failures)
     ready = GaugeMetricFamily(
@@ -330,8 +330,7 @@ def fleet_families(fleet: Fleet, now: float) -> Iterator[Metric]:
         ready.add_metric(
             (str(name),),
             sum(
-                not member.candidate.endpoint.draining
-                and member.health.standing(now) is not Standing.OUT
+                not member.candidate.endpoint.draining and member.standing(now) is not Standing.OUT
                 for member in view.members
             ),
         )

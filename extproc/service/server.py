@@ -33,8 +33,10 @@ from extproc.service.ext_proc import ExternalProcessor
 from extproc.service.grpc_health import Health
 from extproc.service.lasting import LastingStreams
 from extproc.service.model_list import ModelList
+from extproc.signals import pauses
 from extproc.signals.active_checks import ActiveChecks
 from extproc.signals.fetch import HttpFetch
+from extproc.signals.pauses import Pauses
 from extproc.signals.polling import Poller
 from extproc.signals.scraper import Scraper, SignalSink
 from extproc.signals.served_models import ServedModels
@@ -124,6 +126,8 @@ class EndpointPickerServer:
         self._scraper = Scraper(scrapes, self._fetch, config.scrape, clock=clock)
         self._check = ActiveChecks(fleet, self._fetch, config.checks, clock)
         self._checks = Poller("health check", self._check, config.checks.interval)
+        self._pauses = Pauses(fleet, self._fetch, clock)
+        self._pausing = Poller("question for pauses", self._pauses, pauses.INTERVAL)
         asking = ServedModels(self.director.models, self._fetch)
         self._models = Poller("question for models", asking, config.models_interval)
         registry = registry_of(self.director.metrics, fleet, clock)
@@ -244,6 +248,7 @@ class EndpointPickerServer:
             await self._kv_events.stop()
             self._kv_events = None
         await self._models.stop()
+        await self._pausing.stop()
         await self._checks.stop()
         await self._fetch.close()
         self._live.close()
@@ -328,6 +333,8 @@ class EndpointPickerServer:
             self._scraper.follow(self.director.fleet.targets())
             if self._kv_events is not None:
                 self._kv_events.follow(self.director.fleet.endpoints())
+            self._pauses.keep({*self.director.fleet.members})
+            self._pausing.follow({key: key for key in self.director.fleet.members})
             self._ask_for_models()
             self._check_health()
             self.health.ready = not self._stopping

@@ -10,6 +10,7 @@ export const endpointHref = (key) => `/ui/fleet/${encodeURIComponent(key)}`;
 const FAULTS = {
   "connect-failure": "connections failed", reset: "it reset connections", "5xx": "it answered with 5xx",
   "passed-over": "no connection, or it answered with 503", "scrape-failure": "its metrics could not be fetched", "health-check": "health checks fail",
+  asleep: "it sleeps or is paused", stalled: "its engine does not work on what it was sent",
 };
 
 /** Colour, word and reason of an endpoint's standing; `rank` sorts the worst first. */
