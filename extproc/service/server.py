@@ -128,7 +128,7 @@ class EndpointPickerServer:
         self._checks = Poller("health check", self._check, config.checks.interval)
         self._pauses = Pauses(fleet, self._fetch, clock)
         self._pausing = Poller("question for pauses", self._pauses, pauses.INTERVAL)
-        asking = ServedModels(self.director.models, self._fetch)
+        asking = ServedModels(self.director.models, self._fetch, fleet.troubled)
         self._models = Poller("question for models", asking, config.models_interval)
         registry = registry_of(self.director.metrics, fleet, clock)
         if self.admission is not None:
