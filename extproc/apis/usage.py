@@ -97,10 +97,11 @@ def _prompt(usage: Mapping[str, object]) -> tuple[int | None, int | None]:
             cached = _count(details, "cached_tokens")
             if cached is not None:
                 return prompt, cached
-    # The Anthropic API leaves what came from the cache out of the input tokens.
+    # The Anthropic API leaves what came from the cache, and what went there, out of the input
+    # tokens.
     cached = _count(usage, "cache_read_input_tokens")
-    if prompt is not None and cached is not None:
-        prompt += cached
+    if prompt is not None:
+        prompt += (cached or 0) + (_count(usage, "cache_creation_input_tokens") or 0)
     return prompt, cached
 
 

@@ -296,8 +296,21 @@ def fleet_families(fleet: Fleet, now: float) -> Iterator[Metric]:
     scrapes = CounterMetricFamily(
         "poolpilot_scrapes", "Scrapes by result.", labels=("endpoint", "result")
     )
+    troubles = GaugeMetricFamily(
+        "poolpilot_endpoint_trouble",
+        "1 for as long as a question asked in the background is not answered.",
+        labels=("endpoint", "question"),
+    )
+    told = GaugeMetricFamily(
+        "poolpilot_endpoint_cache_told",
+        "Whether the endpoint's own word on what it has cached is used (1), or a guess (0).",
+        labels=("endpoint",),
+    )
     for key, member in fleet.members.items():
         candidate = member.candidate
+        told.add_metric((key,), fleet.load.exact.knows(candidate))
+        for question in member.troubles:
+            troubles.add_metric((key, question), 1)
         picks.add_metric((key,), candidate.picked)
         in_flight.add_metric((key,), candidate.in_flight)
         queue.add_metric((key,), candidate.queue)
@@ -305,7 +318,7 @@ def fleet_families(fleet: Fleet, now: float) -> Iterator[Metric]:
         kv_usage.add_metric((key,), candidate.kv_usage)
         if candidate.observed_at is not None:
             age.add_metric((key,), max(0.0, now - candidate.observed_at))
-        up.add_metric((key,), member.health.share(now))
+        up.add_metric((key,), member.share(now))
         scrapes.add_metric((key, "ok"), member.scrapes - member.scrape_failures)
         scrapes.add_metric((key, "failed"), member.scrape_failures)
     ready = GaugeMetricFamily(
@@ -317,12 +330,12 @@ def fleet_families(fleet: Fleet, now: float) -> Iterator[Metric]:
         ready.add_metric(
             (str(name),),
             sum(
-                not member.candidate.endpoint.draining
-                and member.health.standing(now) is not Standing.OUT
+                not member.candidate.endpoint.draining and member.standing(now) is not Standing.OUT
                 for member in view.members
             ),
         )
     yield from (picks, in_flight, queue, running, kv_usage, age, up, scrapes, ready)
+    yield from (troubles, told)
 
 
 class PickerCollector(Collector):

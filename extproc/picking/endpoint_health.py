@@ -31,6 +31,10 @@ class Fault(enum.StrEnum):
     ERROR = "5xx"
     SCRAPE = "scrape-failure"
     CHECK = "health-check"
+    ASLEEP = "asleep"
+    """It takes requests, and works on them when it is woken up."""
+    STALLED = "stalled"
+    """It answers its metrics, and works on nothing."""
 
 
 class Standing(enum.StrEnum):
@@ -66,7 +70,7 @@ class HealthPolicy:
                 return self.errors
             case Fault.SCRAPE:
                 return self.scrape_failures
-            case Fault.CHECK:
+            case Fault.CHECK | Fault.ASLEEP | Fault.STALLED:
                 return 1
 
 

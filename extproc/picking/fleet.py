@@ -9,11 +9,12 @@ from __future__ import annotations
 import ipaddress
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from extproc.picking.endpoint_health import EndpointHealth, Fault, HealthPolicy, Standing
 from extproc.picking.observer import Observer, Unobserved
+from extproc.picking.progress import Progress
 from extproc.picking.scheduling.candidate import Candidate, assume_missing
 from extproc.picking.scheduling.load import Load, LoadSettings
 from extproc.picking.scheduling.prefix.exact import CacheEvent
@@ -31,10 +32,29 @@ class Member:
     health: EndpointHealth
     scrape_error: str = ""
     """Why its last scrape failed; empty if it did not."""
+    troubles: dict[str, str] = field(default_factory=dict)
+    """What else it is asked in the background and does not answer, each with the reason."""
     scrapes: int = 0
     scrape_failures: int = 0
     views: list[PoolView] = field(default_factory=list)
     """The pools that select it."""
+    progress: Progress = field(default_factory=Progress)
+    paused: bool = False
+    """Whether it said, when asked, that it works on nothing for now."""
+
+    @property
+    def held(self) -> Fault | None:
+        """Why what it is sent would hang; None: it would not."""
+        if self.paused or self.candidate.signals.asleep:
+            return Fault.ASLEEP
+        return Fault.STALLED if self.progress.stalled else None
+
+    def share(self, now: float) -> float:
+        """Its share of the picks it would get if all were well: 0 to 1."""
+        return 0.0 if self.held else self.health.share(now)
+
+    def standing(self, now: float) -> Standing:
+        return Standing.OUT if self.held else self.health.standing(now)
 
 
 class PoolView:
@@ -131,7 +151,7 @@ class PoolView:
         self, members: Sequence[Member], now: float, rng: random.Random, trace: list[Step]
     ) -> Sequence[Candidate]:
         if len(members) == len(self.members) and not any(
-            member.candidate.endpoint.draining or member.health.standing(now) is not Standing.IN
+            member.candidate.endpoint.draining or member.standing(now) is not Standing.IN
             for member in members
         ):
             self.impaired = False
@@ -140,6 +160,10 @@ class PoolView:
         if staying and len(staying) < len(members):
             members = staying
             trace.append(("not-draining", [member.candidate for member in members]))
+        awake = [member for member in members if not member.held]
+        if awake and len(awake) < len(members):
+            members = awake
+            trace.append(("awake", [member.candidate for member in members]))
         fit: list[Member] = []
         unfit: list[Member] = []
         for member in members:
@@ -268,19 +292,44 @@ class Fleet:
             key: member.candidate.endpoint.metrics_address for key, member in self.members.items()
         }
 
-    def addresses(self) -> Mapping[str, str]:
-        """IP address by endpoint key."""
-        return {key: member.candidate.endpoint.address for key, member in self.members.items()}
+    def endpoints(self) -> Collection[Endpoint]:
+        """All of them, as they were described last."""
+        return [member.candidate.endpoint for member in self.members.values()]
 
-    def heard(self, key: str, sequence: int, events: Sequence[CacheEvent]) -> None:
-        """An endpoint told what changed in its KV cache."""
+    def events_followed(self, key: str, ranks: Collection[int]) -> None:
+        """An endpoint is about to tell what is in its KV caches, one for each of these ranks."""
         if (candidate := self.candidate(key)) is not None:
-            self.load.exact.heard(candidate, sequence, events)
+            self.load.exact.follow(candidate, ranks)
+
+    def events_began(self, key: str, rank: int) -> None:
+        """A rank has told nothing yet: its cache is empty."""
+        if (candidate := self.candidate(key)) is not None:
+            self.load.exact.began(candidate, rank)
+
+    def heard(self, key: str, rank: int, sequence: int, events: Sequence[CacheEvent]) -> None:
+        """A rank of an endpoint told what changed in its KV cache."""
+        if (candidate := self.candidate(key)) is not None:
+            self.load.exact.heard(candidate, rank, sequence, events)
+
+    def events_missed(self, key: str, rank: int) -> None:
+        """Something that a rank of an endpoint told could not be read."""
+        if (candidate := self.candidate(key)) is not None:
+            self.load.exact.missed(candidate, rank)
 
     def events_lost(self, key: str) -> None:
         """An endpoint's events do not arrive any more."""
         if (candidate := self.candidate(key)) is not None:
             self.load.exact.lost(candidate)
+
+    def troubled(self, key: str, question: str, reason: str) -> None:
+        """What an endpoint is asked in the background is not answered, and why; no reason: it
+        is."""
+        if (member := self.members.get(key)) is None:
+            return
+        if reason:
+            member.troubles[question] = reason
+        else:
+            member.troubles.pop(question, None)
 
     def scrape_started(self, key: str) -> None:
         if (member := self.members.get(key)) is not None:
@@ -295,14 +344,19 @@ class Fleet:
         candidate = member.candidate
         was_complete = candidate.complete()
         cache, restarts = candidate.signals.cache, candidate.restarts
+        adapters, held = candidate.signals.adapters, member.held
         candidate.observe(sample, began, self._keep_for)
+        member.progress.observe(sample, candidate.in_flight, candidate.picked, began)
+        self._held_since(member, held)
         if candidate.signals.cache != cache:
             self._follow_caches()
         if candidate.restarts != restarts:
             self.load.forget(candidate)
         self.load.observed(candidate, began)
         member.health.scrape_succeeded(began)
-        changed = candidate.complete() != was_complete
+        changed = candidate.complete() != was_complete or (
+            (candidate.signals.adapters is None) != (adapters is None)
+        )
         for view in member.views:
             if view.assuming or changed:
                 view.assuming = assume_missing(view.candidates)
@@ -320,6 +374,16 @@ class Fleet:
                 view.assuming = assume_missing(view.candidates)
         if not alive and member.health.scrape_failed(now):
             self._taken_out(member, Fault.SCRAPE)
+
+    def paused(self, key: str, paused: bool) -> None:
+        """An endpoint says whether it works on what it is sent."""
+        if (member := self.members.get(key)) is not None:
+            held, member.paused = member.held, paused
+            self._held_since(member, held)
+
+    def _held_since(self, member: Member, before: Fault | None) -> None:
+        if (held := member.held) is not None and held is not before:
+            self._taken_out(member, held)
 
     def check_failed(self, key: str, until: float, now: float) -> None:
         """An active check says that the endpoint is not well."""
@@ -350,6 +414,7 @@ class Fleet:
         if (member := self.members.get(key)) is not None:
             member.health.succeeded(now)
             member.candidate.answered(well=True)
+            member.progress.worked(member.candidate.picked, now)
 
     def candidate(self, key: str) -> Candidate | None:
         member = self.members.get(key)

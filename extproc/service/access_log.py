@@ -28,7 +28,8 @@ OWN: Final = "poolpilot"
 """Metadata namespace in which the answer to Envoy put the pick's id."""
 USAGE: Final = "poolpilot.usage"
 """Metadata namespace into which Envoy's filters put the token usage of a response: numbers under
-``prompt_tokens``, ``cached_tokens``, ``cache_read_tokens`` and ``completion_tokens``."""
+``prompt_tokens``, ``cached_tokens``, ``cache_read_tokens``, ``cache_creation_tokens`` and
+``completion_tokens``."""
 
 FLAGS: Final[dict[str, str]] = {
     "failed_local_healthcheck": "LH",
@@ -109,10 +110,12 @@ def _completed(
     prompt_tokens = _tokens(counts.get("prompt_tokens"))
     cached_tokens = _tokens(counts.get("cached_tokens"))
     if cached_tokens is None:
-        # The Anthropic API leaves what came from the cache out of the prompt's tokens.
+        # The Anthropic API leaves what came from the cache, and what went there, out of the
+        # prompt's tokens.
         cached_tokens = _tokens(counts.get("cache_read_tokens"))
-        if prompt_tokens is not None and cached_tokens is not None:
-            prompt_tokens += cached_tokens
+        if prompt_tokens is not None:
+            created = _tokens(counts.get("cache_creation_tokens"))
+            prompt_tokens += (cached_tokens or 0) + (created or 0)
     request, response = entry.request, entry.response
     return Completed(
         pick_id=pick_id,

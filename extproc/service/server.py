@@ -34,8 +34,10 @@ from extproc.service.ext_proc import ExternalProcessor
 from extproc.service.grpc_health import Health
 from extproc.service.lasting import LastingStreams
 from extproc.service.model_list import ModelList
+from extproc.signals import pauses
 from extproc.signals.active_checks import ActiveChecks
 from extproc.signals.fetch import HttpFetch
+from extproc.signals.pauses import Pauses
 from extproc.signals.polling import Poller
 from extproc.signals.scraper import Scraper
 from extproc.signals.served_models import ServedModels
@@ -125,7 +127,9 @@ class EndpointPickerServer:
         self._scraper = Scraper(self.admission or fleet, self._fetch, config.scrape, clock=clock)
         self._check = ActiveChecks(fleet, self._fetch, config.checks, clock)
         self._checks = Poller("health check", self._check, config.checks.interval)
-        asking = ServedModels(self.director.models, self._fetch)
+        self._pauses = Pauses(fleet, self._fetch, clock)
+        self._pausing = Poller("question for pauses", self._pauses, pauses.INTERVAL)
+        asking = ServedModels(self.director.models, self._fetch, fleet.troubled)
         self._models = Poller("question for models", asking, config.models_interval)
         registry = registry_of(metrics, fleet, clock)
         if self.admission is not None:
@@ -177,7 +181,7 @@ class EndpointPickerServer:
                 from extproc.signals.kv_events import KVEvents  # needs a further package
 
                 fleet = self.director.fleet
-                self._kv_events = KVEvents(config.kv_events_port, fleet.heard, fleet.events_lost)
+                self._kv_events = KVEvents(config.kv_events_port, fleet, self._fetch)
             if self._request_log is not None:
                 self._request_log.start()
             exchanges = ExternalProcessor(
@@ -246,6 +250,7 @@ class EndpointPickerServer:
             await self._kv_events.stop()
             self._kv_events = None
         await self._models.stop()
+        await self._pausing.stop()
         await self._checks.stop()
         await self._fetch.close()
         self._live.close()
@@ -328,7 +333,9 @@ class EndpointPickerServer:
             self._telemetry.follow(self.director.fleet)
             self._scraper.follow(self.director.fleet.targets())
             if self._kv_events is not None:
-                self._kv_events.follow(self.director.fleet.addresses())
+                self._kv_events.follow(self.director.fleet.endpoints())
+            self._pauses.keep({*self.director.fleet.members})
+            self._pausing.follow({key: key for key in self.director.fleet.members})
             self._ask_for_models()
             self._check_health()
             self.health.ready = not self._stopping

@@ -6,11 +6,15 @@ own: a server that lacks one still gives the others. Where a name changed, the n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from extproc.picking.scheduling.signals import Adapters, CacheConfig, Latency, Signals
-from extproc.signals.exposition import Series, finite, newest, series_of
+from extproc.signals.exposition import Series, block_of, chosen, finite, newest, series_of
+
+TOGETHER = 2.0
+"""Seconds within which several API servers of one model server say what they run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +50,34 @@ class Engine:
     waiting: tuple[Metric, ...]
     running: tuple[Metric, ...]
     kv_usage: tuple[Metric, ...]
-    adapters: Metric | None = None
+    adapters: bytes | None = None
+    """The metric whose labels name LoRA adapters."""
     cache_labels: CacheLabels | None = None
     block_size: Metric | None = None
     blocks: Metric | None = None
     first_token: bytes | None = None
     """The histogram of seconds to the first token, without ``_count`` or ``_sum``."""
+    progress: tuple[Metric, ...] = ()
+    """Counters that grow as long as the engine works."""
+    awake: Metric | None = None
+    """1 for an engine that takes requests, 0 for one that sleeps."""
 
     def read(self, page: bytes) -> Signals:
         """The signals that the page has."""
+        adapters: Adapters | None = None
+        if self.adapters is not None:
+            block = block_of(page, self.adapters)
+            adapters = _adapters(page, block)
+            page = page[: block[0]] + page[block[1] :]
         return Signals(
             waiting=_total(page, self.waiting),
             running=_total(page, self.running),
             kv_usage=_mean_share(page, self.kv_usage),
-            adapters=_adapters(page, self.adapters) if self.adapters is not None else None,
+            adapters=adapters,
             cache=self._cache(page),
             latency=_latency(page, self.first_token) if self.first_token is not None else None,
+            progress=_progress(page, self.progress),
+            asleep=_asleep(page, self.awake) if self.awake is not None else None,
         )
 
     def _cache(self, page: bytes) -> CacheConfig | None:
@@ -96,20 +112,36 @@ def _mean_share(page: bytes, names: tuple[Metric, ...]) -> float | None:
     return None
 
 
-def _adapters(page: bytes, metric: Metric) -> Adapters | None:
-    """The value is the time at which the labels were true: the newest series counts."""
-    latest: Series | None = None
-    for series in metric.read(page):
-        if latest is None or series.value >= latest.value:
-            latest = series
-    if latest is None:
-        return None
-    capacity = _positive(latest.labels.get("max_lora")) or 0
-    return Adapters(
-        active=_names(latest.labels.get("running_lora_adapters", "")),
-        waiting=_names(latest.labels.get("waiting_lora_adapters", "")),
-        capacity=capacity,
-    )
+def _adapters(page: bytes, block: tuple[int, int]) -> Adapters | None:
+    """The value is the time at which the labels were true: the newest series counts.
+
+    vLLM leaves a series for every order of names that there ever was, and lists all names in both
+    labels.
+    """
+    found = False
+    active: set[str] = set()
+    waiting: set[str] = set()
+    capacity = 0
+    for labels in chosen(page, block, _newest_times):
+        found = True
+        active |= _names(labels.get("running_lora_adapters", ""))
+        waiting |= _names(labels.get("waiting_lora_adapters", ""))
+        capacity = _positive(labels.get("max_lora")) or capacity
+    return Adapters(frozenset(active), frozenset(waiting - active), capacity) if found else None
+
+
+def _newest_times(values: Sequence[float]) -> Sequence[int]:
+    """Where the newest of these UNIX times are.
+
+    Several API servers of one model server add up their times, and each knows its own requests
+    only: then all that is about as new as the newest counts.
+    """
+    newest_value, now = max(values), time.time()
+    if newest_value < 1.5 * now:
+        return [values.index(newest_value)]
+    times = [value / max(1, round(value / now)) for value in values]
+    since = max(times) - TOGETHER
+    return [at for at, one in enumerate(times) if one >= since]
 
 
 def _latency(page: bytes, name: bytes) -> Latency | None:
@@ -119,6 +151,17 @@ def _latency(page: bytes, name: bytes) -> Latency | None:
         return None
     count, seconds = sum(one.value for one in counts), sum(one.value for one in sums)
     return Latency(int(count), seconds) if finite(count) and finite(seconds) else None
+
+
+def _progress(page: bytes, counters: tuple[Metric, ...]) -> float | None:
+    found = [series.value for metric in counters for series in metric.read(page)]
+    total = sum(found)
+    return total if found and finite(total) else None
+
+
+def _asleep(page: bytes, awake: Metric) -> bool | None:
+    found = [series.value for series in awake.read(page)]
+    return min(found) == 0 if found else None
 
 
 def _names(joined: str) -> frozenset[str]:
@@ -139,9 +182,15 @@ VLLM = Engine(
     waiting=(Metric(b"vllm:num_requests_waiting"),),
     running=(Metric(b"vllm:num_requests_running"),),
     kv_usage=(Metric(b"vllm:kv_cache_usage_perc"), Metric(b"vllm:gpu_cache_usage_perc")),
-    adapters=Metric(b"vllm:lora_requests_info"),
+    adapters=b"vllm:lora_requests_info",
     cache_labels=CacheLabels(Metric(b"vllm:cache_config_info"), "block_size", "num_gpu_blocks"),
     first_token=b"vllm:time_to_first_token_seconds",
+    progress=(
+        Metric(b"vllm:prompt_tokens_total"),
+        Metric(b"vllm:generation_tokens_total"),
+        Metric(b"vllm:iteration_tokens_total_count"),
+    ),
+    awake=Metric(b"vllm:engine_sleep_state", {"sleep_state": "awake"}),
 )
 
 SGLANG = Engine(
@@ -152,6 +201,7 @@ SGLANG = Engine(
     kv_usage=(Metric(b"sglang:token_usage"),),
     cache_labels=CacheLabels(Metric(b"sglang:cache_config_info"), "page_size", "num_pages"),
     first_token=b"sglang:time_to_first_token_seconds",
+    progress=(Metric(b"sglang:prompt_tokens_total"), Metric(b"sglang:generation_tokens_total")),
 )
 
 TENSORRT_LLM = Engine(

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 _LABEL = re.compile(rb'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\\n]|\\.)*)"\s*(,|\})')
+_VALUE = re.compile(rb"\} ([0-9]+(?:\.[0-9]+)?(?:e\+[0-9]{1,2})?)(?:\n|\Z)")
 _END = re.compile(rb"\s*\}")
 _ESCAPES = {b"\\\\": b"\\", b'\\"': b'"', b"\\n": b"\n"}
 _ESCAPE = re.compile(rb"\\[\\\"n]")
@@ -40,6 +41,31 @@ def series_of(page: bytes, name: bytes) -> Iterator[Series]:
         if series is not None:
             yield series
         at = page.find(line_start, end) + 1 or -1
+
+
+def block_of(page: bytes, name: bytes) -> tuple[int, int]:
+    """Where in the page the series of a metric with labels, which stand together, begin and end;
+    an empty range if there is none."""
+    start = name + b"{"
+    begin = 0 if page.startswith(start) else page.find(b"\n" + start) + 1
+    if not page.startswith(start, begin):
+        return 0, 0
+    end = page.find(b"\n", page.rfind(start))
+    return begin, len(page) if end < 0 else end + 1
+
+
+def chosen(
+    page: bytes, block: tuple[int, int], choose: Callable[[Sequence[float]], Iterable[int]]
+) -> Iterator[Mapping[str, str]]:
+    """The labels of some lines of what :func:`block_of` gave: those that ``choose`` picks out of
+    all values. For a metric that may have thousands of series, of which few are worth parsing."""
+    first, last = block
+    texts = _VALUE.findall(page, first, last)
+    for text in {texts[at] for at in choose([float(text) for text in texts])} if texts else ():
+        end = page.find(b"} " + text, first, last) + 1
+        begin = page.rfind(b"\n", first, end) + 1 or first
+        if (parsed := _parse(page[page.find(b"{", begin) : end] + b" 0")) is not None:
+            yield parsed.labels
 
 
 def _parse(rest: bytes) -> Series | None:

@@ -2,12 +2,13 @@
 
 ``GET /v1/models`` lists the base model and every adapter that is loaded, on vLLM, SGLang and
 TensorRT-LLM alike. A pod that does not tell (it wants a key, or has no such path) keeps what it
-told last.
+told last, and why is shown where people look.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 
@@ -15,6 +16,8 @@ from extproc.picking.model_index import ModelIndex
 from extproc.signals.fetch import HttpFetch, ScrapeError
 
 PATH = "/v1/models"
+QUESTION = "models"
+"""What this is called where people look."""
 TIMEOUT = 2.0
 """Seconds for one answer."""
 
@@ -39,15 +42,22 @@ class ServedModels:
     """Puts what pods tell into the index; to be called by a
     :class:`extproc.signals.polling.Poller`."""
 
-    def __init__(self, index: ModelIndex, fetch: HttpFetch) -> None:
+    def __init__(
+        self, index: ModelIndex, fetch: HttpFetch, troubled: Callable[[str, str, str], None]
+    ) -> None:
+        """``troubled`` is called with an endpoint's key, :data:`QUESTION`, and why it was not
+        answered (empty: it was)."""
         self._index = index
         self._fetch = fetch
+        self._troubled = troubled
 
     async def __call__(self, key: str, address: str) -> None:
         try:
             async with asyncio.timeout(TIMEOUT):
                 names = model_names(await self._fetch(f"http://{address}{PATH}"))
-        except (ScrapeError, TimeoutError, ValueError):
+        except (ScrapeError, TimeoutError, ValueError) as error:
             self._index.silent(key)
+            self._troubled(key, QUESTION, str(error) or f"no answer within {TIMEOUT:g} s")
         else:
             self._index.reported(key, names)
+            self._troubled(key, QUESTION, "")

@@ -113,6 +113,8 @@ def test_token_usage_comes_from_the_metadata_of_envoys_filters() -> None:
     [
         ({"prompt_tokens": 4, "cache_read_tokens": 8}, 12, 8),
         ({"prompt_tokens": 4, "cache_read_tokens": 0}, 4, 0),
+        ({"prompt_tokens": 5, "cache_read_tokens": 0, "cache_creation_tokens": 640}, 645, 0),
+        ({"prompt_tokens": 5, "cache_creation_tokens": 640}, 645, None),
         ({"prompt_tokens": 4, "cache_read_tokens": -1}, 4, None),
         ({"prompt_tokens": 12, "cached_tokens": 8, "cache_read_tokens": 8}, 12, 8),
         ({"cache_read_tokens": 8}, None, 8),

@@ -97,6 +97,11 @@ def served() -> Served:
     director.fleet.scraped(A, Signals(3, 5, 0.25, adapters, CacheConfig(16, 2810)), 99.5)
     director.fleet.scrape_started(B)
     director.fleet.scrape_failed(B, "http://10.0.0.2:8000/metrics: refused", False, 99.8)
+    director.fleet.troubled(A, "models", "answered 503")
+    director.fleet.troubled(A, "models", "")
+    director.fleet.troubled(B, "models", "answered 401")
+    director.fleet.events_followed(A, [0])
+    director.fleet.events_began(A, 0)
     return served
 
 
@@ -120,6 +125,7 @@ def test_an_endpoint_is_shown_with_what_it_says_and_what_picks_make_of_it(served
     assert not second["fresh"]
     assert second["queue"] == 3  # assumed from its peer
     assert "refused" in second["scrape_error"]
+    assert (first["troubles"], second["troubles"]) == ({}, {"models": "answered 401"})
     served.ask()
     rows = served.get("/debug/endpoints")["endpoints"]
     assert sum(row["picked"] for row in rows) == sum(row["in_flight"] for row in rows) == 1
@@ -209,6 +215,9 @@ def test_metrics_tell_what_was_decided_and_how_it_ended(served: Served) -> None:
     assert value("poolpilot_endpoint_kv_usage", endpoint=A) == 0.25
     assert value("poolpilot_endpoint_signal_age_seconds", endpoint=A) == 0.5
     assert value("poolpilot_scrapes_total", endpoint=B, result="failed") == 1
+    assert value("poolpilot_endpoint_trouble", endpoint=B, question="models") == 1
+    assert value("poolpilot_endpoint_cache_told", endpoint=A) == 1
+    assert value("poolpilot_endpoint_cache_told", endpoint=B) == 0
     assert value("poolpilot_ejections_total", endpoint=B, fault="connect-failure") == 1
     assert value("poolpilot_pool_ready_endpoints", **llama) == 2
     assert value("poolpilot_pool_ready_endpoints", pool="default/empty") == 0

@@ -10,6 +10,7 @@ from extproc.picking.endpoint_health import Fault, HealthPolicy
 from extproc.picking.fleet import Fleet
 from extproc.picking.observer import Unobserved
 from extproc.picking.scheduling import PROFILES, Signals, Step
+from extproc.picking.scheduling.signals import Adapters, Latency
 from pools.model import Endpoint, InferencePool, ObjectName, World
 
 POOL = ObjectName("default", "llama")
@@ -182,3 +183,44 @@ def test_news_of_an_endpoint_that_is_gone_is_ignored() -> None:
     pods.scrape_failed(key(9), "refused", False, 0.0)
     pods.succeeded(key(9), 0.0)
     assert not pods.failed(key(9), Fault.CONNECT, 0.0)
+
+
+def test_one_that_sleeps_gets_no_picks_however_few_are_awake_until_it_is_woken_up() -> None:
+    pods = fleet(*(endpoint(n) for n in range(4)), policy=HealthPolicy(floor=0.5))
+    told: list[tuple[str, Fault]] = []
+    pods.on_out = lambda one, fault: told.append((one, fault))
+    for n in range(3):
+        pods.scraped(key(n), Signals(waiting=0, kv_usage=0.0, asleep=True), 1.0)
+        pods.scraped(key(n), Signals(waiting=0, kv_usage=0.0, asleep=True), 1.2)
+    keys, trace = eligible(pods, 1.3)
+    assert keys == [key(3)]
+    assert [name for name, _ in trace] == ["awake"]
+    assert told == [(key(n), Fault.ASLEEP) for n in range(3)]
+    pods.scraped(key(0), Signals(waiting=0, kv_usage=0.0, asleep=False), 1.4)
+    assert eligible(pods, 1.5)[0] == [key(0), key(3)]
+
+
+def test_one_that_is_paused_or_has_stalled_gets_no_picks_either() -> None:
+    pods = fleet(endpoint(1), endpoint(2), endpoint(3))
+    pods.paused(key(1), True)
+    candidate = pods.members[key(2)].candidate
+    candidate.charge()
+    for tick in range(40):
+        now = tick / 5
+        sample = Signals(waiting=0, running=1, kv_usage=0.1, progress=7.0)
+        pods.scraped(key(2), sample, now)
+    assert eligible(pods, 8.0)[0] == [key(3)]
+    pods.paused(key(1), False)
+    pods.succeeded(key(2), 8.0)
+    assert eligible(pods, 8.0)[0] == [key(1), key(2), key(3)]
+
+
+def test_a_server_that_had_no_request_yet_is_taken_to_have_as_many_slots_as_its_peers() -> None:
+    """vLLM tells nothing of adapters before its first step."""
+    pods = fleet(endpoint(1), endpoint(2), endpoint(3))
+    told = Signals(0, 0, 0.0, Adapters(frozenset(), frozenset(), 4), latency=Latency(3, 1.0))
+    pods.scraped(key(1), told, 0.0)
+    pods.scraped(key(2), Signals(0, 0, 0.0, latency=Latency(0, 0.0)), 0.0)
+    pods.scraped(key(3), Signals(0, 0, 0.0, latency=Latency(5, 1.0)), 0.0)
+    capacities = [one.candidate.adapter_capacity for one in pods.members.values()]
+    assert capacities == [4, 4, 0], "the last has had requests, and no adapters"

@@ -79,6 +79,7 @@ def everything_once() -> Iterable[Metric]:
     metrics.ended("default/llm", "m", "10.0.0.1:8000", done)
     metrics.ejected("10.0.0.1:8000", Fault.CONNECT)
     metrics.refused(Refused(Reason.BODY_TOO_LARGE, ""))
+    pool.director.fleet.troubled("10.0.0.1:8000", "models", "answered 401")
     yield from registry_of(metrics, pool.director.fleet, lambda: pool.now).collect()
     yield from AdmissionCollector(pool.telemetry.admission_metrics, pool.picker).collect()
 

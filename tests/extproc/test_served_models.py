@@ -59,16 +59,19 @@ async def test_a_pod_is_asked_over_http_and_keeps_its_models_when_it_fails(
     index.update(World(pools={POOL: InferencePool(POOL, (1,))}, endpoints={POOL: (endpoint,)}))
     fetch = HttpFetch()
     await fetch.open()
-    ask = ServedModels(index, fetch)
+    troubles: list[str] = []
+    ask = ServedModels(index, fetch, lambda key, question, reason: troubles.append(reason))
     try:
         answers["next"] = web.Response(status=401)
         await ask(endpoint.key, endpoint.key)
         assert index.complete
         assert index.pool_of("llama-3") is None
+        assert "answered 401" in troubles.pop()
 
         answers["next"] = web.Response(body=b'{"data": [{"id": "llama-3"}]}')
         await ask(endpoint.key, endpoint.key)
         assert index.pool_of("llama-3") == POOL
+        assert troubles.pop() == ""
 
         for broken in (web.Response(status=503), web.Response(body=b"{")):
             answers["next"] = broken

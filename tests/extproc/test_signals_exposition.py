@@ -58,6 +58,60 @@ def test_the_newest_adapters_count_wherever_they_stand() -> None:
         assert adapters.active == {"new"}
 
 
+LORA = (
+    b'vllm:lora_requests_info{max_lora="2",running_lora_adapters="%b",waiting_lora_adapters="%b"}'
+)
+
+
+def test_an_adapter_that_both_labels_name_is_one() -> None:
+    adapters = read(LORA % (b"a,b", b"b,a,c") + b" 1.796080895343458e+09\n").adapters
+    assert adapters == Adapters(frozenset({"a", "b"}), frozenset({"c"}), 2)
+
+
+def test_of_several_api_servers_each_says_what_it_runs_itself() -> None:
+    """As vLLM 0.32 writes it with ``--api-server-count 2``: a series that both have written has the
+    sum of their times."""
+    now = time.time()
+    page = b"".join(
+        LORA % (names, names) + b" %r\n" % value
+        for names, value in [
+            (b"a", now - 0.5),
+            (b"b", now),
+            (b"", 2 * now - 30),
+            (b"c", 2 * now - 1),
+            (b"old", now - 100),
+        ]
+    )
+    adapters = read(page).adapters
+    assert adapters is not None
+    assert adapters.active == {"a", "b", "c"}
+
+
+def test_the_series_of_years_of_adapters_cost_next_to_nothing() -> None:
+    rest = VLLM_PAGE.replace(b"vllm:lora", b"other:lora")
+    names = [b",".join(b"adapter-%d" % ((n * 7 + i) % 100) for i in range(8)) for n in range(5000)]
+    old = b"".join(LORA % (one, one) + b" 1.7%09de+09\n" % n for n, one in enumerate(names))
+    page = rest + old + LORA % (b"new", b"new") + b" 1.79608089e+09\n" + old
+    began = time.process_time()
+    for _ in range(3):
+        adapters = read(page).adapters
+    assert adapters == Adapters(frozenset({"new"}), frozenset(), 2)
+    # Twice as many as are promised to take 2 ms; all of them parsed would take 180.
+    assert (time.process_time() - began) / 3 < 0.05
+
+
+@pytest.mark.parametrize(("awake", "asleep"), [(b"1.0", False), (b"0.0", True)])
+def test_a_server_that_sleeps_says_so(awake: bytes, asleep: bool) -> None:
+    state = b'vllm:engine_sleep_state{engine="0",model_name="m",sleep_state='
+    page = state + b'"awake"} ' + awake + b"\n" + state + b'"weights_offloaded"} 1.0\n'
+    assert read(page).asleep is asleep
+
+
+def test_what_the_engine_has_worked_on_grows() -> None:
+    page = b'vllm:prompt_tokens_total{engine="0"} 7\nvllm:prompt_tokens_created{engine="0"} 1.7e9\n'
+    assert read(page + b"vllm:generation_tokens_total 5\n").progress == 12
+
+
 def test_the_older_name_of_the_cache_usage_is_read_and_the_newer_goes_before_it() -> None:
     old = b"vllm:gpu_cache_usage_perc 0.5\n"
     assert read(old).kv_usage == 0.5

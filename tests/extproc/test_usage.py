@@ -100,6 +100,9 @@ def test_an_anthropic_server_counts_what_it_read_from_its_cache_beside_the_rest_
 ):
     told = {"input_tokens": 4, "cache_read_input_tokens": 8, "output_tokens": 34}
     assert read(json.dumps({"content": [], "usage": told}).encode()) == TOLD
+    first = {"input_tokens": 5, "cache_read_input_tokens": 0, "output_tokens": 34}
+    first["cache_creation_input_tokens"] = 640
+    assert read(json.dumps({"usage": first}).encode()) == Usage(645, 0, 34)
     without_cache = {"input_tokens": 12, "cache_read_input_tokens": None, "output_tokens": 34}
     assert read(json.dumps({"usage": without_cache}).encode()) == Usage(12, None, 34)
 

@@ -175,6 +175,7 @@ def test_tokens_are_counted_in_every_api_and_no_path_is_tried_in_vain():
         ("prompt_tokens", "usage.input_tokens"),
         ("completion_tokens", "usage.output_tokens"),
         ("cache_read_tokens", "usage.cache_read_input_tokens"),
+        ("cache_creation_tokens", "usage.cache_creation_input_tokens"),
     ]
     openai = [
         ("prompt_tokens", "usage.prompt_tokens"),
@@ -186,6 +187,7 @@ def test_tokens_are_counted_in_every_api_and_no_path_is_tried_in_vain():
     message_start = [
         ("prompt_tokens", "message.usage.input_tokens"),
         ("cache_read_tokens", "message.usage.cache_read_input_tokens"),
+        ("cache_creation_tokens", "message.usage.cache_creation_input_tokens"),
     ]
     response_completed = [
         ("prompt_tokens", "response.usage.input_tokens"),

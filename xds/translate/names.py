@@ -21,8 +21,9 @@ OWN_NAMESPACE = "poolpilot"
 PICK_KEY = "pick"
 USAGE_NAMESPACE = "poolpilot.usage"
 """Token counts that Envoy read from the response: ``prompt_tokens``, ``completion_tokens``,
-``cached_tokens`` (part of the prompt's) and ``cache_read_tokens`` (cached too, but to be added to
-the prompt's: the Anthropic API leaves them out, and Envoy cannot add)."""
+``cached_tokens`` (part of the prompt's), ``cache_read_tokens`` (cached too, but to be added to the
+prompt's) and ``cache_creation_tokens`` (to be added as well: the Anthropic API leaves both out, and
+Envoy cannot add)."""
 POOL_METADATA = "x-inference-pool"
 """gRPC initial metadata that tells the picker which pool Envoy's route chose."""
 EXPLANATION_HEADER = "x-poolpilot-explanation"

@@ -34,6 +34,7 @@ _EITHER: _Paths = (
     ("prompt_tokens", ("usage", "input_tokens")),
     ("completion_tokens", ("usage", "output_tokens")),
     ("cache_read_tokens", ("usage", "cache_read_input_tokens")),
+    ("cache_creation_tokens", ("usage", "cache_creation_input_tokens")),
     # OpenAI's completions and chat completions.
     ("prompt_tokens", ("usage", "prompt_tokens")),
     ("completion_tokens", ("usage", "completion_tokens")),
@@ -48,6 +49,7 @@ _STREAMED: _Paths = (
     # Anthropic's first event (message_start), before the last one (message_delta).
     ("prompt_tokens", ("message", "usage", "input_tokens")),
     ("cache_read_tokens", ("message", "usage", "cache_read_input_tokens")),
+    ("cache_creation_tokens", ("message", "usage", "cache_creation_input_tokens")),
     *_EITHER,
     # OpenAI's response.completed, or response.incomplete.
     ("prompt_tokens", ("response", "usage", "input_tokens")),

@@ -23,7 +23,7 @@ def pool_row(view: PoolView, now: float) -> Json:
         "ready": [
             member.candidate.key
             for member in view.members
-            if not member.candidate.endpoint.draining and member.health.share(now) > 0
+            if not member.candidate.endpoint.draining and member.share(now) > 0
         ],
         "in_flight": sum(member.candidate.in_flight for member in view.members),
         "models": sorted(view.resolver.names),
@@ -40,6 +40,7 @@ def endpoint_row(member: Member, now: float) -> Json:
     candidate, health = member.candidate, member.health
     endpoint, signals = candidate.endpoint, candidate.signals
     adapters, cache = signals.adapters, signals.cache
+    fault = member.held or health.fault
     return {
         "endpoint": candidate.key,
         "name": endpoint.name,
@@ -63,6 +64,7 @@ def endpoint_row(member: Member, now: float) -> Json:
         "scrapes": member.scrapes,
         "scrape_failures": member.scrape_failures,
         "scrape_error": member.scrape_error or None,
+        "troubles": dict(member.troubles),
         "picked": candidate.picked,
         "in_flight": candidate.in_flight,
         "in_flight_tokens": candidate.tokens,
@@ -75,9 +77,9 @@ def endpoint_row(member: Member, now: float) -> Json:
         "sent_since_scrape": candidate.unseen,
         "queue": candidate.queue,
         "kv_usage_assumed": round(candidate.kv_usage, 4),
-        "standing": health.standing(now).value,
-        "share": round(health.share(now), 3),
-        "last_fault": health.fault.value if health.fault is not None else None,
+        "standing": member.standing(now).value,
+        "share": round(member.share(now), 3),
+        "last_fault": fault.value if fault is not None else None,
         "ejections": health.ejections,
     }
 
@@ -89,6 +91,7 @@ def load_row(member: Member, load: Load) -> Json:
     return {
         "prefix_entries": entries,
         "prefix_capacity": index.capacity_of(member.candidate),
+        "prefix_told": load.exact.knows(member.candidate),
     }
 
 

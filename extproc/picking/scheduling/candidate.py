@@ -303,7 +303,7 @@ class Candidate:
         """Use these where the server itself has not said (or not lately).
 
         A server that speaks but tells nothing of adapters has none: ``adapter_capacity`` is only
-        for one that has not spoken yet.
+        for one that has not spoken yet, or had no request yet, before which vLLM tells nothing.
         """
         assumed = (waiting, kv_usage, adapter_capacity)
         if assumed != (self._assumed_waiting, self._assumed_kv, self._assumed_capacity):
@@ -337,7 +337,8 @@ class Candidate:
                 self.known_adapters |= adapters.waiting
         else:
             self.active_adapters = self.waiting_adapters = _NO_ADAPTERS
-            self.adapter_capacity = 0 if self.fresh else self._assumed_capacity
+            untried = signals.latency is not None and not signals.latency.count
+            self.adapter_capacity = self._assumed_capacity if untried or not self.fresh else 0
         if self.active_adapters or self.waiting_adapters or self.recent_adapters:
             self._recount_adapters()
         self._recount()
@@ -361,15 +362,16 @@ def assume_missing(candidates: Sequence[Candidate]) -> bool:
     Returns whether anything had to be assumed.
     """
     missing = [c for c in candidates if not c.complete()]
-    if not missing:
+    silent = [c for c in candidates if c.fresh and c.signals.adapters is None]
+    if not missing and not silent:
         return False
     fresh = [c.signals for c in candidates if c.fresh]
     waiting = _upper_quartile(s.waiting for s in fresh if s.waiting is not None)
     kv_usage = _upper_quartile(s.kv_usage for s in fresh if s.kv_usage is not None)
     capacity = max((s.adapters.capacity for s in fresh if s.adapters is not None), default=0)
-    for candidate in missing:
+    for candidate in (*missing, *silent):
         candidate.assume(int(waiting), kv_usage, capacity)
-    return True
+    return bool(missing)
 
 
 def _upper_quartile(values: Iterable[float]) -> float:

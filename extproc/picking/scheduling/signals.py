@@ -46,13 +46,26 @@ class Signals:
     adapters: Adapters | None = None
     cache: CacheConfig | None = None
     latency: Latency | None = None
+    progress: float | None = None
+    """A number that grows as long as the engine works."""
+    asleep: bool | None = None
+    """Whether it takes requests and does not work on them until it is woken up."""
 
     def __bool__(self) -> bool:
         """Whether it says anything at all."""
         return any(getattr(self, name) is not None for name in SIGNAL_NAMES)
 
 
-SIGNAL_NAMES = ("waiting", "running", "kv_usage", "adapters", "cache", "latency")
+SIGNAL_NAMES = (
+    "waiting",
+    "running",
+    "kv_usage",
+    "adapters",
+    "cache",
+    "latency",
+    "progress",
+    "asleep",
+)
 NOTHING = Signals()
 
 

@@ -10,6 +10,7 @@ export const endpointHref = (key) => `/ui/fleet/${encodeURIComponent(key)}`;
 const FAULTS = {
   "connect-failure": "connections failed", reset: "it reset connections", "5xx": "it answered with 5xx",
   "passed-over": "no connection, or it answered with 503", "scrape-failure": "its metrics could not be fetched", "health-check": "health checks fail",
+  asleep: "it sleeps or is paused", stalled: "its engine does not work on what it was sent",
 };
 
 /** Colour, word and reason of an endpoint's standing; `rank` sorts the worst first. */
@@ -18,6 +19,8 @@ export function standing(e) {
   if (e.standing === "returning") return { rank: 1, look: "warning", word: `Returning, ${Math.round(e.share * 100)} %`, why: FAULTS[e.last_fault] ?? e.last_fault };
   if (e.draining) return { rank: 2, look: "warning", word: "Draining", why: "gets no new requests" };
   if (e.scrape_error) return { rank: 3, look: "warning", word: "No metrics", why: e.scrape_error };
+  const [trouble] = Object.entries(e.troubles);
+  if (trouble) return { rank: 3, look: "warning", word: "In", why: trouble.join(": ") };
   return { rank: 4, look: "ok", word: "In", why: e.fresh ? "" : "its metrics are too old to go by" };
 }
 
@@ -137,7 +140,7 @@ export const endpoint = {
         ["In flight", e.in_flight], ["Their prompt tokens", count(e.in_flight_tokens)], ["Tokens to prefill", count(e.prefill_tokens)],
         ["Output tokens expected", count(e.expected_output_tokens)], ["Queue", e.queue], ["Sent since the last scrape", e.sent_since_scrape],
         ["KV cache assumed", meter(e.kv_usage_assumed, "KV cache assumed")], ["Adapters loaded", e.adapters_loaded.join(", ")],
-        ["Prefix blocks", `${count(e.prefix_entries)} of ${count(e.prefix_capacity)}`], ["Picked so far", count(e.picked)],
+        ["Prefix blocks", `${count(e.prefix_entries)} of ${count(e.prefix_capacity)}`], ["What it has cached", e.prefix_told ? "it says itself" : "is guessed"], ["Picked so far", count(e.picked)],
         ["Error rate", `${(e.error_rate * 100).toFixed(1)} %`], ["Times taken out", e.ejections || null],
         ["Pools", e.pools.map((name, i) => [i > 0 && ", ", link(`/ui/fleet?pool=${encodeURIComponent(name)}`, name)])],
         ["Labels", Object.entries(e.labels).map(([k, v]) => h("span", { class: "chip" }, `${k}=${v}`))],

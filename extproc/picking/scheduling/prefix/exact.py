@@ -8,10 +8,15 @@ Only a server that was heard from its first event on, or from the last time that
 cache, is taken at its word. After a gap in the numbering it may have evicted anything, so all that
 is known of it is forgotten. Until it clears its cache or is started again, the approximate index
 serves for it.
+
+A server may have several caches, one for each data-parallel rank, each of which publishes for
+itself. Who sends a request cannot tell which rank will take it, so the server has what any of its
+ranks has, and is taken at its word when all of them can be.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -49,16 +54,31 @@ class Cleared:
 CacheEvent = Stored | Removed | Cleared
 
 
-class _Server:
-    __slots__ = ("block_size", "complete", "ours", "sequence")
+class _Rank:
+    """One cache of a server, and who publishes its events."""
+
+    __slots__ = ("complete", "ours", "sequence")
 
     def __init__(self) -> None:
-        self.block_size = 0
         self.ours: dict[BlockHash, int] = {}
         """The hash of the content, by the server's name of the block."""
         self.sequence = -1
         self.complete = False
         """Nothing of what it has was missed."""
+
+
+class _Server:
+    __slots__ = ("block_size", "held", "ranks")
+
+    def __init__(self, ranks: Collection[int]) -> None:
+        self.block_size = 0
+        self.ranks = {rank: _Rank() for rank in ranks}
+        self.held: Counter[int] = Counter()
+        """How many of its blocks have this content: ranks may have the same."""
+
+    @property
+    def complete(self) -> bool:
+        return all(rank.complete for rank in self.ranks.values())
 
 
 class ExactIndex:
@@ -87,25 +107,51 @@ class ExactIndex:
             self.live &= ~candidate.bit
             self._follow()
 
-    def heard(self, candidate: Candidate, sequence: int, events: Sequence[CacheEvent]) -> None:
-        """A batch of events. Batches are numbered one by one."""
-        server = self._servers.get(candidate)
-        if server is None:
-            server = self._servers[candidate] = _Server()
+    def follow(self, candidate: Candidate, ranks: Collection[int]) -> None:
+        """Events of these ranks are going to arrive; what was known before is forgotten."""
+        self.lost(candidate)
+        self._servers[candidate] = _Server(ranks)
+
+    def began(self, candidate: Candidate, rank: int) -> None:
+        """The rank has published nothing yet: its cache is empty."""
+        if (found := self._rank_of(candidate, rank)) is not None:
+            self._clear(candidate, *found, complete=True)
+
+    def heard(
+        self, candidate: Candidate, rank: int, sequence: int, events: Sequence[CacheEvent]
+    ) -> None:
+        """A batch of events of a rank that is followed. Batches are numbered one by one."""
+        if (found := self._rank_of(candidate, rank)) is None:
+            return
+        server, cache = found
         if sequence == 0:
-            self._clear(candidate, server, complete=True)
-        elif sequence != server.sequence + 1:
-            self._clear(candidate, server, complete=False)
-        server.sequence = sequence
+            self._clear(candidate, server, cache, complete=True)
+        elif sequence != cache.sequence + 1:
+            self._clear(candidate, server, cache, complete=False)
+        cache.sequence = sequence
         for event in events:
             if isinstance(event, Stored):
-                self._stored(candidate, server, event)
+                self._stored(candidate, server, cache, event)
             elif isinstance(event, Removed):
-                gone = [server.ours.pop(name) for name in event.hashes if name in server.ours]
-                if server.block_size:
-                    self._indexes[server.block_size].remove(candidate, gone)
+                names = [name for name in event.hashes if name in cache.ours]
+                self._drop(candidate, server, [cache.ours.pop(name) for name in names])
             else:
-                self._clear(candidate, server, complete=True)
+                self._clear(candidate, server, cache, complete=True)
+
+    def missed(self, candidate: Candidate, rank: int) -> None:
+        """A batch of the rank's events came to nothing: what it holds is not known any more."""
+        if (found := self._rank_of(candidate, rank)) is not None:
+            self._clear(candidate, *found, complete=False)
+
+    def knows(self, candidate: Candidate) -> bool:
+        """Whether the server is taken at its word."""
+        server = self._servers.get(candidate)
+        return server is not None and server.complete
+
+    def _rank_of(self, candidate: Candidate, rank: int) -> tuple[_Server, _Rank] | None:
+        server = self._servers.get(candidate)
+        cache = server.ranks.get(rank) if server is not None else None
+        return (server, cache) if server is not None and cache is not None else None
 
     def corrected(self, match: PrefixMatch, data: bytes, model: str) -> PrefixMatch:
         """``match`` with what the servers themselves say of this prompt of token ids."""
@@ -123,17 +169,18 @@ class ExactIndex:
                     match = match.corrected(exact, bits)
         return match
 
-    def _stored(self, candidate: Candidate, server: _Server, event: Stored) -> None:
+    def _stored(self, candidate: Candidate, server: _Server, cache: _Rank, event: Stored) -> None:
         size = event.block_size
         if size < 1:
             return
         if size != server.block_size:
-            self._clear(candidate, server, complete=server.complete)
+            for other in server.ranks.values():
+                self._clear(candidate, server, other, complete=other.complete)
             server.block_size = size
             self._follow()
         if event.parent is None:
             parent = seed_of(event.adapter, "")
-        elif (known := server.ours.get(event.parent)) is not None:
+        elif (known := cache.ours.get(event.parent)) is not None:
             parent = known
         else:
             return
@@ -141,20 +188,34 @@ class ExactIndex:
         names = event.hashes
         if len(chain) != len(names):
             return
-        server.ours.update(zip(names, chain, strict=True))
+        if again := [name for name in names if name in cache.ours]:
+            self._drop(candidate, server, [cache.ours.pop(name) for name in again])
+        server.held.update(chain)
+        cache.ours.update(zip(names, chain, strict=True))
         index = self._indexes[size]
         index.put(candidate, chain)
-        if len(server.ours) > 2 * max(1, index.capacity_of(candidate)):
+        if len(server.held) > 2 * max(1, index.capacity_of(candidate)):
             # It never says what it removes; nothing may grow for ever.
-            self._clear(candidate, server, complete=False)
+            self._clear(candidate, server, cache, complete=False)
 
-    def _clear(self, candidate: Candidate, server: _Server, *, complete: bool) -> None:
-        server.ours.clear()
-        if complete != server.complete:
-            server.complete = complete
-            self._count_live()
+    def _drop(self, candidate: Candidate, server: _Server, hashes: Sequence[int]) -> None:
+        """These blocks went; their contents are gone where no other block has them."""
+        held = server.held
+        held.subtract(hashes)
+        gone = [hash_ for hash_ in {*hashes} if held[hash_] <= 0]
+        for hash_ in gone:
+            del held[hash_]
         if (index := self._indexes.get(server.block_size)) is not None:
-            index.forget(candidate)
+            index.remove(candidate, gone)
+
+    def _clear(
+        self, candidate: Candidate, server: _Server, cache: _Rank, *, complete: bool
+    ) -> None:
+        blocks = [*cache.ours.values()]
+        cache.ours.clear()
+        cache.complete = complete
+        self._drop(candidate, server, blocks)
+        self._count_live()
 
     def _follow(self) -> None:
         """Tell each index its servers."""
