@@ -7,6 +7,7 @@ Servers publish them when started with ``--kv-events-config '{"enable_kv_cache_e
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
@@ -15,12 +16,16 @@ import zmq
 import zmq.asyncio
 
 from extproc.picking.scheduling.prefix.exact import CacheEvent, Cleared, Removed, Stored
+from extproc.signals.endpoint_loops import EndpointLoops
 from pools.model import host_port
+from pools.tasks import Parts
 
 log = structlog.get_logger(__name__)
 
 BACKLOG = 10_000
 """Batches that wait to be read; a slow reader loses the rest, which shows as a gap."""
+RETRY = 5.0
+"""Seconds until an endpoint is tried again for which there was no socket."""
 
 
 class _Event(msgspec.Struct, array_like=True, tag=True):
@@ -94,54 +99,70 @@ class KVEvents:
         self._heard = heard
         self._lost = lost
         self._context = zmq.asyncio.Context()
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        # ZeroMQ's own bound is a thousand, and each endpoint takes two.
+        self._context.set(zmq.MAX_SOCKETS, self._context.get(zmq.SOCKET_LIMIT))
+        self._loops = EndpointLoops("KV events", self._listen)
 
     def follow(self, endpoints: Mapping[str, str]) -> None:
         """Listen to exactly these: IP address by endpoint key."""
-        for key in [key for key in self._tasks if key not in endpoints]:
-            self._tasks.pop(key).cancel()
-        for key, address in endpoints.items():
-            if key not in self._tasks:
-                listening = self._listen(key, f"tcp://{host_port(address, self._port)}")
-                self._tasks[key] = asyncio.create_task(listening, name=f"KV events {key}")
+        self._loops.follow(
+            {key: host_port(address, self._port) for key, address in endpoints.items()}
+        )
 
-    async def stop(self) -> None:
-        tasks = [*self._tasks.values()]
-        self._tasks.clear()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._context.destroy(linger=0)
+    async def run(self) -> None:
+        """A part of a server: until cancelled."""
+        try:
+            await self._loops.run()
+        finally:
+            self._context.destroy(linger=0)
 
     async def _listen(self, key: str, address: str) -> None:
-        socket = self._context.socket(zmq.SUB)
-        socket.setsockopt(zmq.RCVHWM, BACKLOG)
-        socket.setsockopt(zmq.IPV6, 1)
-        socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
-        socket.setsockopt(zmq.HEARTBEAT_IVL, 5_000)
-        socket.subscribe(b"")
-        monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        watching = asyncio.create_task(self._watch(monitor, key), name=f"KV events {key} monitor")
+        failing = False
+        while True:
+            try:
+                await self._connection(key, address)
+            except zmq.ZMQError as error:
+                # There is no socket to be had: the process has too many open files.
+                if not failing:
+                    failing = True
+                    log.warning("KV events cannot be had", endpoint=key, error=str(error))
+                self._lost(key)
+            await asyncio.sleep(RETRY)
+
+    async def _connection(self, key: str, address: str) -> None:
+        """Hear one endpoint until cancelled; ZeroMQ connects again by itself. Raises ZMQError."""
+        watching = Parts()
+        with contextlib.ExitStack() as sockets:
+            socket = self._context.socket(zmq.SUB)
+            sockets.callback(socket.close, linger=0)
+            socket.setsockopt(zmq.RCVHWM, BACKLOG)
+            socket.setsockopt(zmq.IPV6, 1)
+            socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+            socket.setsockopt(zmq.HEARTBEAT_IVL, 5_000)
+            socket.subscribe(b"")
+            monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+            sockets.callback(socket.disable_monitor)
+            watching.start("monitor", self._watch(monitor, key))
+            try:
+                socket.connect(f"tcp://{address}")
+                await watching.watch(self._hear(socket, key))
+            finally:
+                await watching.stop()
+
+    async def _hear(self, socket: zmq.asyncio.Socket, key: str) -> None:
         complained = False
-        try:
-            socket.connect(address)
-            while True:
-                parts = await socket.recv_multipart()
-                try:
-                    _topic, number, payload = parts
-                    events = cache_events(payload)
-                    self._heard(key, int.from_bytes(number, "big"), events)
-                except (ValueError, msgspec.MsgspecError) as error:
-                    # What it holds is not known any more.
-                    self._lost(key)
-                    if not complained:
-                        complained = True
-                        log.warning("KV events not understood", endpoint=key, error=str(error))
-        finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
-            socket.disable_monitor()
-            socket.close(linger=0)
+        while True:
+            parts = await socket.recv_multipart()
+            try:
+                _topic, number, payload = parts
+                events = cache_events(payload)
+                self._heard(key, int.from_bytes(number, "big"), events)
+            except (ValueError, msgspec.MsgspecError) as error:
+                # What it holds is not known any more.
+                self._lost(key)
+                if not complained:
+                    complained = True
+                    log.warning("KV events not understood", endpoint=key, error=str(error))
 
     async def _watch(self, monitor: zmq.asyncio.Socket, key: str) -> None:
         while True:

@@ -20,6 +20,7 @@ from extproc.picking.scheduling.prefix.exact import CacheEvent, Cleared, Removed
 from extproc.request import Api, InferenceRequest
 from extproc.signals.kv_events import KVEvents, cache_events
 from pools.model import Endpoint
+from pools.tasks import Parts
 
 BLOCK = 16
 TOKENS = list(range(1000, 1000 + 10 * BLOCK))
@@ -188,6 +189,8 @@ async def test_events_come_over_zeromq_and_their_end_is_noticed() -> None:
     listening = KVEvents(port, hear, lambda key: lost.set())
     listening.follow({"a:1": "127.0.0.1"})
     listening.follow({"a:1": "127.0.0.1"})
+    parts = Parts()
+    parts.start("KV events", listening.run())
     async with asyncio.timeout(20):
         await publisher.recv()  # the subscription
         removed = batch(["BlockRemoved", [7]])
@@ -202,7 +205,7 @@ async def test_events_come_over_zeromq_and_their_end_is_noticed() -> None:
         await came.wait()
         publisher.close(linger=0)
         await lost.wait()
-    await listening.stop()
+    await parts.stop()
     context.destroy(linger=0)
 
 

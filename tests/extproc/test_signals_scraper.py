@@ -14,6 +14,7 @@ import pytest
 from extproc.picking.scheduling.signals import Signals
 from extproc.signals.fetch import ScrapeError
 from extproc.signals.scraper import Scraper, ScrapeSettings, delay_before_next
+from pools.tasks import Parts
 
 SETTINGS = ScrapeSettings(interval=0.2, timeout=1.0, max_backoff=5.0)
 
@@ -71,10 +72,12 @@ async def following(
     clock = asyncio.get_running_loop().time
     scraper = Scraper(sink, pods, settings, random.Random(1), clock)
     scraper.follow(targets)
+    parts = Parts()
+    parts.start("scraper", scraper.run())
     try:
         yield scraper
     finally:
-        await scraper.stop()
+        await parts.stop()
 
 
 @pytest.mark.looptime
