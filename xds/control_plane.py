@@ -13,7 +13,7 @@ from inspection.live import Live
 from pools.model import Severity, World
 from pools.source import Source
 from pools.tasks import Parts
-from xds.config import XdsServerConfig
+from xds.config import GRACE, XdsServerConfig
 from xds.debug import Chronicle, app, pulse
 from xds.http import HttpConfig, bind
 from xds.metrics import XdsMetrics
@@ -84,7 +84,7 @@ class ControlPlane:
                 return f"no configuration for {variant.group}: {variant.problem}"
         return ""
 
-    async def run(self, *, grace: float = 5.0) -> None:
+    async def run(self, *, grace: float = GRACE) -> None:
         """Serve until cancelled. Raises PartEndedError if a part ends, such as the source, and
         OSError for a taken port."""
         try:
@@ -99,7 +99,7 @@ class ControlPlane:
         self._parts.start("HTTP server", self._http.run())
         self._following = self._parts.start("source", self._follow())
 
-    async def stop(self, grace: float = 5.0) -> None:
+    async def stop(self, grace: float = GRACE) -> None:
         """Stop what was started; streams in progress get ``grace`` seconds."""
         if self._following is not None:
             # Nothing new for streams that are to end.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from extproc.exchange.settings import ExchangeSettings
 from extproc.picking.admission.settings import AdmissionSettings
-from extproc.picking.director import ENDPOINTS_PER_PICK
+from extproc.picking.director import ENDPOINTS_PER_PICK, IN_FLIGHT_EXPIRY
 from extproc.picking.endpoint_health import HealthPolicy
 from extproc.picking.scheduling.profiles import PROFILES
 from extproc.signals.active_checks import CheckSettings
@@ -20,6 +20,8 @@ from extproc.transport.listen import Address, overlap, parse_address
 from extproc.transport.native import Upkeep
 from extproc.transport.tls import TlsFiles
 
+GRACE = 10.0
+"""Seconds that requests get to finish in, when the server stops."""
 _AROUND_A_BODY = 1 << 20
 """Bytes of a message beside the body."""
 
@@ -37,9 +39,9 @@ class PickerConfig:
     """Addresses are ``host:port`` (port 0: any free one), ``[ipv6]:port``, ``:port`` for every
     interface, or ``unix:/path``. Raises ValueError for what cannot work."""
 
-    address: str = ":9002"
+    address: str = "127.0.0.1:9002"
     """ext-proc, access log and health, for Envoy."""
-    health_address: str | None = ":9003"
+    health_address: str | None = "127.0.0.1:9003"
     """Health alone, for probes; None: only on ``address``."""
     http_address: str | None = "127.0.0.1:9090"
     """Debug pages and metrics, which show the whole configuration; None: not served."""
@@ -72,7 +74,7 @@ class PickerConfig:
     there are several pools, to find the pool of a request whose route names none."""
     endpoints_per_pick: int = ENDPOINTS_PER_PICK
     """The pick and its fallbacks, which Envoy's retries walk down."""
-    in_flight_expiry: float = 900.0
+    in_flight_expiry: float = IN_FLIGHT_EXPIRY
     """Seconds after which a request whose end nobody reported is counted as over."""
     explain_header: bool = False
     """Whether a request with the header ``x-poolpilot-explain: true`` is told, in

@@ -37,6 +37,7 @@ from pools.model import World
 log = structlog.get_logger(__name__)
 
 ENDPOINTS_PER_PICK: Final = 3
+IN_FLIGHT_EXPIRY: Final = 900.0
 MAX_NAME: Final = 256
 """Characters kept of what clients name: a model name may be as long as a body."""
 MAX_LISTED: Final = 20
@@ -88,7 +89,7 @@ class Director:
         self,
         fleet: Fleet,
         *,
-        in_flight_expiry: float = 900.0,
+        in_flight_expiry: float = IN_FLIGHT_EXPIRY,
         endpoints_per_pick: int = ENDPOINTS_PER_PICK,
         remembered: int = 1000,
         clock: Callable[[], float] = time.monotonic,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from extproc.compiled import is_compiled
-from extproc.config.settings import PickerConfig, TransportKind
+from extproc.config.settings import GRACE, PickerConfig, TransportKind
 from extproc.exchange.settings import ExchangeSettings
 from extproc.observability.debug import application, pulse
 from extproc.observability.metrics import registry_of
@@ -216,7 +216,7 @@ class EndpointPickerServer:
             compiled=is_compiled(),
         )
 
-    async def stop(self, grace: float = 10.0) -> None:
+    async def stop(self, grace: float = GRACE) -> None:
         """Say "not ready", take no new streams, and let those in progress finish for up to
         ``grace`` seconds, all servers together."""
         loop = asyncio.get_running_loop()
@@ -251,7 +251,7 @@ class EndpointPickerServer:
         self._http.close()
         await self._fetch.close()
 
-    async def run(self, grace: float = 10.0) -> None:
+    async def run(self, grace: float = GRACE) -> None:
         """Serve until cancelled, then stop gracefully. Raises PartEndedError if a part ends."""
         await self.start()
         spare_the_collector()
