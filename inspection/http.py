@@ -20,7 +20,7 @@ class _Embedded(uvicorn.Server):
 
 
 class HttpServer:
-    """Serves an application from :meth:`start` to :meth:`stop`."""
+    """Serves an application, as a part of a server (see :mod:`pools.tasks`)."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._server = _Embedded(
@@ -34,32 +34,32 @@ class HttpServer:
             )
         )
         self._socket: socket.socket | None = None
-        self._task: asyncio.Task[None] | None = None
 
     @property
     def listener(self) -> socket.socket:
-        """Where it listens. Raises RuntimeError before :meth:`start`."""
+        """Where it listens. Raises RuntimeError while there is no such place."""
         if self._socket is None:
-            raise RuntimeError("the HTTP server was not started")
+            raise RuntimeError("the HTTP server does not listen")
         return self._socket
 
-    def start(self, bound: socket.socket) -> None:
-        """Serve on this socket, and own it from now on. Connections queue until it serves."""
+    def listen(self, bound: socket.socket) -> None:
+        """Own this socket from now on. Connections queue until it serves."""
         self._socket = bound
-        self._task = asyncio.create_task(self._server.serve(sockets=[bound]), name="http")
 
-    async def ended(self) -> None:
-        """Returns when the server has stopped, whoever stopped it; raises what it died of."""
-        if self._task is not None:
-            await asyncio.wait([self._task])
-            if self._task is not None:
-                self._task.result()
-
-    async def stop(self) -> None:
-        if self._task is not None:
+    async def run(self) -> None:
+        """Serve until cancelled. Returns, or raises, before only if uvicorn ends by itself."""
+        serving = asyncio.create_task(self._server.serve(sockets=[self.listener]), name="uvicorn")
+        try:
+            await asyncio.wait([serving])
+            serving.result()
+        finally:
+            # Told to end, it closes what is open; cancelled, it would not.
             self._server.should_exit = True
-            await asyncio.wait([self._task])
-            self._task = None
+            await asyncio.wait([serving])
+            self.close()
+
+    def close(self) -> None:
+        """Give up the socket of a server that does not run."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None

@@ -11,6 +11,10 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 
+import structlog
+
+log = structlog.get_logger(__name__)
+
 Pulse = Mapping[str, Hashable]
 """Topic to a value that is another one as soon as something of this topic has changed."""
 
@@ -44,9 +48,9 @@ class Live:
         """A text/event-stream, from now on, until it is closed."""
         queue: asyncio.Queue[str | None] = asyncio.Queue()
         self._listeners.add(queue)
-        if self._watching is None:
-            self._watching = asyncio.create_task(self._watch(self._pulse()), name="live")
         try:
+            if self._watching is None:
+                self._watching = asyncio.create_task(self._watch(self._pulse()), name="live")
             # What changed while the client was away is unknown, so it reads everything once.
             yield "retry: 1000\n" + _event("hello", [])
             while True:
@@ -67,13 +71,23 @@ class Live:
     def close(self) -> None:
         """End all streams."""
         self._closed = True
+        self._end_streams()
+
+    def _end_streams(self) -> None:
+        """Browsers connect again, and see by it whether somebody is there."""
         for queue in self._listeners:
             queue.put_nowait(None)
 
     async def _watch(self, seen: Pulse) -> None:
         while True:
             await asyncio.sleep(INTERVAL)
-            current = self._pulse()
+            try:
+                current = self._pulse()
+            except Exception:
+                log.exception("pages do not hear any more what changed")
+                self._watching = None
+                self._end_streams()
+                return
             changed = [topic for topic, value in current.items() if seen.get(topic) != value]
             seen = current
             if changed:

@@ -1,9 +1,4 @@
-"""Running the parts of a server until one is told to stop, or until one of them dies.
-
-A part is a coroutine that serves for as long as it runs and cleans up when it is cancelled. No part
-may end by itself: a server with a dead part would look healthy and do half its work, so the first
-death stops the process.
-"""
+"""A process whose parts run until a signal; the first that ends before is the end of all."""
 
 from __future__ import annotations
 
@@ -17,6 +12,7 @@ from contextlib import asynccontextmanager
 import structlog
 
 from poolpilot.errors import PoolPilotError
+from pools.tasks import PartEndedError, Parts, unless_set
 
 log = structlog.get_logger(__name__)
 
@@ -65,35 +61,32 @@ async def run(
     Raises PartDiedError when one of them ends first, and TimeoutError when one is still running
     after the grace period, whyever it should stop.
     """
-    tasks = {asyncio.create_task(part, name=name) for name, part in parts.items()}
-    stopped = asyncio.create_task(stop.wait(), name="stop")
+    running = Parts()
+    for name, part in parts.items():
+        running.start(name, part)
+    died: PartDiedError | None = None
+    late: tuple[str, ...] = ()
     try:
-        done, _ = await asyncio.wait({*tasks, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        await unless_set(stop, running.first_end())
+    except PartEndedError as ended:
+        died = PartDiedError(explained(ended))
     finally:
         # Also when this coroutine itself is cancelled: nothing may be left running.
-        stopped.cancel()
-        for task in tasks:
-            task.cancel()
-        _, late = await asyncio.wait(tasks, timeout=grace)
-    died = [PartDiedError(f"{t.get_name()} ended: {_why(t)}") for t in tasks & done]
+        late = await running.stop(grace)
     if late:
-        for one in died:
-            log.error(str(one))
-        names = ", ".join(sorted(task.get_name() for task in late))
-        raise TimeoutError(f"{names} did not stop within {grace:g} s")
-    if died:
-        raise died[0]
+        if died is not None:
+            log.error(str(died))
+        raise TimeoutError(f"{', '.join(late)} did not stop within {grace:g} s")
+    if died is not None:
+        raise died
 
 
-def _why(dead: asyncio.Task[None]) -> str:
-    cause = None if dead.cancelled() else dead.exception()
-    if cause is None:
-        return "it returned"
-    if isinstance(cause, PoolPilotError | OSError):
-        # Written for people, and what they must do is outside this process.
-        return str(cause)
-    log.error("unexpected error", exc_info=cause)
-    return f"{type(cause).__name__}: {cause}"
+def explained(ended: PartEndedError) -> str:
+    """In one line. What was not written for people to read goes to the log as well."""
+    if ended.origin is None or isinstance(ended.origin, PoolPilotError | OSError):
+        return str(ended)
+    log.error("unexpected error", exc_info=ended.origin)
+    return f"{ended} ({type(ended.origin).__name__})"
 
 
 def run_until_stopped(

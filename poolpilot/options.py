@@ -3,7 +3,8 @@ containers."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
 
 import typer
@@ -12,6 +13,8 @@ from poolpilot.logs import LogFormat, LogLevel
 
 SERVING = "Serving"
 LOGS = "Logs"
+TLS = "TLS"
+TRACES = "Traces"
 
 Level = Annotated[
     LogLevel,
@@ -31,27 +34,26 @@ Format = Annotated[
         rich_help_panel=LOGS,
     ),
 ]
-Grace = Annotated[
-    float,
-    typer.Option(
-        "--grace",
-        envvar="POOLPILOT_GRACE",
-        min=0,
-        help="Seconds that what is in progress gets to finish after SIGTERM or Ctrl-C.",
-        rich_help_panel=SERVING,
-    ),
-]
 
 
-def listen_address(text: str, option: str) -> tuple[str, int]:
-    """Host and port to listen on, from ``host:port`` or ``[ipv6]:port``; port 0 is any free one."""
+@dataclass(frozen=True, kw_only=True)
+class LogOptions:
+    """The options above as a group (see :mod:`poolpilot.grouping`)."""
+
+    SERVER: ClassVar = "log"
+
+    log_level: Level = LogLevel.INFO
+    log_format: Format = LogFormat.AUTO
+
+
+def listen_address(text: str) -> tuple[str, int]:
+    """Host and port to listen on, from ``host:port`` or ``[ipv6]:port``; port 0 is any free one.
+    Raises ValueError."""
     try:
         parts = urlsplit(f"//{text}")
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise typer.BadParameter(f"{text!r}: {error}", param_hint=option) from error
+        raise ValueError(f"{text!r}: {error}") from error
     if not host or port is None or parts.netloc != text:
-        raise typer.BadParameter(
-            f"{text!r} is not of the form host:port, or [address]:port for IPv6", param_hint=option
-        )
+        raise ValueError(f"{text!r} is not of the form host:port, or [address]:port for IPv6")
     return host, port

@@ -6,9 +6,12 @@ Each imports what it needs when it is made, because no process needs all of it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from poolpilot.errors import PoolPilotError
+from pools.tasks import PartEndedError
 
 if TYPE_CHECKING:
     from extproc.config.settings import PickerConfig
@@ -53,10 +56,8 @@ async def xds_server(
     from xds.control_plane import ControlPlane
     from xds.tls import TlsError
 
-    try:
+    with _for_people(SourceError, TlsError):
         await ControlPlane(source(), settings, server, http).run(grace=grace)
-    except (SourceError, TlsError) as error:
-        raise PoolPilotError(str(error)) from error
 
 
 async def endpoint_picker(source: MakeSource, config: PickerConfig, grace: float) -> None:
@@ -65,7 +66,18 @@ async def endpoint_picker(source: MakeSource, config: PickerConfig, grace: float
     from extproc.transport.tls import TlsFilesError
     from pools.source import SourceError
 
-    try:
+    with _for_people(SourceError, TracesNeedPackageError, TlsFilesError):
         await EndpointPickerServer(source(), config).run(grace)
-    except (SourceError, TracesNeedPackageError, TlsFilesError) as error:
+
+
+@contextlib.contextmanager
+def _for_people(*kinds: type[Exception]) -> Iterator[None]:
+    """Errors of these kinds say what to do, also when a part ended by them."""
+    try:
+        yield
+    except kinds as error:
         raise PoolPilotError(str(error)) from error
+    except PartEndedError as error:
+        if isinstance(error.origin, kinds):
+            raise PoolPilotError(str(error)) from error
+        raise

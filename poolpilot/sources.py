@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
@@ -61,6 +62,31 @@ Namespaces = Annotated[
         rich_help_panel=POOLS,
     ),
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """The options above as a group (see :mod:`poolpilot.grouping`)."""
+
+    SERVER: ClassVar = "pools"
+
+    manifests: Manifests = None
+    kubernetes: Kubernetes = False
+    kubeconfig: Kubeconfig = None
+    context: Context = None
+    namespace: Namespaces = field(default_factory=list)
+
+    def source(self, *, with_routes: bool = True, controller: str | None = None) -> MakeSource:
+        """As :func:`source`."""
+        return source(
+            self.manifests,
+            self.kubernetes,
+            self.kubeconfig,
+            self.context,
+            self.namespace,
+            with_routes=with_routes,
+            controller=controller,
+        )
 
 
 def source(

@@ -1,104 +1,117 @@
-"""Options for what is written back to a Kubernetes API server."""
+"""What can be set about being a gateway in Kubernetes, and what is written back there."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
 
 import typer
 
-from poolpilot.sources import MakeSource
+from poolpilot.grouping import option
+from poolpilot.sources import MakeSource, Where
+from pools.attachment import OWN_PICKERS
+from pools.kubernetes import CONTROLLER
+from pools.kubernetes.status import ReportingSource, StatusSettings, StatusWriter
+from pools.model import is_ip
 
 GATEWAY_API = "Being a gateway (with --kubernetes)"
 
 _CONTROLLER = re.compile(r"[a-z0-9.-]+/[A-Za-z0-9/._~%!$&'()*+,;=:-]+")
 
-ControllerName = Annotated[
-    str,
-    typer.Option(
-        metavar="DOMAIN/NAME",
-        envvar="POOLPILOT_CONTROLLER_NAME",
-        help="Gateways are ours if their GatewayClass names this controller.",
-        rich_help_panel=GATEWAY_API,
-    ),
-]
-WriteStatus = Annotated[
-    bool,
-    typer.Option(
-        "--status/--no-status",
-        envvar="POOLPILOT_STATUS",
-        help="Write statuses and Events of Gateways, routes and pools. Of several replicas one "
-        "does, which holds a Lease.",
-        rich_help_panel=GATEWAY_API,
-    ),
-]
-LeaseNamespace = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME",
-        envvar="POOLPILOT_LEASE_NAMESPACE",
-        help="Where that Lease is. Default: the pod's own namespace.",
-        rich_help_panel=GATEWAY_API,
-    ),
-]
-GatewayAddresses = Annotated[
-    list[str],
-    typer.Option(
-        "--gateway-address",
-        metavar="ADDRESS",
-        envvar="POOLPILOT_GATEWAY_ADDRESSES",
-        help="IP address or host name under which clients reach the Envoys, for the Gateways' "
-        "status. Repeat for more.",
-        rich_help_panel=GATEWAY_API,
-    ),
-]
-OwnPickers = Annotated[
-    list[str],
-    typer.Option(
-        "--own-picker",
-        metavar="[NAMESPACE/]SERVICE",
-        envvar="POOLPILOT_OWN_PICKERS",
-        help="Service that pools name to mean our own endpoint picker (--picker). Repeat for more.",
-        rich_help_panel=GATEWAY_API,
-    ),
-]
 
-
-def checked_controller(name: str) -> str:
-    """Raises typer.BadParameter for what no GatewayClass can name."""
-    if not _CONTROLLER.fullmatch(name):
-        raise typer.BadParameter(
-            f"{name!r} is not of the form domain/name, such as example.com/gateways",
-            param_hint="--controller-name",
+def _domain_and_name(controller: str) -> None:
+    """Raises ValueError for what no GatewayClass can name."""
+    if not _CONTROLLER.fullmatch(controller):
+        raise ValueError(
+            f"{controller!r} is not of the form domain/name, such as example.com/gateways"
         )
-    return name
 
 
-def with_statuses(
-    source: MakeSource,
-    kubeconfig: Path | None,
-    context: str | None,
-    namespaces: Sequence[str],
-    controller: str,
-    lease_namespace: str,
-    addresses: Sequence[str],
-    own_pickers: Sequence[str],
-) -> MakeSource:
-    """A Kubernetes source of whose Worlds statuses and Events are written."""
-    from pools.kubernetes.status import ReportingSource, StatusSettings, StatusWriter
-    from pools.model import is_ip
+@dataclass(frozen=True, kw_only=True)
+class GatewayOptions:
+    SERVER: ClassVar = "gateway"
 
-    settings = StatusSettings(
-        kubeconfig=kubeconfig,
-        context=context,
-        namespaces=tuple(namespaces),
-        controller=controller,
-        lease_namespace=lease_namespace,
-        addresses=tuple(
-            ("IPAddress" if is_ip(address) else "Hostname", address) for address in addresses
+    routes: Annotated[
+        bool,
+        option(
+            "POOLPILOT_ROUTES",
+            GATEWAY_API,
+            "Watch routes, Gateways and what they refer to. Without, only pools and their pods "
+            "are read and no status is written: for Envoys that another control plane configures "
+            "and that ask us for endpoints alone.",
+            flag="--routes/--no-routes",
         ),
-        own_pickers=frozenset(own_pickers),
-    )
-    return lambda: ReportingSource(source(), StatusWriter(settings))
+    ] = True
+    controller_name: Annotated[
+        str,
+        option(
+            "POOLPILOT_CONTROLLER_NAME",
+            GATEWAY_API,
+            "Gateways are ours if their GatewayClass names this controller.",
+            metavar="DOMAIN/NAME",
+            check=_domain_and_name,
+        ),
+    ] = CONTROLLER
+    status: Annotated[
+        bool,
+        option(
+            "POOLPILOT_STATUS",
+            GATEWAY_API,
+            "Write statuses and Events of Gateways, routes and pools. Of several replicas one "
+            "does, which holds a Lease.",
+            flag="--status/--no-status",
+        ),
+    ] = True
+    lease_namespace: Annotated[
+        str,
+        option(
+            "POOLPILOT_LEASE_NAMESPACE",
+            GATEWAY_API,
+            "Where that Lease is. Default: the pod's own namespace.",
+            metavar="NAME",
+        ),
+    ] = ""
+    gateway_address: Annotated[
+        list[str],
+        option(
+            "POOLPILOT_GATEWAY_ADDRESSES",
+            GATEWAY_API,
+            "IP address or host name under which clients reach the Envoys, for the Gateways' "
+            "status. Repeat for more.",
+            metavar="ADDRESS",
+        ),
+    ] = field(default_factory=list)
+    own_picker: Annotated[
+        list[str],
+        option(
+            "POOLPILOT_OWN_PICKERS",
+            GATEWAY_API,
+            "Service that pools name to mean our own endpoint picker (--picker). Repeat for more.",
+            metavar="[NAMESPACE/]SERVICE",
+        ),
+    ] = field(default_factory=lambda: sorted(OWN_PICKERS))
+
+    def source(self, where: Where) -> MakeSource:
+        """The source that the options choose; if it is Kubernetes, statuses are written there.
+
+        Raises typer.BadParameter as :meth:`Where.source` does.
+        """
+        if not self.routes and not where.kubernetes:
+            raise typer.BadParameter("only goes with --kubernetes", param_hint="--no-routes")
+        pools = where.source(with_routes=self.routes, controller=self.controller_name)
+        if not (where.kubernetes and self.status and self.routes):
+            return pools
+        settings = StatusSettings(
+            kubeconfig=where.kubeconfig,
+            context=where.context,
+            namespaces=tuple(where.namespace),
+            controller=self.controller_name,
+            lease_namespace=self.lease_namespace,
+            addresses=tuple(
+                ("IPAddress" if is_ip(address) else "Hostname", address)
+                for address in self.gateway_address
+            ),
+            own_pickers=frozenset(self.own_picker),
+        )
+        return lambda: ReportingSource(pools(), StatusWriter(settings))

@@ -15,6 +15,7 @@ import structlog
 
 from pools.assemble import Lookup
 from pools.daemon import in_daemon_thread
+from pools.tasks import Parts
 from pools.waiting import set_within
 
 log = structlog.get_logger(__name__)
@@ -122,7 +123,7 @@ class Lookups:
         self._names = Names()
         self._wake = asyncio.Event()
         self._slots = asyncio.Semaphore(CONCURRENT)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._parts = Parts()
         self._settled = asyncio.Event()
         self.version = 0
         """Counts the changes of what was found."""
@@ -141,20 +142,17 @@ class Lookups:
         await set_within(self._settled, seconds)
 
     async def run(self) -> None:
-        """Runs until it is cancelled."""
+        """A part of a source: until cancelled. Raises PartEndedError when a look-up broke."""
         try:
             while True:
                 self._wake.clear()
                 for name in self._names.start_due(self._clock()):
-                    task = asyncio.create_task(self._look_up(name), name=f"dns {name}")
-                    self._tasks.add(task)
-                    task.add_done_callback(self._tasks.discard)
+                    self._parts.start_job(f"dns {name}", self._look_up(name))
                 due = self._names.next_due()
                 wait = None if due is None else max(0.0, due - self._clock())
-                await set_within(self._wake, wait)
+                await self._parts.watch(set_within(self._wake, wait))
         finally:
-            for task in self._tasks:
-                task.cancel()
+            await self._parts.stop()
 
     async def _look_up(self, name: str) -> None:
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from pools.dns import Lookups, Resolve, system_resolve
 from pools.manifests import Object, PoolEndpoints
 from pools.model import Problem, Severity, World
 from pools.source import SourceError, Succession
+from pools.tasks import Parts
 from pools.waiting import set_within
 
 __all__ = ["FilesSource", "SourceError", "read_once"]
@@ -89,8 +90,9 @@ class FilesSource:
         changed = asyncio.Event()
         lookups = Lookups(self._resolve, self._clock, changed.set)
         state = _State(self._directory, self._grace, self._debounce, self._clock)
-        watching = _start(self._signal(changed), changed)
-        looking_up = _start(lookups.run(), changed)
+        parts = Parts()
+        watching = parts.start("watch of the directory", self._signal(changed))
+        parts.start("look-ups of names", lookups.run())
         try:
             await state.refresh()
             lookups.want(_names(state.objects))
@@ -108,24 +110,21 @@ class FilesSource:
                 if world is not None:
                     yield world
                 while True:
-                    await self._wait(changed, state.deadline)
+                    await parts.watch(self._wait(changed, state.deadline))
                     changed.clear()
-                    for task in (watching, looking_up):
-                        if task.done():
-                            task.result()
                     if await state.refresh() or lookups.version != version:
                         break
                     if self._now() >= expiry:
                         break
                 if state.root is not None and state.root != watched:
                     # The watch is on the directory that was there before.
-                    await _stop(watching)
+                    parts.cancel(watching)
                     watched = state.root
-                    watching = _start(self._signal(changed), changed)
+                    watching = parts.start("watch of the directory", self._signal(changed))
                 lookups.want(_names(state.objects))
                 await lookups.settled(LATER_LOOKUPS)
         finally:
-            await _stop(watching, looking_up)
+            await parts.stop()
 
     async def _signal(self, changed: asyncio.Event) -> None:
         while True:
@@ -157,12 +156,13 @@ async def read_once(directory: Path, *, resolve: Resolve = system_resolve) -> Wo
     objects = catalog.objects()
     changed = asyncio.Event()
     lookups = Lookups(resolve, time.monotonic, changed.set)
-    running = _start(lookups.run(), changed)
+    parts = Parts()
+    parts.start("look-ups of names", lookups.run())
     try:
         lookups.want(_names(objects))
-        await lookups.settled(FIRST_LOOKUPS)
+        await parts.watch(lookups.settled(FIRST_LOOKUPS))
     finally:
-        await _stop(running)
+        await parts.stop()
     world = assemble(objects, lookups.found, catalog.problems(), revision=1, now=time.time())
     if _says_nothing(world):
         raise SourceError(str(nothing_in(directory)))
@@ -253,16 +253,3 @@ def _names(objects: Iterable[Object]) -> dict[str, float]:
                 if host.is_name:
                     names[host.address] = min(names.get(host.address, item.refresh), item.refresh)
     return names
-
-
-def _start(run: Coroutine[object, object, None], changed: asyncio.Event) -> asyncio.Task[None]:
-    """Run in the background; that it died is a change too, so that it is noticed."""
-    task = asyncio.create_task(run)
-    task.add_done_callback(lambda _: changed.set())
-    return task
-
-
-async def _stop(*tasks: asyncio.Task[None]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

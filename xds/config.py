@@ -6,6 +6,9 @@ import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 
+GRACE = 5.0
+"""Seconds that streams get to end in, when the server stops."""
+
 
 @dataclass(frozen=True, slots=True)
 class Authorisation:

@@ -12,7 +12,8 @@ from inspection.http import HttpServer
 from inspection.live import Live
 from pools.model import Severity, World
 from pools.source import Source
-from xds.config import XdsServerConfig
+from pools.tasks import Parts
+from xds.config import GRACE, XdsServerConfig
 from xds.debug import Chronicle, app, pulse
 from xds.http import HttpConfig, bind
 from xds.metrics import XdsMetrics
@@ -22,6 +23,10 @@ from xds.status import XdsStatus
 from xds.translate import TranslateSettings, Translator
 
 log = structlog.get_logger(__name__)
+
+CLOSING = 1.5
+"""Seconds in which the parts close after the streams; a second of these is what the HTTP server
+gives to those it answers."""
 
 
 class ControlPlane:
@@ -53,6 +58,7 @@ class ControlPlane:
                 envoy_admins=http_config.envoy_admins,
             )
         )
+        self._parts = Parts()
         self._following: asyncio.Task[None] | None = None
         self._noted: frozenset[str] = frozenset()
 
@@ -78,41 +84,30 @@ class ControlPlane:
                 return f"no configuration for {variant.group}: {variant.problem}"
         return ""
 
-    async def run(self, *, grace: float = 5.0) -> None:
-        """Serve until cancelled. Raises what the source raises, and OSError for a taken port."""
+    async def run(self, *, grace: float = GRACE) -> None:
+        """Serve until cancelled. Raises PartEndedError if a part ends, such as the source, and
+        OSError for a taken port."""
         try:
             await self.start()
-            await self._until_a_part_ends()
+            await self._parts.first_end()
         finally:
             await self.stop(grace)
 
-    async def _until_a_part_ends(self) -> None:
-        """A source may end: then it has said all it ever will. Nothing else may."""
-        assert self._following is not None
-        http = asyncio.create_task(self._http.ended(), name="xds-http-ended")
-        try:
-            await asyncio.wait([self._following, http], return_when=asyncio.FIRST_COMPLETED)
-            if self._following.done():
-                self._following.result()
-            await http
-            raise RuntimeError("the HTTP server beside the xDS server ended by itself")
-        finally:
-            http.cancel()
-
     async def start(self) -> None:
-        self._http.start(bind(self._http_config))
+        self._http.listen(bind(self._http_config))
         await self.server.start()
-        self._following = asyncio.create_task(self._follow(), name="source")
+        self._parts.start("HTTP server", self._http.run())
+        self._following = self._parts.start("source", self._follow())
 
-    async def stop(self, grace: float = 5.0) -> None:
+    async def stop(self, grace: float = GRACE) -> None:
         """Stop what was started; streams in progress get ``grace`` seconds."""
         if self._following is not None:
-            self._following.cancel()
-            await asyncio.wait([self._following])
-            self._following = None
+            # Nothing new for streams that are to end.
+            self._parts.cancel(self._following)
         self.live.close()
         await self.server.stop(grace)
-        await self._http.stop()
+        await self._parts.stop(CLOSING)
+        self._http.close()
 
     async def _follow(self) -> None:
         async for world in self._source.worlds():

@@ -12,6 +12,7 @@ import watchfiles
 from extproc.picking.profiles.document import errors_of, read_profiles
 from extproc.picking.profiles.profile_set import ProfileSet
 from pools.model import Problem, Severity
+from pools.tasks import Parts
 from pools.waiting import set_within
 
 log = structlog.get_logger(__name__)
@@ -53,18 +54,18 @@ class ProfilesFile:
     async def changes(self) -> AsyncIterator[ProfileSet]:
         """Each further good content, once it is there."""
         changed = asyncio.Event()
-        watching = asyncio.create_task(self._signal(changed), name="profiles file")
+        parts = Parts()
+        parts.start("watch of the profiles file", self._signal(changed))
         try:
             while True:
-                await set_within(changed, self._poll)
+                await parts.watch(set_within(changed, self._poll))
                 changed.clear()
                 profiles = self._read()
                 if profiles is not None:
                     self.current = profiles
                     yield profiles
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            await parts.stop()
 
     async def _signal(self, changed: asyncio.Event) -> None:
         while True:

@@ -21,6 +21,8 @@ from extproc.transport.native import Upkeep
 from extproc.transport.tls import TlsFiles
 from pools.extras import install_command
 
+GRACE = 10.0
+"""Seconds that requests get to finish in, when the server stops."""
 _AROUND_A_BODY = 1 << 20
 """Bytes of a message beside the body."""
 
@@ -38,9 +40,9 @@ class PickerConfig:
     """Addresses are ``host:port`` (port 0: any free one), ``[ipv6]:port``, ``:port`` for every
     interface, or ``unix:/path``. Raises ValueError for what cannot work."""
 
-    address: str = ":9002"
+    address: str = "127.0.0.1:9002"
     """ext-proc, access log and health, for Envoy."""
-    health_address: str | None = ":9003"
+    health_address: str | None = "127.0.0.1:9003"
     """Health alone, for probes; None: only on ``address``."""
     http_address: str | None = "127.0.0.1:9090"
     """Debug pages and metrics, which show the whole configuration; None: not served."""

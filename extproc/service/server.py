@@ -14,7 +14,7 @@ import structlog
 
 from extproc.compiled import is_compiled
 from extproc.config.profiles_file import ProfilesFile
-from extproc.config.settings import PickerConfig, TransportKind
+from extproc.config.settings import GRACE, PickerConfig, TransportKind
 from extproc.exchange.settings import ExchangeSettings
 from extproc.observability.admission import AdmissionCollector
 from extproc.observability.debug import application, pulse
@@ -49,6 +49,7 @@ from inspection.http import HttpServer
 from inspection.live import Live
 from pools.extras import install_command
 from pools.source import Source
+from pools.tasks import Parts
 
 if TYPE_CHECKING:
     from extproc.observability.tracing import Traces
@@ -63,12 +64,11 @@ PICK_SLACK = 5.0
 LEAST_FOR_TRACES = 0.5
 """Seconds to send the last spans in where the grace period is used up. With a collector that hangs
 they come on top of it, so they are few: whoever runs us does not wait much longer than that."""
+LEAST_FOR_PARTS = 1.5
+"""Seconds in which the parts can always close, whatever requests took of a grace period: a second
+of these is what the HTTP server gives to those it answers."""
 MOST_FOR_TRACES = 5.0
 """Seconds that sending the last spans may take of a grace period that nobody else needs."""
-
-
-class SourceEndedError(Exception):
-    """The source of Worlds came to an end, which it never should."""
 
 
 class TracesNeedPackageError(Exception):
@@ -154,7 +154,7 @@ class EndpointPickerServer:
         self._stopping = False
         self._lasting = LastingStreams()
         self._serving: list[Server] = []
-        self._tasks: list[asyncio.Task[None]] = []
+        self._parts = Parts()
 
     @property
     def address(self) -> str:
@@ -199,20 +199,23 @@ class EndpointPickerServer:
                 probes = self._lasting.track(self.health.services())
                 await self._serve(probes, config.health_address, None)
             if config.http_address is not None:
-                self._http.start(bind(parse_address(config.http_address)))
+                self._http.listen(bind(parse_address(config.http_address)))
+                self._parts.start("HTTP server", self._http.run())
         except BaseException:
             await self.stop(0)
             raise
-        self._tasks = [
-            asyncio.create_task(self._follow(), name="source"),
-            asyncio.create_task(self._expire(), name="in-flight expiry"),
-        ]
+        self._parts.start("scraper", self._scraper.run())
+        self._parts.start("health checks", self._checks.run())
+        self._parts.start("questions for models", self._models.run())
+        self._parts.start("questions for pauses", self._pausing.run())
+        if self._kv_events is not None:
+            self._parts.start("KV events", self._kv_events.run())
+        self._parts.start("source", self._follow())
+        self._parts.start("in-flight expiry", self._expire())
         if self.admission is not None:
-            waiting = self._follow_queues(self.admission)
-            self._tasks.append(asyncio.create_task(waiting, name="queues"))
+            self._parts.start("queues", self._follow_queues(self.admission))
         if self._profiles is not None:
-            following = self._follow_profiles(self._profiles)
-            self._tasks.append(asyncio.create_task(following, name="profiles file"))
+            self._parts.start("profiles file", self._follow_profiles(self._profiles))
         log.info(
             "endpoint picker listens",
             address=self.address,
@@ -220,7 +223,7 @@ class EndpointPickerServer:
             compiled=is_compiled(),
         )
 
-    async def stop(self, grace: float = 10.0) -> None:
+    async def stop(self, grace: float = GRACE) -> None:
         """Say "not ready", take no new streams, and let those in progress finish for up to
         ``grace`` seconds, all servers together."""
         loop = asyncio.get_running_loop()
@@ -241,37 +244,26 @@ class EndpointPickerServer:
                     # What overruns its grace must not cost the next one time as well.
                     await asyncio.wait({closing}, timeout=left)
             self._serving.clear()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
-        await self._scraper.stop()
-        if self._kv_events is not None:
-            await self._kv_events.stop()
-            self._kv_events = None
-        await self._models.stop()
-        await self._pausing.stop()
-        await self._checks.stop()
-        await self._fetch.close()
         self._live.close()
         # One that is slow to close must not add to the time that another takes.
         async with asyncio.TaskGroup() as ending:
-            ending.create_task(self._http.stop())
+            ending.create_task(self._parts.stop(max(LEAST_FOR_PARTS, deadline - loop.time())))
             if self._request_log is not None:
                 ending.create_task(asyncio.to_thread(self._request_log.stop))
             if self._traces is not None:
                 within = min(MOST_FOR_TRACES, max(LEAST_FOR_TRACES, deadline - loop.time()))
                 ending.create_task(asyncio.to_thread(self._traces.close, within))
                 self._traces = None
+        self._kv_events = None
+        self._http.close()
+        await self._fetch.close()
 
-    async def run(self, grace: float = 10.0) -> None:
-        """Serve until cancelled, then stop gracefully. Raises what a part of it died of."""
+    async def run(self, grace: float = GRACE) -> None:
+        """Serve until cancelled, then stop gracefully. Raises PartEndedError if a part ends."""
         await self.start()
         spare_the_collector()
         try:
-            done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await self._parts.first_end()
         finally:
             with contextlib.suppress(asyncio.CancelledError):
                 await self.stop(grace)
@@ -346,7 +338,6 @@ class EndpointPickerServer:
                 endpoints=len(self.director.fleet.members),
                 problems=len(world.problems),
             )
-        raise SourceEndedError("the source of pools ended; restart the endpoint picker")
 
     async def _follow_profiles(self, file: ProfilesFile) -> None:
         async for profiles in file.changes():

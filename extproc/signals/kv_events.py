@@ -208,6 +208,8 @@ class KVEvents:
         self._sink = sink
         self._fetch = fetch
         self._context = zmq.asyncio.Context()
+        # ZeroMQ's own bound is a thousand, and each publisher takes two.
+        self._context.set(zmq.MAX_SOCKETS, self._context.get(zmq.SOCKET_LIMIT))
         self._loops = EndpointLoops("KV events", self._follow)
         self._hosts: dict[str, str] = {}
         self._places: dict[str, int] = {}
@@ -222,9 +224,12 @@ class KVEvents:
         self._places = {one.key: at for all_ in by_host.values() for at, one in enumerate(all_)}
         self._loops.follow({key: key for key in self._hosts})
 
-    async def stop(self) -> None:
-        await self._loops.stop()
-        self._context.destroy(linger=0)
+    async def run(self) -> None:
+        """A part of a server: until cancelled. Raises PartEndedError when a loop ends."""
+        try:
+            await self._loops.run()
+        finally:
+            self._context.destroy(linger=0)
 
     async def _follow(self, key: str, address: str) -> None:
         host = self._hosts[key]

@@ -45,8 +45,9 @@ class Poller:
         """Ask exactly these from now on: address by endpoint key."""
         self._loops.follow(targets)
 
-    async def stop(self) -> None:
-        await self._loops.stop()
+    async def run(self) -> None:
+        """A part of a server: until cancelled. Raises PartEndedError when a loop ends."""
+        await self._loops.run()
 
     async def _loop(self, key: str, address: str) -> None:
         await asyncio.sleep(self._rng.uniform(0, min(SPREAD, self._interval)))

@@ -66,8 +66,9 @@ class Scraper:
         """Scrape exactly these from now on: metrics address (``ip:port``) by endpoint key."""
         self._loops.follow(targets)
 
-    async def stop(self) -> None:
-        await self._loops.stop()
+    async def run(self) -> None:
+        """A part of a server: until cancelled. Raises PartEndedError when a loop ends."""
+        await self._loops.run()
 
     async def _loop(self, key: str, address: str) -> None:
         settings, clock = self._settings, self._clock

@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
+from poolpilot.grouping import option
 from poolpilot.logs import LogFormat, LogLevel
-from poolpilot.options import SERVING, Format, Grace, Level, listen_address
+from poolpilot.options import SERVING, Format, Level, listen_address
 
 ENGINE = "Engine (defaults: one Llama-2-7b on one large GPU)"
 
@@ -13,11 +14,12 @@ ENGINE = "Engine (defaults: one Llama-2-7b on one large GPU)"
 def fake_vllm(
     address: Annotated[
         str,
-        typer.Option(
+        option(
+            "POOLPILOT_FAKE_VLLM_ADDRESS",
+            SERVING,
+            "Where to listen.",
             metavar="HOST:PORT",
-            envvar="POOLPILOT_FAKE_VLLM_ADDRESS",
-            help="Where to listen.",
-            rich_help_panel=SERVING,
+            check=listen_address,
         ),
     ] = "127.0.0.1:8000",
     name: Annotated[
@@ -77,7 +79,15 @@ def fake_vllm(
     ] = 200,
     log_level: Level = LogLevel.INFO,
     log_format: Format = LogFormat.AUTO,
-    grace: Grace = 5,
+    grace: Annotated[
+        float,
+        option(
+            "POOLPILOT_GRACE",
+            SERVING,
+            "Seconds that what is in progress gets to finish after SIGTERM or Ctrl-C.",
+            min=0,
+        ),
+    ] = 5,
 ) -> None:
     """Serve as one simulated vLLM pod: OpenAI API, metrics, LoRA adapters, batching, KV cache.
 
@@ -97,7 +107,7 @@ def fake_vllm(
     from sim.engine import EngineConfig
 
     logs.configure(log_level, log_format)
-    host, port = listen_address(address, "--address")
+    host, port = listen_address(address)
     try:
         config = PodConfig(
             host=host,

@@ -7,12 +7,11 @@ import contextlib
 import random
 import tempfile
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import cycle
 from pathlib import Path
-from typing import TypeVar
 
 import aiohttp
 import msgspec
@@ -23,18 +22,19 @@ from poolpilot import debug
 from poolpilot.demo import quickstart
 from poolpilot.demo.load import Report, ask, mix, send
 from poolpilot.demo.ports import Ports
+from poolpilot.demo.processes import ChildDiedError
 from poolpilot.demo.stack import POLL, Stack
 from poolpilot.demo.table import PodRow, line, table
 from poolpilot.envoy_binary import find_envoy
-from poolpilot.lifecycle import stop_signals
+from poolpilot.errors import PoolPilotError
+from poolpilot.lifecycle import explained, stop_signals
+from pools.tasks import PartEndedError, Parts, unless_set
 
 READY_LIMIT = 60.0
 REFRESH = 0.5
 """Seconds between two frames of the live table."""
 LINE_EVERY = 5.0
 """Seconds between two lines where there is no terminal."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,20 +74,7 @@ async def run(options: Options) -> int:
         )
         cleanup.callback(stack.stop)
         async with stop_signals() as stop:
-            return await _until(stop, _demo(options, stack, console))
-
-
-async def _until(stop: asyncio.Event, work: Coroutine[object, object, int]) -> int:
-    """The result of ``work``, or 0 if it was stopped before."""
-    task = asyncio.create_task(work)
-    stopped = asyncio.create_task(stop.wait())
-    await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    if not task.done():
-        task.cancel()
-        await asyncio.wait({task})
-        return 0
-    return task.result()
+            return await unless_set(stop, _demo(options, stack, console)) or 0
 
 
 async def _demo(options: Options, stack: Stack, console: Console) -> int:
@@ -104,15 +91,17 @@ async def _demo(options: Options, stack: Stack, console: Console) -> int:
     if options.requests is not None:
         return await _report(options.requests, options.as_json, stack, console)
     console.print(_introduction(stack), soft_wrap=True)
-    tasks = [asyncio.create_task(part) for part in (_guard(stack), _watch(stack, console))]
+    parts = Parts()
+    parts.start("watch over the processes", _guard(stack))
+    parts.start("table", _watch(stack, console))
     if options.load:
-        tasks.append(asyncio.create_task(_load(options.load, stack.url)))
+        parts.start("load", _load(options.load, stack.url))
     try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-    return 0
+        await parts.run()
+    except PartEndedError as ended:
+        if isinstance(ended.origin, ChildDiedError):
+            raise ended.origin from None
+        raise PoolPilotError(explained(ended)) from ended
 
 
 def _introduction(stack: Stack) -> str:
@@ -179,10 +168,12 @@ async def _frames(stack: Stack, interval: float) -> AsyncIterator[list[PodRow]]:
 
 async def _load(rate: float, url: str) -> None:
     """Send ``rate`` requests per second, evenly mixed, at random moments."""
-    pending: set[asyncio.Task[object]] = set()
+    questions = cycle(mix(quickstart.MODELS, 4 * len(quickstart.MODELS), max_tokens=200))
+    requests = Parts()
     async with aiohttp.ClientSession() as session:
-        for question in cycle(mix(quickstart.MODELS, 4 * len(quickstart.MODELS), max_tokens=200)):
-            await asyncio.sleep(random.expovariate(rate))
-            task: asyncio.Task[object] = asyncio.create_task(ask(session, url, question))
-            pending.add(task)
-            task.add_done_callback(pending.discard)
+        try:
+            while True:
+                await requests.watch(asyncio.sleep(random.expovariate(rate)))
+                requests.start_job("request", ask(session, url, next(questions)))
+        finally:
+            await requests.stop()

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import datetime
 import math
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -25,6 +25,7 @@ from pools.kubernetes.kinds import SOURCE, Collection, Head, Kind, Read, read_it
 from pools.kubernetes.outage import NO_STATUS, Outages
 from pools.kubernetes.reflection import ListPage, Reflection
 from pools.model import Problem, Severity, World
+from pools.tasks import Parts
 from pools.waiting import set_within
 
 log = structlog.get_logger(__name__)
@@ -106,8 +107,8 @@ class Follower:
         self._discovery = Discovery(kinds)
         self._outages = Outages()
         self._reflections: dict[Collection, Reflection] = {}
+        self._parts = Parts()
         self._tasks: dict[Collection, asyncio.Task[None]] = {}
-        self._discovering: asyncio.Task[None] | None = None
         self._started = False
         """Whether everything that was there at the start was listed once."""
         self._expiry = math.inf
@@ -117,19 +118,17 @@ class Follower:
         self._back = asyncio.Event()
 
     def start(self) -> None:
-        self._discovering = self._run(self._discover(), "kubernetes discovery")
+        self._parts.start("kubernetes discovery", self._discover())
 
     async def stop(self) -> None:
-        tasks = [*self._tasks.values()]
-        if self._discovering is not None:
-            tasks.append(self._discovering)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._parts.stop()
 
     async def settled(self) -> None:
         """Wait for a change after which nothing changes for a moment, or until a certificate
-        expires; the first time, also until everything was listed."""
+        expires; the first time, also until everything was listed. Raises PartEndedError."""
+        await self._parts.watch(self._settle())
+
+    async def _settle(self) -> None:
         while True:
             while (left := self._expiry - self._now().timestamp()) > 0:
                 if await set_within(self._changed, min(left, LONGEST_WAIT)):
@@ -139,9 +138,6 @@ class Follower:
                 self._changed.clear()
                 await asyncio.sleep(self._timing.debounce)
             self._changed.clear()
-            for task in (self._discovering, *self._tasks.values()):
-                if task is not None and task.done():
-                    task.result()
             if not self._started:
                 self._started = bool(self._reflections) and all(
                     reflection.listed or self._goes_without(collection, reflection)
@@ -243,7 +239,7 @@ class Follower:
         ]
         scopes = {collection.scope for collection in wanted}
         for collection in [known for known in self._tasks if known not in wanted]:
-            self._tasks.pop(collection).cancel()
+            self._parts.cancel(self._tasks.pop(collection))
             del self._reflections[collection]
             self._outages.ended(str(collection))
             if collection.scope not in scopes:
@@ -254,8 +250,8 @@ class Follower:
             if collection not in self._tasks:
                 reflection = Reflection(self._cache, collection.scope, self._timing.page_size)
                 self._reflections[collection] = reflection
-                self._tasks[collection] = self._run(
-                    self._reflect(collection, reflection), f"kubernetes {collection}"
+                self._tasks[collection] = self._parts.start(
+                    f"kubernetes {collection}", self._reflect(collection, reflection)
                 )
 
     # One collection.
@@ -363,12 +359,6 @@ class Follower:
             # Whoever waits need not: the server is back.
             self._back.set()
             self._back = asyncio.Event()
-
-    def _run(self, run: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
-        """Run in the background; that it died is a change too, so that it is noticed."""
-        task = asyncio.create_task(run, name=name)
-        task.add_done_callback(lambda _: self._changed.set())
-        return task
 
 
 def _take(reflection: Reflection, line: bytes, read: Read) -> bool:

@@ -16,6 +16,7 @@ import typer
 import yaml
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from typer.core import TyperGroup
 from typer.testing import CliRunner, Result
 
 from extproc.compiled import is_compiled
@@ -46,8 +47,10 @@ def command_names() -> list[tuple[str, ...]]:
 
     def walk(command: object, path: tuple[str, ...]) -> None:
         found.append(path)
-        for name, child in getattr(command, "commands", {}).items():
-            walk(child, (*path, name))
+        if isinstance(command, TyperGroup):
+            context = typer.Context(command)
+            for name in command.list_commands(context):
+                walk(command.get_command(context, name), (*path, name))
 
     walk(typer.main.get_command(app), ())
     return found
@@ -245,7 +248,7 @@ def test_an_envoy_that_says_nothing_leaves_the_manifests_unchecked(
     ("arguments", "message"),
     [
         (("serve", "xds", "--address", "18000"), "'18000' is not of the form host:port"),
-        (("serve", "xds", "--tls-key", "key.pem"), "TLS needs both"),
+        (("serve", "xds", "--tls-key", "key.pem"), "TLS needs both a certificate and its key"),
         (
             ("serve", "xds", "--picker-tls-ca", "/nowhere.pem"),
             "--picker-tls-ca: /nowhere.pem: No such file or directory",

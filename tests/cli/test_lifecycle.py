@@ -55,7 +55,7 @@ async def test_a_part_that_just_returns_is_dead_too() -> None:
     async def returns() -> None:
         return None
 
-    with pytest.raises(PartDiedError, match="scraper ended: it returned"):
+    with pytest.raises(PartDiedError, match="scraper ended by itself"):
         await run({"scraper": returns()}, asyncio.Event(), grace=5)
 
 

@@ -5,26 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from poolpilot.cli import app
-from poolpilot.commands import serve
-from poolpilot.statuses import checked_controller
-from pools.attachment import OWN_PICKERS
-from pools.kubernetes import CONTROLLER
 
 
-def test_the_defaults_are_those_of_the_library() -> None:
-    assert serve.CONTROLLER == CONTROLLER
-    assert frozenset({serve.OWN_PICKER}) == OWN_PICKERS
-
-
-def test_a_controllers_name_has_a_domain() -> None:
-    assert checked_controller("example.com/our-gateways") == "example.com/our-gateways"
-    for wrong in ("gateways", "/gateways", "example.com/", "Example.com/x y"):
-        with pytest.raises(typer.BadParameter, match="domain/name"):
-            checked_controller(wrong)
+@pytest.mark.parametrize("wrong", ["gateways", "/gateways", "example.com/", "Example.com/x y"])
+def test_a_controllers_name_has_a_domain(tmp_path: Path, wrong: str) -> None:
+    result = CliRunner().invoke(
+        app,
+        ["serve", "xds", "--manifests", str(tmp_path), "--controller-name", wrong],
+        env={"COLUMNS": "200"},
+    )
+    assert result.exit_code == 2
+    assert "--controller-name" in result.output
+    assert "domain/name" in result.output
 
 
 def test_routes_of_a_directory_are_always_read(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from extproc.signals.active_checks import ActiveChecks, CheckSettings, CheckStat
 from extproc.signals.fetch import ScrapeError
 from extproc.signals.polling import Poller
 from pools.model import Endpoint, InferencePool, ObjectName, World
+from pools.tasks import Parts
 
 POOL = ObjectName("default", "llama")
 SETTINGS = CheckSettings(interval=1.0, failures=3, successes=2)
@@ -135,6 +136,8 @@ async def test_an_ill_pod_is_left_out_while_it_is_ill_and_returns_slowly() -> No
     checks = ActiveChecks(fleet, pods, SETTINGS, clock)
     poller = Poller("check", checks, SETTINGS.interval, random.Random(1))
     poller.follow({endpoint.key: endpoint.key for endpoint in endpoints})
+    parts = Parts()
+    parts.start("checks", poller.run())
 
     def eligible() -> set[str]:
         view = fleet.pools[POOL]
@@ -159,7 +162,7 @@ async def test_an_ill_pod_is_left_out_while_it_is_ill_and_returns_slowly() -> No
         assert health.standing(clock()) is Standing.RETURNING
         await asyncio.sleep(20)
         assert eligible() == {"pod-1", "pod-2"}
-    await poller.stop()
+    await parts.stop()
 
 
 @pytest.mark.looptime

@@ -8,8 +8,19 @@ from collections import Counter
 import pytest
 
 from extproc.signals.polling import Poller
+from pools.tasks import PartEndedError, Parts
 
 pytestmark = pytest.mark.looptime
+
+
+async def ask_for(seconds: float, poller: Poller) -> None:
+    """Let it ask for so long."""
+    parts = Parts()
+    parts.start("poller", poller.run())
+    try:
+        await parts.watch(asyncio.sleep(seconds))
+    finally:
+        await parts.stop()
 
 
 class Asked:
@@ -30,8 +41,7 @@ async def test_each_endpoint_is_asked_about_once_in_an_interval() -> None:
     asked = Asked()
     poller = Poller("test", asked, interval=10)
     poller.follow({"a": "10.0.0.1:1", "b": "10.0.0.2:1"})
-    await asyncio.sleep(100)
-    await poller.stop()
+    await ask_for(100, poller)
     assert asked.counts.keys() == {("a", "10.0.0.1:1"), ("b", "10.0.0.2:1")}
     assert all(9 <= count <= 12 for count in asked.counts.values())
 
@@ -41,8 +51,7 @@ async def test_one_that_hangs_or_breaks_delays_nobody_and_is_asked_again_if_it_b
     asked.hangs, asked.broken = {"a"}, {"b"}
     poller = Poller("test", asked, interval=1)
     poller.follow(dict.fromkeys("abc", "x"))
-    await asyncio.sleep(20)
-    await poller.stop()
+    await ask_for(20, poller)
     assert asked.counts["a", "x"] == 1
     assert asked.counts["b", "x"] > 15
     assert asked.counts["c", "x"] > 15
@@ -55,8 +64,7 @@ async def test_an_endpoint_that_left_is_not_asked_and_one_that_moved_is_asked_an
     await asyncio.sleep(5)
     poller.follow({"a": "new"})
     before = Counter(asked.counts)
-    await asyncio.sleep(5)
-    await poller.stop()
+    await ask_for(5, poller)
     assert asked.counts["b", "x"] == before["b", "x"]
     assert asked.counts["a", "old"] == before["a", "old"]
     assert asked.counts["a", "new"] >= 4
@@ -68,6 +76,17 @@ async def test_a_thousand_endpoints_are_asked_no_more_than_a_hundred_times_a_sec
     poller.follow({f"pod-{n}": "x" for n in range(1000)})
     await asyncio.sleep(1)
     first = asked.counts.total()
-    await asyncio.sleep(100)
-    await poller.stop()
+    await ask_for(100, poller)
     assert asked.counts.total() - first <= 100 * 100 * 1.15
+
+
+async def test_a_loop_that_ends_ends_the_poller_which_names_the_endpoint() -> None:
+    async def ask(key: str, address: str) -> None:
+        raise asyncio.CancelledError  # an Exception is logged, and the loop goes on
+
+    poller = Poller("check", ask, interval=1)
+    poller.follow({"10.0.0.1:8000": "x"})
+    with pytest.raises(
+        PartEndedError, match=r"poller ended: check 10\.0\.0\.1:8000 ended by itself"
+    ):
+        await ask_for(100, poller)

@@ -26,6 +26,7 @@ from extproc.signals.fetch import ScrapeError
 from extproc.signals.kv_events import KVEvents, Publisher, cache_events, publishers_of
 from extproc.signals.scraper import Fetch
 from pools.model import Endpoint
+from pools.tasks import Parts
 
 BLOCK = 16
 TOKENS = list(range(1000, 1000 + 10 * BLOCK))
@@ -344,16 +345,15 @@ Listening = tuple[Told, zmq.asyncio.Context, Callable[[Fetch, int], KVEvents]]
 @pytest.fixture
 async def listening() -> AsyncIterator[Listening]:
     context, told = zmq.asyncio.Context(), Told()
-    started: list[KVEvents] = []
+    parts = Parts()
 
     def start(fetch: Fetch, port: int = 1) -> KVEvents:
         events = KVEvents(port, told, fetch)
-        started.append(events)
+        parts.start("KV events", events.run())
         return events
 
     yield told, context, start
-    for events in started:
-        await events.stop()
+    await parts.stop()
     context.destroy(linger=0)
 
 

@@ -20,11 +20,13 @@ from extproc.exchange.settings import ExchangeSettings
 from extproc.picking.scraping import ScrapeSettings
 from extproc.service.access_log import METHOD as ACCESS_LOG
 from extproc.service.ext_proc import METHOD as EXT_PROC
-from extproc.service.server import EndpointPickerServer, SourceEndedError
+from extproc.service.server import EndpointPickerServer
+from extproc.signals import scraper
 from extproc.transport.h2 import Limits
 from extproc.transport.native import Upkeep
 from extproc.wire import access_log_pb2, ext_proc_pb2, health_pb2
 from pools.model import Endpoint, InferencePool, ObjectName, World
+from pools.tasks import PartEndedError
 
 POOL = ObjectName("default", "llama")
 CONFIG = PickerConfig(
@@ -352,7 +354,41 @@ async def test_it_stops_with_an_error_when_its_source_ends() -> None:
     worlds = Worlds()
     worlds.give(world(POD))
     worlds.give(None)
-    with pytest.raises(SourceEndedError):
+    with pytest.raises(PartEndedError, match="source ended by itself"):
+        async with asyncio.timeout(10):
+            await EndpointPickerServer(worlds, CONFIG).run(grace=0)
+
+
+async def test_it_stops_with_an_error_when_its_http_server_ends() -> None:
+    """It would go on without pages, metrics and probes."""
+    server = EndpointPickerServer(Worlds(), CONFIG)
+    running = asyncio.create_task(server.run(grace=0))
+
+    async def answers() -> bool:
+        try:
+            async with aiohttp.ClientSession() as session:
+                url = f"http://{server.http_address}/healthz"
+                return (await session.get(url)).status == 200
+        except RuntimeError:  # it does not listen yet
+            return False
+
+    await eventually(answers)
+    server._http._server.should_exit = True
+    with pytest.raises(PartEndedError, match="HTTP server ended by itself"):
+        async with asyncio.timeout(10):
+            await running
+
+
+async def test_it_stops_with_an_error_when_nobody_reads_the_metrics_of_a_pod_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: object) -> float:
+        raise ArithmeticError("no delay")
+
+    monkeypatch.setattr(scraper, "delay_before_next", broken)
+    worlds = Worlds()
+    worlds.give(world(POD))
+    with pytest.raises(PartEndedError, match=r"scraper ended: scrape .*:9 ended: no delay"):
         async with asyncio.timeout(10):
             await EndpointPickerServer(worlds, CONFIG).run(grace=0)
 

@@ -15,6 +15,7 @@ from extproc.picking.scheduling.signals import Signals
 from extproc.picking.scraping import ScrapeSettings
 from extproc.signals.fetch import ScrapeError
 from extproc.signals.scraper import Scraper
+from pools.tasks import Parts
 
 SETTINGS = ScrapeSettings(interval=0.2, timeout=1.0, max_backoff=5.0)
 
@@ -72,10 +73,12 @@ async def following(
     clock = asyncio.get_running_loop().time
     scraper = Scraper(sink, pods, settings, random.Random(1), clock)
     scraper.follow(targets)
+    parts = Parts()
+    parts.start("scraper", scraper.run())
     try:
         yield scraper
     finally:
-        await scraper.stop()
+        await parts.stop()
 
 
 @pytest.mark.looptime

@@ -581,6 +581,30 @@ async def test_while_nobody_listens_nothing_is_looked_at():
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "live"]
 
 
+@pytest.mark.looptime
+async def test_who_cannot_be_told_any_more_is_not_left_to_believe_that_nothing_changes():
+    looks = iter(range(100))
+
+    def pulse() -> dict[str, int]:
+        if (look := next(looks)) == 2:
+            raise ArithmeticError("no pulse")
+        return {"things": look}
+
+    live = Live(pulse)
+    events = live.events()
+    assert "hello" in await anext(events)
+    assert '"topics": ["things"]' in await anext(events)
+    with pytest.raises(StopAsyncIteration):
+        await anext(events)
+
+    again = live.events()
+    assert "hello" in await anext(again)
+    assert '"topics": ["things"]' in await anext(again)
+    await again.aclose()
+    await asyncio.sleep(0)
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "live"]
+
+
 async def test_there_is_a_limit_to_listeners_and_an_end_to_listening():
     live = Live(lambda: {})
     streams = [live.events() for _ in range(MOST_LISTENERS)]

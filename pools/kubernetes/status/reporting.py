@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
 from pools.kubernetes.status.writer import StatusWriter
 from pools.model import World
 from pools.source import Source
+from pools.tasks import Parts
 
 
 class ReportingSource:
@@ -19,15 +19,19 @@ class ReportingSource:
         self._writer = writer
 
     async def worlds(self) -> AsyncIterator[World]:
-        writing: asyncio.Task[None] | None = None
+        parts = Parts()
         async with contextlib.aclosing(self._source.worlds()) as worlds:  # type: ignore[type-var]  # an async generator
             try:
-                async for world in worlds:
+                begun = False
+                while (world := await parts.watch(_next(worlds))) is not None:
                     self._writer.offer(world)
-                    if writing is None:
-                        writing = asyncio.create_task(self._writer.run(), name="status writer")
+                    if not begun:
+                        begun = True
+                        parts.start("status writer", self._writer.run())
                     yield world
             finally:
-                if writing is not None:
-                    writing.cancel()
-                    await asyncio.wait([writing])
+                await parts.stop()
+
+
+async def _next(worlds: AsyncIterator[World]) -> World | None:
+    return await anext(worlds, None)
