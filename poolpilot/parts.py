@@ -13,6 +13,7 @@ from poolpilot.errors import PoolPilotError
 if TYPE_CHECKING:
     from extproc.config.settings import PickerConfig
     from poolpilot.sources import MakeSource
+    from poolpilot.statuses import MakeStatusWriter
     from sim.config import PodConfig
     from xds.config import XdsServerConfig
     from xds.http import HttpConfig
@@ -47,14 +48,16 @@ async def xds_server(
     server: XdsServerConfig,
     http: HttpConfig,
     grace: float,
+    status_writer: MakeStatusWriter | None = None,
 ) -> None:
     """The xDS server; streams get ``grace`` seconds at the end."""
     from pools.source import SourceError
     from xds.control_plane import ControlPlane
     from xds.tls import TlsError
 
+    reporter = status_writer() if status_writer is not None else None
     try:
-        await ControlPlane(source(), settings, server, http).run(grace=grace)
+        await ControlPlane(source(), settings, server, http, reporter).run(grace=grace)
     except (SourceError, TlsError) as error:
         raise PoolPilotError(str(error)) from error
 

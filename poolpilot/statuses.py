@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from poolpilot.sources import MakeSource
+if TYPE_CHECKING:
+    from pools.kubernetes.status import StatusWriter
+
+MakeStatusWriter = Callable[[], "StatusWriter"]
+"""Called inside the event loop."""
 
 GATEWAY_API = "Being a gateway (with --kubernetes)"
 
@@ -76,18 +80,16 @@ def checked_controller(name: str) -> str:
     return name
 
 
-def with_statuses(
-    source: MakeSource,
+def status_writer(
     kubeconfig: Path | None,
     context: str | None,
     namespaces: Sequence[str],
     controller: str,
     lease_namespace: str,
     addresses: Sequence[str],
-    own_pickers: Sequence[str],
-) -> MakeSource:
-    """A Kubernetes source of whose Worlds statuses and Events are written."""
-    from pools.kubernetes.status import ReportingSource, StatusSettings, StatusWriter
+) -> MakeStatusWriter:
+    """What writes statuses and Events to the API server that the Worlds are from."""
+    from pools.kubernetes.status import StatusSettings, StatusWriter
     from pools.model import is_ip
 
     settings = StatusSettings(
@@ -99,6 +101,5 @@ def with_statuses(
         addresses=tuple(
             ("IPAddress" if is_ip(address) else "Hostname", address) for address in addresses
         ),
-        own_pickers=frozenset(own_pickers),
     )
-    return lambda: ReportingSource(source(), StatusWriter(settings))
+    return lambda: StatusWriter(settings)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
 from pathlib import Path
 
 import structlog
@@ -78,7 +78,7 @@ class FilesSource:
         self._debounce = debounce
         self._poll = poll
 
-    async def worlds(self) -> AsyncIterator[World]:
+    async def worlds(self) -> AsyncGenerator[World, None]:
         """Yield a World for each consistent state of the directory that differs from the last.
 
         Raises SourceError if the directory is not there at the start. Close the iterator

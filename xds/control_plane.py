@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from typing import Protocol
 
 import structlog
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 
 from inspection.http import HttpServer
 from inspection.live import Live
+from pools.attachment import AttachedWorld
 from pools.model import Severity, World
 from pools.source import Source
 from xds.config import XdsServerConfig
@@ -24,11 +27,21 @@ from xds.translate import TranslateSettings, Translator
 log = structlog.get_logger(__name__)
 
 
+class Reporter(Protocol):
+    """Tells users what became of what they described, such as in the statuses of a cluster."""
+
+    def offer(self, attached: AttachedWorld) -> None:
+        """This is the newest World. Must return at once."""
+
+    async def run(self) -> None:
+        """Report until cancelled."""
+
+
 class ControlPlane:
     """Serves Envoys what a source says, until it is told to stop.
 
     It listens from the start, but is not ready, and tells Envoys nothing, before the first World is
-    there: an empty answer would delete what they have.
+    there: an empty answer would delete what they have. ``reporter`` runs beside it.
     """
 
     def __init__(
@@ -37,8 +50,10 @@ class ControlPlane:
         settings: TranslateSettings | None = None,
         server_config: XdsServerConfig | None = None,
         http_config: HttpConfig | None = None,
+        reporter: Reporter | None = None,
     ) -> None:
         self._source = source
+        self._reporter = reporter
         self.registry = CollectorRegistry()
         self._metrics = _Metrics(self.registry)
         self.provider = WorldProvider(Translator(settings or TranslateSettings()))
@@ -54,6 +69,7 @@ class ControlPlane:
             )
         )
         self._following: asyncio.Task[None] | None = None
+        self._reporting: asyncio.Task[None] | None = None
         self._noted: frozenset[str] = frozenset()
 
     @property
@@ -91,9 +107,13 @@ class ControlPlane:
         assert self._following is not None
         http = asyncio.create_task(self._http.ended(), name="xds-http-ended")
         try:
-            await asyncio.wait([self._following, http], return_when=asyncio.FIRST_COMPLETED)
+            parts = [self._following, http, *([self._reporting] if self._reporting else [])]
+            await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
             if self._following.done():
                 self._following.result()
+            if self._reporting is not None and self._reporting.done():
+                self._reporting.result()
+                raise RuntimeError("what reports of the configuration ended by itself")
             await http
             raise RuntimeError("the HTTP server beside the xDS server ended by itself")
         finally:
@@ -103,20 +123,25 @@ class ControlPlane:
         self._http.start(bind(self._http_config))
         await self.server.start()
         self._following = asyncio.create_task(self._follow(), name="source")
+        if self._reporter is not None:
+            self._reporting = asyncio.create_task(self._reporter.run(), name="reporter")
 
     async def stop(self, grace: float = 5.0) -> None:
         """Stop what was started; streams in progress get ``grace`` seconds."""
-        if self._following is not None:
-            self._following.cancel()
-            await asyncio.wait([self._following])
-            self._following = None
+        tasks = [task for task in (self._following, self._reporting) if task is not None]
+        self._following = self._reporting = None
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         self.live.close()
         await self.server.stop(grace)
         await self._http.stop()
 
     async def _follow(self) -> None:
-        async for world in self._source.worlds():
-            self.take(world)
+        async with contextlib.aclosing(self._source.worlds()) as worlds:
+            async for world in worlds:
+                self.take(world)
 
     def take(self, world: World) -> None:
         """Make ``world`` what Envoys get."""
@@ -128,6 +153,8 @@ class ControlPlane:
         if cause:
             log.info("new configuration", cause=cause, revision=world.revision)
             self.server.refresh(cause)
+        if self._reporter is not None and self.provider.attached is not None:
+            self._reporter.offer(self.provider.attached)
 
     def _log_notes(self) -> None:
         """What cannot be had, once, when it is new. Sources log their own problems."""

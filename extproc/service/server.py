@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -44,6 +44,7 @@ from extproc.transport.listen import TcpAddress, bind, join_host_port, parse_add
 from extproc.transport.tls import TlsFiles
 from inspection.http import HttpServer
 from inspection.live import Live
+from pools.model import World
 from pools.source import Source
 
 if TYPE_CHECKING:
@@ -315,7 +316,12 @@ class EndpointPickerServer:
         self._serving.append(await serve_grpcio(services, address, tls=tls))
 
     async def _follow(self) -> None:
-        async for world in self._source.worlds():
+        async with contextlib.aclosing(self._source.worlds()) as worlds:
+            await self._take_over(worlds)
+        raise SourceEndedError("the source of pools ended; restart the endpoint picker")
+
+    async def _take_over(self, worlds: AsyncIterable[World]) -> None:
+        async for world in worlds:
             try:
                 self.director.update(world)
             except Exception as error:
@@ -338,7 +344,6 @@ class EndpointPickerServer:
                 endpoints=len(self.director.fleet.members),
                 problems=len(world.problems),
             )
-        raise SourceEndedError("the source of pools ended; restart the endpoint picker")
 
     async def _follow_profiles(self, file: ProfilesFile) -> None:
         async for profiles in file.changes():

@@ -25,7 +25,7 @@ from poolpilot.statuses import (
     OwnPickers,
     WriteStatus,
     checked_controller,
-    with_statuses,
+    status_writer,
 )
 
 if TYPE_CHECKING:
@@ -486,7 +486,7 @@ def serve_xds(
     from xds.http import HttpConfig
 
     logs.configure(log_level, log_format)
-    pools = _reported_source(
+    pools = _gateway_source(
         manifests,
         kubernetes,
         kubeconfig,
@@ -494,11 +494,12 @@ def serve_xds(
         namespace,
         controller_name,
         with_routes=routes,
-        status=status and routes,
-        lease_namespace=lease_namespace,
-        gateway_addresses=gateway_address,
-        own_pickers=own_picker,
     )
+    writer = None
+    if kubernetes and status and routes:
+        writer = status_writer(
+            kubeconfig, context, namespace, controller_name, lease_namespace, gateway_address
+        )
     host, port = listen_address(address, "--address")
     http_host, http_port = listen_address(http_address, "--http-address")
     http = HttpConfig(http_host, http_port, tuple(http_name), tuple(envoy_admin))
@@ -515,7 +516,7 @@ def serve_xds(
         host=host, port=port, tls=_tls(TlsConfig, tls_certificate, tls_key, tls_client_ca)
     )
     run_until_stopped(
-        lambda: {"xDS server": parts.xds_server(pools, settings, server, http, grace)},
+        lambda: {"xDS server": parts.xds_server(pools, settings, server, http, grace, writer)},
         grace=grace + CLOSING,
     )
 
@@ -690,18 +691,14 @@ def serve_all(
 
     logs.configure(log_level, log_format)
     pools = source(manifests, kubernetes, kubeconfig, context, namespace, with_routes=False)
-    reported_pools = _reported_source(
-        manifests,
-        kubernetes,
-        kubeconfig,
-        context,
-        namespace,
-        controller_name,
-        status=status,
-        lease_namespace=lease_namespace,
-        gateway_addresses=gateway_address,
-        own_pickers=own_picker,
+    all_kinds = _gateway_source(
+        manifests, kubernetes, kubeconfig, context, namespace, controller_name
     )
+    writer = None
+    if kubernetes and status:
+        writer = status_writer(
+            kubeconfig, context, namespace, controller_name, lease_namespace, gateway_address
+        )
     settings = _translate_settings(listen, picker, reuse_port, own_picker)
     limits, upkeep = transport_limits(transport_limit)
     try:
@@ -726,7 +723,7 @@ def serve_all(
     run_until_stopped(
         lambda: {
             "xDS server": parts.xds_server(
-                reported_pools, settings, XdsServerConfig(host=host), HttpConfig(), grace
+                all_kinds, settings, XdsServerConfig(host=host), HttpConfig(), grace, writer
             ),
             "endpoint picker": parts.endpoint_picker(pools, config, grace),
         },
@@ -738,7 +735,7 @@ CLOSING = 2.0
 """Seconds that a server may take to close after the grace period it gives others."""
 
 
-def _reported_source(
+def _gateway_source(
     manifests: Path | None,
     kubernetes: bool,
     kubeconfig: Path | None,
@@ -747,15 +744,11 @@ def _reported_source(
     controller: str,
     *,
     with_routes: bool = True,
-    status: bool,
-    lease_namespace: str,
-    gateway_addresses: list[str],
-    own_pickers: list[str],
 ) -> MakeSource:
-    """The source that the options choose; if it is Kubernetes, statuses are written there."""
+    """The source that the options choose, with routes and Gateways."""
     if not with_routes and not kubernetes:
         raise typer.BadParameter("only goes with --kubernetes", param_hint="--no-routes")
-    pools = source(
+    return source(
         manifests,
         kubernetes,
         kubeconfig,
@@ -763,18 +756,6 @@ def _reported_source(
         namespaces,
         with_routes=with_routes,
         controller=checked_controller(controller),
-    )
-    if not kubernetes or not status:
-        return pools
-    return with_statuses(
-        pools,
-        kubeconfig,
-        context,
-        namespaces,
-        controller,
-        lease_namespace,
-        gateway_addresses,
-        own_pickers,
     )
 
 

@@ -6,7 +6,7 @@ import datetime
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,7 +62,7 @@ class KubernetesSource:
         self._now = now
         self._chance = chance
 
-    async def worlds(self) -> AsyncIterator[World]:
+    async def worlds(self) -> AsyncGenerator[World, None]:
         """Yield a World for each consistent state that differs from the last.
 
         The first one comes when everything was listed once. Raises SourceError if the client
