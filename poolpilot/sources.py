@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pools.well_known import CONTROLLER
+
 if TYPE_CHECKING:
     from pools.source import Source
 
@@ -108,7 +110,6 @@ def _kubernetes(
 ) -> MakeSource:
     from pools.kubernetes import (
         ALL_KINDS,
-        CONTROLLER,
         PICKER_KINDS,
         KubernetesSettings,
         KubernetesSource,

@@ -18,8 +18,8 @@ from pools.assemble import assemble, next_expiry
 from pools.catalog import DEFAULT_GRACE, Catalog
 from pools.directory import Contents, Listing, list_directory
 from pools.dns import Lookups, Resolve, system_resolve
-from pools.manifests import Object, PoolEndpoints
-from pools.model import Problem, World
+from pools.manifests import Object
+from pools.model import PoolEndpoints, Problem, World
 from pools.source import SourceError, Succession
 from pools.waiting import set_within
 

@@ -27,6 +27,7 @@ from poolpilot.statuses import (
     checked_controller,
     status_writer,
 )
+from pools.well_known import CONTROLLER, OWN_PICKER
 
 if TYPE_CHECKING:
     from xds.translate import PickerTls, TranslateSettings
@@ -40,8 +41,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-CONTROLLER = "poolpilot.dev/gateway-controller"
-OWN_PICKER = "poolpilot-extproc"
 ENVOY = "What Envoy is told"
 TLS = "TLS"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from pools.attachment.inputs import Inputs
 from pools.attachment.listeners import attach_gateway
-from pools.attachment.references import Refusal, Resolver
+from pools.attachment.resolver import Refusal, Resolver
 from pools.attachment.routes import RouteOutcome, attach_route
 from pools.attachment.values import (
     AttachedGateway,
@@ -19,8 +19,9 @@ from pools.attachment.values import (
     ServiceRef,
 )
 from pools.model import HTTPRoute, InferencePool, ObjectName, World
+from pools.well_known import OWN_PICKER
 
-OWN_PICKERS: frozenset[str] = frozenset({"poolpilot-extproc"})
+OWN_PICKERS: frozenset[str] = frozenset({OWN_PICKER})
 """Services that are endpoint pickers of ours: ``name`` in any namespace, or ``namespace/name``."""
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pools.attachment.references import Refusal, Resolver
+from pools.attachment.resolver import Refusal, Resolver
 from pools.attachment.values import AttachedGateway, AttachedListener, Condition
 from pools.model import Gateway, GatewayListener, ListenerProtocol, TlsCertificate
 

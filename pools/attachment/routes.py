@@ -12,7 +12,7 @@ from pools.attachment.filters import (
 )
 from pools.attachment.hostnames import share_any
 from pools.attachment.inputs import Inputs
-from pools.attachment.references import Refusal, Resolver
+from pools.attachment.resolver import Refusal, Resolver
 from pools.attachment.values import AttachedParent, AttachedRoute, Condition
 from pools.model import (
     AllowedRoutes,

@@ -16,8 +16,7 @@ from pools.kubernetes.follower import Follower, Timing
 from pools.kubernetes.kinds import ALL_KINDS, Kind
 from pools.model import World
 from pools.source import SourceError, Succession
-
-CONTROLLER = "poolpilot.dev/gateway-controller"
+from pools.well_known import CONTROLLER
 
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 

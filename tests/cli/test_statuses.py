@@ -9,15 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from poolpilot.cli import app
-from poolpilot.commands import serve
 from poolpilot.statuses import checked_controller
-from pools.attachment import OWN_PICKERS
-from pools.kubernetes import CONTROLLER
-
-
-def test_the_defaults_are_those_of_the_library() -> None:
-    assert serve.CONTROLLER == CONTROLLER
-    assert frozenset({serve.OWN_PICKER}) == OWN_PICKERS
 
 
 def test_a_controllers_name_has_a_domain() -> None:

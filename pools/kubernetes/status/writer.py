@@ -23,7 +23,6 @@ from pools.kubernetes.backoff import delay
 from pools.kubernetes.connection import MERGE_PATCH, ApiError, Connection, UnreachableError
 from pools.kubernetes.credentials import Credentials
 from pools.kubernetes.moments import micro_time, rfc3339
-from pools.kubernetes.source import CONTROLLER
 from pools.kubernetes.status.composition import compose
 from pools.kubernetes.status.document import mapping
 from pools.kubernetes.status.election import DURATION, Election
@@ -35,6 +34,7 @@ from pools.kubernetes.status.pace import Pace
 from pools.kubernetes.status.reports import Ours, Report
 from pools.kubernetes.status.target import Target, collection
 from pools.model import ObjectName
+from pools.well_known import CONTROLLER
 
 log = structlog.get_logger(__name__)
 

@@ -16,11 +16,8 @@ from pools.model import (
     RouteBackend,
     TlsCertificate,
 )
+from pools.well_known import GATEWAY_GROUP, PICKER_PORT, POOL_GROUPS
 
-GATEWAY_GROUP = "gateway.networking.k8s.io"
-POOL_GROUPS = ("inference.networking.k8s.io", "inference.networking.x-k8s.io")
-DEFAULT_PICKER_PORT = 9002
-"""Of references without a port (v1alpha2)."""
 PLAIN_PROTOCOLS = ("kubernetes.io/h2c", "kubernetes.io/ws")
 TLS_PROTOCOLS = ("https", "tls")
 STANDARD_PREFIX = "kubernetes.io/"
@@ -91,7 +88,7 @@ class Resolver:
         name = ObjectName(pool.name.namespace, ref.name)
         if ref.name in self._own_pickers or str(name) in self._own_pickers:
             return None
-        service, port = self._inputs.services.get(name), ref.port or DEFAULT_PICKER_PORT
+        service, port = self._inputs.services.get(name), ref.port or PICKER_PORT
         if service is None and self._services_unread:
             return ServiceRef(name, port)
         if service is None:
