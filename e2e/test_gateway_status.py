@@ -26,8 +26,10 @@ from poolpilot.demo.processes import Children
 from pools.kubernetes import KubernetesSettings, KubernetesSource, Timing
 from pools.kubernetes.connection import MERGE_PATCH, ApiError, Connection
 from pools.kubernetes.credentials import Credentials
-from pools.kubernetes.status import ReportingSource, StatusSettings, StatusTiming, StatusWriter
-from pools.model import World
+from pools.kubernetes.status import StatusSettings, StatusTiming, StatusWriter
+from xds.config import XdsServerConfig
+from xds.control_plane import ControlPlane
+from xds.http import HttpConfig
 
 LIMIT = 20.0
 QUICK = Timing(discovery=0.5, longest_retry=0.5)
@@ -122,7 +124,7 @@ async def reporting(cluster: Cluster, **settings: Any) -> AsyncIterator[StatusWr
             **settings,
         )
     )
-    source = ReportingSource(
+    control = ControlPlane(
         KubernetesSource(
             KubernetesSettings(
                 cluster.server.kubeconfig,
@@ -131,18 +133,13 @@ async def reporting(cluster: Cluster, **settings: Any) -> AsyncIterator[StatusWr
                 timing=QUICK,
             )
         ),
-        writer,
+        server_config=XdsServerConfig(port=0),
+        http_config=HttpConfig(port=0),
+        reporter=writer,
     )
-    worlds: list[World] = []
-
-    async def follow() -> None:
-        async with contextlib.aclosing(source.worlds()) as stream:  # type: ignore[type-var]  # an async generator
-            async for world in stream:
-                worlds[:] = [world]
-
-    task = asyncio.create_task(follow())
+    task = asyncio.create_task(control.run())
     try:
-        await eventually(lambda: bool(worlds), "the first World", LIMIT)
+        await eventually(lambda: control.provider.world is not None, "the first World", LIMIT)
         yield writer
         assert not task.done(), task.exception()
     finally:

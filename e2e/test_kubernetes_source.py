@@ -26,8 +26,7 @@ from e2e.kube.proxy import Proxy
 from poolpilot.demo.ports import LOOPBACK, reserve
 from poolpilot.demo.processes import Children
 from pools.kubernetes import KubernetesSettings, KubernetesSource, Timing
-from pools.model import ObjectName, World
-from pools.pods import Pod
+from pools.model import ObjectName, Pod, World
 from tests.pools.pairs import pair
 
 PROMPT = 1.0

@@ -16,6 +16,7 @@ from pools.tasks import PartEndedError
 if TYPE_CHECKING:
     from extproc.config.settings import PickerConfig
     from poolpilot.sources import MakeSource
+    from poolpilot.statuses import MakeStatusWriter
     from sim.config import PodConfig
     from xds.config import XdsServerConfig
     from xds.http import HttpConfig
@@ -50,14 +51,16 @@ async def xds_server(
     server: XdsServerConfig,
     http: HttpConfig,
     grace: float,
+    status_writer: MakeStatusWriter | None = None,
 ) -> None:
     """The xDS server; streams get ``grace`` seconds at the end."""
     from pools.source import SourceError
     from xds.control_plane import ControlPlane
     from xds.tls import TlsError
 
+    reporter = status_writer() if status_writer is not None else None
     with _for_people(SourceError, TlsError):
-        await ControlPlane(source(), settings, server, http).run(grace=grace)
+        await ControlPlane(source(), settings, server, http, reporter).run(grace=grace)
 
 
 async def endpoint_picker(source: MakeSource, config: PickerConfig, grace: float) -> None:

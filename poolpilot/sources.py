@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
+from pools.well_known import CONTROLLER
+
 if TYPE_CHECKING:
     from pools.source import Source
 
@@ -134,7 +136,6 @@ def _kubernetes(
 ) -> MakeSource:
     from pools.kubernetes import (
         ALL_KINDS,
-        CONTROLLER,
         PICKER_KINDS,
         KubernetesSettings,
         KubernetesSource,

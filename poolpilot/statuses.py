@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
@@ -10,10 +11,12 @@ import typer
 
 from poolpilot.grouping import option
 from poolpilot.sources import MakeSource, Where
-from pools.attachment import OWN_PICKERS
-from pools.kubernetes import CONTROLLER
-from pools.kubernetes.status import ReportingSource, StatusSettings, StatusWriter
+from pools.kubernetes.status import StatusSettings, StatusWriter
 from pools.model import is_ip
+from pools.well_known import CONTROLLER, OWN_PICKER
+
+MakeStatusWriter = Callable[[], StatusWriter]
+"""Called inside the event loop."""
 
 GATEWAY_API = "Being a gateway (with --kubernetes)"
 
@@ -90,18 +93,22 @@ class GatewayOptions:
             "Service that pools name to mean our own endpoint picker (--picker). Repeat for more.",
             metavar="[NAMESPACE/]SERVICE",
         ),
-    ] = field(default_factory=lambda: sorted(OWN_PICKERS))
+    ] = field(default_factory=lambda: [OWN_PICKER])
 
     def source(self, where: Where) -> MakeSource:
-        """The source that the options choose; if it is Kubernetes, statuses are written there.
+        """The source that the options choose, with what the gateway's routes need.
 
         Raises typer.BadParameter as :meth:`Where.source` does.
         """
         if not self.routes and not where.kubernetes:
             raise typer.BadParameter("only goes with --kubernetes", param_hint="--no-routes")
-        pools = where.source(with_routes=self.routes, controller=self.controller_name)
+        return where.source(with_routes=self.routes, controller=self.controller_name)
+
+    def status_writer(self, where: Where) -> MakeStatusWriter | None:
+        """What writes statuses and Events to the API server that the pools are from; None: they
+        are not to be written, or there is no API server."""
         if not (where.kubernetes and self.status and self.routes):
-            return pools
+            return None
         settings = StatusSettings(
             kubeconfig=where.kubeconfig,
             context=where.context,
@@ -112,6 +119,5 @@ class GatewayOptions:
                 ("IPAddress" if is_ip(address) else "Hostname", address)
                 for address in self.gateway_address
             ),
-            own_pickers=frozenset(self.own_picker),
         )
-        return lambda: ReportingSource(pools(), StatusWriter(settings))
+        return lambda: StatusWriter(settings)

@@ -6,51 +6,43 @@ import datetime
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import TypeVar
 
-from pools.manifests import Key, Namespace, Object, key_of
-from pools.manifests.endpoints import Host, PoolEndpoints
+from pools.manifests import Key, Object, key_of
 from pools.manifests.fields import did_you_mean
 from pools.model import (
     AbsentEndpoint,
     BackendKind,
     Endpoint,
+    EndpointSlice,
     Gateway,
     GatewayClass,
+    Host,
     HTTPRoute,
     InferenceModel,
     InferenceModelRewrite,
     InferenceObjective,
     InferencePool,
+    Namespace,
     ObjectName,
     Origin,
+    Pod,
+    PoolEndpoints,
     Problem,
     ReferenceGrant,
     Service,
     Severity,
     TlsCertificate,
     World,
+    seniority,
 )
-from pools.pods import Pod, endpoints_of_pod, problems_of_pod, selects
-from pools.references import References, references
-from pools.services import EndpointSlice, with_addresses
+from pools.pods import endpoints_of_pod, problems_of_pod, selects
+from pools.references import References
+from pools.resolution import NOT_LOOKED_UP, Lookup
+from pools.services import with_addresses
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Lookup:
-    """What is known of a DNS name."""
-
-    addresses: tuple[str, ...] = ()
-    """From the last look-up that succeeded, sorted."""
-    error: str = ""
-    """Why the last look-up failed; empty if it did not."""
-
-
-NOT_LOOKED_UP = Lookup(error="it was not resolved yet")
 
 
 MOST_HINTS = 10
@@ -66,6 +58,7 @@ def assemble(
     revision: int = 0,
     pods: Iterable[Pod] = (),
     *,
+    references: References | None = None,
     now: float | None = None,
     of_others: Collection[ObjectName] = (),
     of_cluster: bool = False,
@@ -79,6 +72,7 @@ def assemble(
     Pods that no pool selects are left out without a word, and so is what nothing refers to of the
     kinds that are only there to be referred to.
 
+    ``references``: what is referred to, if that was collected before.
     ``now``: in seconds since 1970; without it no certificate is said to have expired.
     ``of_others``: routes that are none of our business; what they lack is not reported.
     """
@@ -91,7 +85,7 @@ def assemble(
     routes = tuple(route for route in _of(by_kind, HTTPRoute) if not route.of_others)
     gateways = _of(by_kind, Gateway)
     our_routes = [route for route in routes if route.name not in of_others]
-    named = references(pools.values(), our_routes, gateways)
+    named = references or References.of(pools.values(), our_routes, gateways)
     found += _doubles(doubles, named)
     uses = [(m.pool, m.origin) for m in models]
     uses += [(o.pool, o.origin) for o in objectives]
@@ -113,24 +107,24 @@ def assemble(
         servers.add_hosts(item, lookups or {})
     servers.add_pods(pods)
     return World(
-        revision,
-        pools,
-        servers.endpoints(),
-        models,
-        objectives,
-        rewrites,
-        routes,
-        gateways,
-        tuple(found),
-        servers.origins,
-        tuple(servers.absent),
-        _of(by_kind, GatewayClass),
-        certificates,
-        _services(by_kind, named.services),
-        _of(by_kind, ReferenceGrant),
-        _namespaces(by_kind, named.namespaces),
-        of_cluster,
-        unread,
+        revision=revision,
+        pools=pools,
+        endpoints=servers.endpoints(),
+        models=models,
+        objectives=objectives,
+        rewrites=rewrites,
+        routes=routes,
+        gateways=gateways,
+        problems=tuple(found),
+        endpoint_origins=servers.origins,
+        absent=tuple(servers.absent),
+        gateway_classes=_of(by_kind, GatewayClass),
+        certificates=certificates,
+        services=_services(by_kind, named.services),
+        grants=_of(by_kind, ReferenceGrant),
+        namespaces=_namespaces(by_kind, named.namespaces),
+        of_cluster=of_cluster,
+        unread=unread,
     )
 
 
@@ -203,7 +197,7 @@ def _of(by_kind: Mapping[Key, Object], kind: type[T]) -> tuple[T, ...]:
 def _oldest(models: Sequence[InferenceModel], found: list[Problem]) -> tuple[InferenceModel, ...]:
     """One InferenceModel for each model name of a pool: the oldest, then the first by name."""
     oldest: dict[tuple[ObjectName, str], InferenceModel] = {}
-    for model in sorted(models, key=lambda m: (m.created or "9", m.name)):
+    for model in sorted(models, key=lambda m: seniority(m.created, m.name)):
         other = oldest.setdefault((model.pool, model.model_name), model)
         if other is not model:
             message = f"{model.model_name!r} is already taken by the older {other.origin}"

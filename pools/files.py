@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +19,8 @@ from pools.assemble import assemble, next_expiry
 from pools.catalog import DEFAULT_GRACE, Catalog
 from pools.directory import Contents, Listing, list_directory
 from pools.dns import Lookups, Resolve, system_resolve
-from pools.manifests import Object, PoolEndpoints
-from pools.model import Problem, Severity, World
+from pools.manifests import Object
+from pools.model import PoolEndpoints, Problem, Severity, World
 from pools.source import SourceError, Succession
 from pools.tasks import Parts
 from pools.waiting import set_within
@@ -80,7 +80,7 @@ class FilesSource:
         self._debounce = debounce
         self._poll = poll
 
-    async def worlds(self) -> AsyncIterator[World]:
+    async def worlds(self) -> AsyncGenerator[World, None]:
         """Yield a World for each consistent state of the directory that differs from the last.
 
         Raises SourceError if the directory is not there at the start. Close the iterator

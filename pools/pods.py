@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
 from pools.model import (
     AbsentEndpoint,
     Endpoint,
     InferencePool,
-    ObjectName,
-    Origin,
+    Pod,
     Problem,
     Severity,
 )
@@ -21,22 +19,6 @@ ACTIVE_PORTS_ANNOTATIONS = (
 )
 """The target ports that are live on a pod, separated by commas; without it, all of them. The first
 of these that a pod has counts (model server protocol)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pod:
-    """What matters of a Pod."""
-
-    name: ObjectName
-    address: str = ""
-    """Its primary IP address; empty until it has one."""
-    labels: Mapping[str, str] = field(default_factory=dict)
-    unready: str = ""
-    """Why nothing may be sent to it; empty where it is Ready and not being deleted."""
-    active_ports: str | None = None
-    """The annotation, as it was written."""
-    active_ports_key: str = ""
-    origin: Origin | None = None
 
 
 def selects(pool: InferencePool, pod: Pod) -> bool:

@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from pools.model import ObjectName, Origin, Service, ServicePort
+from pools.model import EndpointSlice, Service, ServicePort
 
 SERVICE_LABEL = "kubernetes.io/service-name"
 """Of an EndpointSlice: the Service that it belongs to."""
-
-
-@dataclass(frozen=True, slots=True)
-class EndpointSlice:
-    """What matters of an EndpointSlice."""
-
-    name: ObjectName
-    service: ObjectName | None = None
-    ready: tuple[str, ...] = ()
-    """IP addresses."""
-    ending: tuple[str, ...] = ()
-    """Of those that still serve, though they are asked to end."""
-    ports: tuple[tuple[str, int], ...] = ()
-    """Names, which are those of the Service's ports, and numbers; TCP only."""
-    origin: Origin | None = None
 
 
 def conditions(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from typing import Protocol
 
 import structlog
@@ -24,10 +24,11 @@ class Source(Protocol):
     answered from half a state would delete the other half. Later ones come when something changed.
     A source survives what goes wrong outside (a broken file, an API server that is away) by keeping
     the last good state and adding a Problem; it raises only for what no retry can mend, such as a
-    directory that does not exist at start.
+    directory that does not exist at start. Whoever reads it closes it (``contextlib.aclosing``),
+    which ends what runs behind it.
     """
 
-    def worlds(self) -> AsyncIterator[World]: ...
+    def worlds(self) -> AsyncGenerator[World, None]: ...
 
 
 class Succession:

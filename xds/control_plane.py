@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from typing import Protocol
 
 import structlog
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 
 from inspection.http import HttpServer
 from inspection.live import Live
+from pools.attachment import AttachedWorld
 from pools.model import Severity, World
 from pools.source import Source
 from pools.tasks import Parts
@@ -29,11 +32,21 @@ CLOSING = 1.5
 gives to those it answers."""
 
 
+class Reporter(Protocol):
+    """Tells users what became of what they described, such as in the statuses of a cluster."""
+
+    def offer(self, attached: AttachedWorld) -> None:
+        """This is the newest World. Must return at once."""
+
+    async def run(self) -> None:
+        """Report until cancelled."""
+
+
 class ControlPlane:
     """Serves Envoys what a source says, until it is told to stop.
 
     It listens from the start, but is not ready, and tells Envoys nothing, before the first World is
-    there: an empty answer would delete what they have.
+    there: an empty answer would delete what they have. ``reporter`` runs beside it.
     """
 
     def __init__(
@@ -42,8 +55,10 @@ class ControlPlane:
         settings: TranslateSettings | None = None,
         server_config: XdsServerConfig | None = None,
         http_config: HttpConfig | None = None,
+        reporter: Reporter | None = None,
     ) -> None:
         self._source = source
+        self._reporter = reporter
         self.registry = CollectorRegistry()
         self._metrics = _Metrics(self.registry)
         self.provider = WorldProvider(Translator(settings or TranslateSettings()))
@@ -60,6 +75,7 @@ class ControlPlane:
         )
         self._parts = Parts()
         self._following: asyncio.Task[None] | None = None
+        self._reporting: asyncio.Task[None] | None = None
         self._noted: frozenset[str] = frozenset()
 
     @property
@@ -98,20 +114,24 @@ class ControlPlane:
         await self.server.start()
         self._parts.start("HTTP server", self._http.run())
         self._following = self._parts.start("source", self._follow())
+        if self._reporter is not None:
+            self._reporting = self._parts.start("status writer", self._reporter.run())
 
     async def stop(self, grace: float = GRACE) -> None:
         """Stop what was started; streams in progress get ``grace`` seconds."""
-        if self._following is not None:
-            # Nothing new for streams that are to end.
-            self._parts.cancel(self._following)
+        for task in (self._following, self._reporting):
+            if task is not None:
+                # Nothing new for streams that are to end, nor written about them.
+                self._parts.cancel(task)
         self.live.close()
         await self.server.stop(grace)
         await self._parts.stop(CLOSING)
         self._http.close()
 
     async def _follow(self) -> None:
-        async for world in self._source.worlds():
-            self.take(world)
+        async with contextlib.aclosing(self._source.worlds()) as worlds:
+            async for world in worlds:
+                self.take(world)
 
     def take(self, world: World) -> None:
         """Make ``world`` what Envoys get."""
@@ -123,6 +143,8 @@ class ControlPlane:
         if cause:
             log.info("new configuration", cause=cause, revision=world.revision)
             self.server.refresh(cause)
+        if self._reporter is not None and self.provider.attached is not None:
+            self._reporter.offer(self.provider.attached)
 
     def _log_notes(self) -> None:
         """What cannot be had, once, when it is new. Sources log their own problems."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from pools.attachment import AttachedWorld, Attacher
 from pools.model import Gateway, World
 from xds.cause import cause_of
 from xds.snapshot import Node, Snapshot
@@ -50,7 +51,10 @@ class WorldProvider:
 
     def __init__(self, translator: Translator) -> None:
         self._translator = translator
+        self._attacher = Attacher(translator.settings.own_pickers)
         self.world: World | None = None
+        self.attached: AttachedWorld | None = None
+        """The newest World, attached once for all who read it; None: it could not be."""
         self._gateways: dict[str, Gateway | None] = {}
         self._deleted: set[str] = set()
         """Gateways that were there before."""
@@ -61,7 +65,7 @@ class WorldProvider:
         """Make this the World that snapshots are made from; returns what caused the change, empty
         if no snapshot is different from before."""
         cause = cause_of(self.world, world)
-        self.world = world
+        self.world, self.attached = world, None
         self._translator.next_world()
         before = self._gateways.keys()
         self._gateways = {str(gateway.name): gateway for gateway in world.gateways}
@@ -125,7 +129,7 @@ class WorldProvider:
     def preview(self, node: Node) -> Snapshot | None:
         """What such a node would get. Unlike ``snapshot`` it leaves no trace."""
         group = self.group(node)
-        if group == NO_GROUP or self.world is None:
+        if group == NO_GROUP or self.attached is None:
             return None
         if group in self._deleted:
             return _NOTHING
@@ -135,7 +139,7 @@ class WorldProvider:
             return known.snapshot
         translator = Translator(self._translator.settings)
         return translator.translate(
-            self.world, self._gateways[group], features, cause="made to be looked at"
+            self.attached, self._gateways[group], features, cause="made to be looked at"
         )
 
     def variants(self) -> Iterator[Variant]:
@@ -157,7 +161,9 @@ class WorldProvider:
         before = self._variants.get(key)
         last_good = before.snapshot if before else None
         try:
-            made = self._translator.translate(self.world, gateway, features, cause=cause)
+            if self.attached is None:
+                self.attached = self._attacher.attach(self.world)
+            made = self._translator.translate(self.attached, gateway, features, cause=cause)
             problem = _inconsistency(made)
         except Exception as error:
             log.exception("configuration cannot be made; the last one stays", group=group)

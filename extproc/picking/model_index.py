@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from pools.model import ObjectName, World
+from pools.model import ObjectName, World, seniority
 
 _Age = tuple[bool, str, ObjectName]
 
@@ -41,11 +41,11 @@ class ModelIndex:
 
         for model in world.models:
             if model.pool in world.pools:
-                claim(model.model_name, _age(model.created, model.name), model.pool)
+                claim(model.model_name, seniority(model.created, model.name), model.pool)
         for rewrite in world.rewrites:
             if rewrite.pool not in world.pools:
                 continue
-            age = _age(rewrite.created, rewrite.name)
+            age = seniority(rewrite.created, rewrite.name)
             for rule in rewrite.rules:
                 for name in rule.models:
                     claim(name, age, rewrite.pool)
@@ -103,8 +103,3 @@ class ModelIndex:
     def models(self) -> Mapping[str, ObjectName]:
         """Every model that is known by name, with its pool."""
         return {**self._reported, **self._named}
-
-
-def _age(created: str, name: ObjectName) -> _Age:
-    """Oldest first; what has no creation time comes last, by name."""
-    return (not created, created, name)

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import random
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable
 from typing import TYPE_CHECKING
 
 import structlog
@@ -48,6 +48,7 @@ from extproc.transport.tls import TlsFiles
 from inspection.http import HttpServer
 from inspection.live import Live
 from pools.extras import install_command
+from pools.model import World
 from pools.source import Source
 from pools.tasks import Parts
 
@@ -314,7 +315,11 @@ class EndpointPickerServer:
         self._serving.append(await serve_grpcio(services, address, tls=tls))
 
     async def _follow(self) -> None:
-        async for world in self._source.worlds():
+        async with contextlib.aclosing(self._source.worlds()) as worlds:
+            await self._take_over(worlds)
+
+    async def _take_over(self, worlds: AsyncIterable[World]) -> None:
+        async for world in worlds:
             try:
                 self._picking.update(world)
             except Exception as error:

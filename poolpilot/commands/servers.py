@@ -45,10 +45,10 @@ def serve_xds(
       poolpilot bootstrap > envoy.yaml && envoy -c envoy.yaml
     """
     logs.configure(log.log_level, log.log_format)
-    source = gateway.source(where)
+    source, statuses = gateway.source(where), gateway.status_writer(where)
     server, http, envoy = xds.server(), xds.http(), xds.envoy(gateway.own_picker)
     run_until_stopped(
-        lambda: {"xDS server": parts.xds_server(source, envoy, server, http, xds.grace)},
+        lambda: {"xDS server": parts.xds_server(source, envoy, server, http, xds.grace, statuses)},
         grace=xds.grace + CLOSING,
     )
 
@@ -122,11 +122,12 @@ def serve_all(
                 param_hint="--picker-tls-ca",
             )
     pools, described = where.source(with_routes=False), gateway.source(where)
+    statuses = gateway.status_writer(where)
     server, http, envoy = xds.server(), xds.http(), xds.envoy(gateway.own_picker)
     config = picker.config()
     run_until_stopped(
         lambda: {
-            "xDS server": parts.xds_server(described, envoy, server, http, xds.grace),
+            "xDS server": parts.xds_server(described, envoy, server, http, xds.grace, statuses),
             "endpoint picker": parts.endpoint_picker(pools, config, picker.grace),
         },
         grace=max(xds.grace, picker.grace) + CLOSING,

@@ -9,6 +9,7 @@ from importlib.resources import files
 
 from poolpilot.manifests import envoy_gateway
 from poolpilot.manifests.template import check_image, check_label, check_port, render
+from pools.well_known import OWN_PICKER, PICKER_PORT
 from xds.bootstrap import BootstrapSettings, bootstrap_yaml
 from xds.translate.settings import SocketAddress
 
@@ -16,7 +17,6 @@ FOLDER = "plain_envoy"
 ENVOY_IMAGE = "envoyproxy/envoy:v1.40.0"
 FILES = ("namespace", "rbac", "xds", "extproc", "envoy", "network", "gateway")
 XDS = "poolpilot-xds"
-PICKER = "poolpilot-extproc"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Settings:
     def picker_targets(self) -> tuple[str, ...]:
         """Each replica by the name that the StatefulSet gives it, in the order of preference."""
         return tuple(
-            f"{PICKER}-{number}.{PICKER}.{self.namespace}.svc:9002"
+            f"{OWN_PICKER}-{number}.{OWN_PICKER}.{self.namespace}.svc:{PICKER_PORT}"
             for number in range(self.picker_replicas)
         )
 

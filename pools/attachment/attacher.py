@@ -6,23 +6,26 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from pools.attachment.inputs import Inputs
 from pools.attachment.listeners import attach_gateway
-from pools.attachment.references import References, Refusal, service_facts
+from pools.attachment.resolver import Refusal, Resolver
 from pools.attachment.routes import RouteOutcome, attach_route
 from pools.attachment.values import (
     AttachedGateway,
     AttachedPool,
+    AttachedWorld,
     Attachments,
     Condition,
     ServiceRef,
 )
 from pools.model import HTTPRoute, InferencePool, ObjectName, World
+from pools.well_known import OWN_PICKER
 
-OWN_PICKERS: frozenset[str] = frozenset({"poolpilot-extproc"})
+OWN_PICKERS: frozenset[str] = frozenset({OWN_PICKER})
 """Services that are endpoint pickers of ours: ``name`` in any namespace, or ``namespace/name``."""
 
 
-def attach(world: World, own_pickers: Collection[str] = OWN_PICKERS) -> Attachments:
+def attach(world: World, own_pickers: Collection[str] = OWN_PICKERS) -> AttachedWorld:
     """Who belongs to whom in a World. For repeated use see :class:`Attacher`.
 
     Read from an API server (``World.of_cluster``), the rules of the Gateway API hold to the letter.
@@ -34,10 +37,8 @@ def attach(world: World, own_pickers: Collection[str] = OWN_PICKERS) -> Attachme
 
 @dataclass(frozen=True, slots=True)
 class _Last:
-    inputs: tuple[object, ...]
-    """Of all that does not belong to a single route."""
+    inputs: Inputs
     routes: tuple[HTTPRoute, ...]
-    references: References
     outcomes: Mapping[ObjectName, RouteOutcome]
     attachments: Attachments
 
@@ -45,78 +46,59 @@ class _Last:
 class Attacher:
     """Attaches one World after the other, making anew only what changed.
 
-    The result is the same as :func:`attach`'s, and the same object as long as nothing that matters
-    here changes: endpoints come and go without a cost.
+    The result is equal to :func:`attach`'s, with the same attachments as before as long as nothing
+    that matters here changes: endpoints come and go without a cost.
     """
 
     def __init__(self, own_pickers: Collection[str] = OWN_PICKERS) -> None:
         self._own_pickers = frozenset(own_pickers)
         self._last: _Last | None = None
 
-    def attach(self, world: World) -> Attachments:
-        inputs = (
-            world.gateways,
-            world.pools,
-            world.certificates,
-            world.grants,
-            world.namespaces,
-            world.of_cluster,
-            world.unread,
-        )
-        last = self._last
-        if last is not None and (last.inputs != inputs or _services_changed(last, world)):
-            last = None
-        if last is not None and last.routes == world.routes:
+    def attach(self, world: World) -> AttachedWorld:
+        return AttachedWorld(world, self._attachments(Inputs.of(world), world.routes))
+
+    def _attachments(self, inputs: Inputs, routes: tuple[HTTPRoute, ...]) -> Attachments:
+        last = self._last if self._last is not None and self._last.inputs == inputs else None
+        if last is not None and last.routes == routes:
             return last.attachments
-        references = References(world, self._own_pickers)
-        gateways = {one.name: attach_gateway(one, references) for one in world.gateways}
-        outcomes = _routes(world, gateways, references, last.outcomes if last else {})
-        attachments = _attachments(world, gateways, references, outcomes)
-        self._last = _Last(inputs, world.routes, references, outcomes, attachments)
+        resolver = Resolver(inputs, self._own_pickers)
+        gateways = {name: attach_gateway(one, resolver) for name, one in inputs.gateways.items()}
+        outcomes = _routes(inputs, routes, gateways, resolver, last.outcomes if last else {})
+        attachments = _attachments(inputs, gateways, resolver, outcomes)
+        self._last = _Last(inputs, routes, outcomes, attachments)
         return attachments
 
 
-def _services_changed(last: _Last, world: World) -> bool:
-    return any(
-        (now := world.services.get(name)) is not before
-        and service_facts(now) != service_facts(before)
-        for name, before in last.references.services.items()
-    )
-
-
 def _routes(
-    world: World,
+    inputs: Inputs,
+    routes: Iterable[HTTPRoute],
     attached: Mapping[ObjectName, AttachedGateway],
-    references: References,
+    resolver: Resolver,
     before: Mapping[ObjectName, RouteOutcome],
 ) -> dict[ObjectName, RouteOutcome]:
-    gateways = {gateway.name: gateway for gateway in world.gateways}
     served = {
         name: frozenset(one.listener.name for one in gateway.served)
         for name, gateway in attached.items()
     }
     outcomes: dict[ObjectName, RouteOutcome] = {}
-    for route in world.routes:
+    for route in routes:
         known = before.get(route.name)
-        if known is None or (known.attached.route is not route and known.attached.route != route):
-            known = attach_route(route, world, gateways, served, references)
-        else:
-            for service in known.services:
-                references.find(service)
+        if known is None or known.attached.route != route:
+            known = attach_route(route, inputs, served, resolver)
         outcomes[route.name] = known
     return outcomes
 
 
 def _attachments(
-    world: World,
+    inputs: Inputs,
     gateways: Mapping[ObjectName, AttachedGateway],
-    references: References,
+    resolver: Resolver,
     outcomes: Mapping[ObjectName, RouteOutcome],
 ) -> Attachments:
     counts = Counter(joined for outcome in outcomes.values() for joined in outcome.listeners)
     counted = {name: _with_routes(gateway, counts) for name, gateway in gateways.items()}
     routes = {name: outcome.attached for name, outcome in outcomes.items()}
-    return Attachments(counted, routes, _pools(world, references, outcomes.values()))
+    return Attachments(counted, routes, _pools(inputs, resolver, outcomes.values()))
 
 
 def _with_routes(
@@ -131,9 +113,9 @@ def _with_routes(
 
 
 def _pools(
-    world: World, references: References, outcomes: Iterable[RouteOutcome]
+    inputs: Inputs, resolver: Resolver, outcomes: Iterable[RouteOutcome]
 ) -> dict[ObjectName, AttachedPool]:
-    users: dict[ObjectName, dict[ObjectName, bool]] = {name: {} for name in world.pools}
+    users: dict[ObjectName, dict[ObjectName, bool]] = {name: {} for name in inputs.pools}
     """By pool and Gateway: whether a route that names the pool is accepted."""
     for outcome in outcomes:
         for pool in outcome.pools:
@@ -143,8 +125,7 @@ def _pools(
                     gateway = parent.parent.gateway
                     of_pool[gateway] = parent.accepted or of_pool.get(gateway, False)
     return {
-        name: _pool(pool, references.picker(pool), users[name])
-        for name, pool in world.pools.items()
+        name: _pool(pool, resolver.picker(pool), users[name]) for name, pool in inputs.pools.items()
     }
 
 

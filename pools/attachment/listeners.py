@@ -6,16 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pools.attachment.references import References, Refusal
+from pools.attachment.resolver import Refusal, Resolver
 from pools.attachment.values import AttachedGateway, AttachedListener, Condition
 from pools.model import Gateway, GatewayListener, ListenerProtocol, TlsCertificate
 
 
-def attach_gateway(gateway: Gateway, references: References) -> AttachedGateway:
+def attach_gateway(gateway: Gateway, resolver: Resolver) -> AttachedGateway:
     """Without the numbers of routes, which depend on what this comes to."""
     conflicts = _conflicts(gateway.listeners)
     listeners = tuple(
-        _listener(gateway, one, conflicts.get(one.name), references) for one in gateway.listeners
+        _listener(gateway, one, conflicts.get(one.name), resolver) for one in gateway.listeners
     )
     return AttachedGateway(gateway.name, listeners, _of_gateway(listeners))
 
@@ -30,9 +30,9 @@ def _listener(
     gateway: Gateway,
     listener: GatewayListener,
     conflict: Refusal | None,
-    references: References,
+    resolver: Resolver,
 ) -> AttachedListener:
-    certificates = _certificates(gateway, listener, references)
+    certificates = _certificates(gateway, listener, resolver)
     refused = conflict
     if listener.problem is not None:
         refused = Refusal(listener.problem.reason, listener.problem.message)
@@ -67,9 +67,7 @@ def _listener(
     )
 
 
-def _certificates(
-    gateway: Gateway, listener: GatewayListener, references: References
-) -> _Certificates:
+def _certificates(gateway: Gateway, listener: GatewayListener, resolver: Resolver) -> _Certificates:
     if listener.protocol is not ListenerProtocol.HTTPS or listener.problem is not None:
         return _Certificates()
     if not listener.certificates:
@@ -78,7 +76,7 @@ def _certificates(
     usable: list[TlsCertificate] = []
     refusals: list[Refusal] = []
     for i, ref in enumerate(listener.certificates):
-        found = references.certificate(gateway.name, ref)
+        found = resolver.certificate(gateway.name, ref)
         if isinstance(found, Refusal):
             where = f"tls.certificateRefs[{i}]"
             refusals.append(Refusal(found.reason, f"{where}: {found.message}"))

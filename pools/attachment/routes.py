@@ -11,7 +11,8 @@ from pools.attachment.filters import (
     problem_of_filters,
 )
 from pools.attachment.hostnames import share_any
-from pools.attachment.references import References, Refusal
+from pools.attachment.inputs import Inputs
+from pools.attachment.resolver import Refusal, Resolver
 from pools.attachment.values import AttachedParent, AttachedRoute, Condition
 from pools.model import (
     AllowedRoutes,
@@ -24,7 +25,6 @@ from pools.model import (
     ParentRef,
     RouteBackend,
     RouteRule,
-    World,
 )
 
 
@@ -36,8 +36,6 @@ class RouteOutcome:
     listeners: frozenset[tuple[ObjectName, str]]
     pools: frozenset[ObjectName]
     """Those that it may send requests to."""
-    services: frozenset[ObjectName]
-    """Those that it names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +52,19 @@ class _Rules:
 
 def attach_route(
     route: HTTPRoute,
-    world: World,
-    gateways: Mapping[ObjectName, Gateway],
+    inputs: Inputs,
     served: Mapping[ObjectName, frozenset[str]],
-    references: References,
+    resolver: Resolver,
 ) -> RouteOutcome:
     """``served``: by Gateway, the names of the listeners that take requests."""
-    rules = _rules(route, references)
+    rules = _rules(route, resolver)
     parents: list[AttachedParent] = []
     joined: set[tuple[ObjectName, str]] = set()
-    for parent in _parents(route, world):
-        gateway = gateways.get(parent.gateway)
+    for parent in _parents(route, inputs):
+        gateway = inputs.gateways.get(parent.gateway)
         if gateway is None:
             continue
-        found = _listeners(route, parent, gateway, world)
+        found = _listeners(route, parent, gateway, inputs)
         if not isinstance(found, Refusal) and rules.accepted is not None:
             found = rules.accepted
         if isinstance(found, Refusal):
@@ -82,29 +79,25 @@ def attach_route(
             joined.update((gateway.name, name) for name in names)
         parents.append(AttachedParent(parent, sections, (accepted, *rules.conditions)))
     attached = AttachedRoute(route, tuple(parents), rules.lost, rules.refused)
-    backends = [backend for rule in route.rules for backend in rule.backends]
-    known = [backend for backend in backends if not backend.unknown_kind]
-    return RouteOutcome(
-        attached,
-        frozenset(joined),
-        frozenset(
-            one.name
-            for one in known
-            if one.kind is BackendKind.INFERENCE_POOL
-            and references.may_name_pool(route.name, one.name)
-        ),
-        frozenset(one.name for one in known if one.kind is BackendKind.SERVICE),
+    pools = frozenset(
+        backend.name
+        for rule in route.rules
+        for backend in rule.backends
+        if not backend.unknown_kind
+        and backend.kind is BackendKind.INFERENCE_POOL
+        and resolver.may_name_pool(route.name, backend.name)
     )
+    return RouteOutcome(attached, frozenset(joined), pools)
 
 
-def _parents(route: HTTPRoute, world: World) -> Sequence[ParentRef]:
-    if route.parents or world.of_cluster:
+def _parents(route: HTTPRoute, inputs: Inputs) -> Sequence[ParentRef]:
+    if route.parents or inputs.of_cluster:
         return route.parents
-    return [ParentRef(gateway.name) for gateway in world.gateways]
+    return [ParentRef(gateway) for gateway in inputs.gateways]
 
 
 def _listeners(
-    route: HTTPRoute, parent: ParentRef, gateway: Gateway, world: World
+    route: HTTPRoute, parent: ParentRef, gateway: Gateway, inputs: Inputs
 ) -> list[GatewayListener] | Refusal:
     """Those that the route attaches to by this reference."""
     named = [
@@ -121,14 +114,14 @@ def _listeners(
             f"Gateway {gateway.name} has no listener with {' and '.join(wanted)};"
             f" it has {there or 'none'}",
         )
-    allowing = [one for one in named if _allows(one.allowed, gateway, route, world)]
+    allowing = [one for one in named if _allows(one.allowed, gateway, route, inputs)]
     names = ", ".join(one.name for one in named)
     if not allowing:
         return Refusal(
             "NotAllowedByListeners",
             f"allowedRoutes of listener {names} of Gateway {gateway.name} does not allow HTTPRoutes"
             f" of namespace {route.name.namespace}"
-            + (", whose labels may not be read" if "Namespace" in world.unread else ""),
+            + (", whose labels may not be read" if "Namespace" in inputs.unread else ""),
         )
     fitting = [one for one in allowing if share_any(route.hostnames, one.hostname)]
     if not fitting:
@@ -141,10 +134,10 @@ def _listeners(
     return fitting
 
 
-def _allows(allowed: AllowedRoutes, gateway: Gateway, route: HTTPRoute, world: World) -> bool:
+def _allows(allowed: AllowedRoutes, gateway: Gateway, route: HTTPRoute, inputs: Inputs) -> bool:
     if not allowed.http_routes:
         return False
-    if not world.of_cluster:
+    if not inputs.of_cluster:
         # In a directory of files everything is one person's, and namespaces have no labels.
         return allowed.namespaces is not NamespacesFrom.NONE
     match allowed.namespaces:
@@ -153,12 +146,12 @@ def _allows(allowed: AllowedRoutes, gateway: Gateway, route: HTTPRoute, world: W
         case NamespacesFrom.SAME:
             return route.name.namespace == gateway.name.namespace
         case NamespacesFrom.SELECTOR:
-            return allowed.selector.selects(world.namespaces.get(route.name.namespace, {}))
+            return allowed.selector.selects(inputs.namespaces.get(route.name.namespace, {}))
         case NamespacesFrom.NONE:
             return False
 
 
-def _rules(route: HTTPRoute, references: References) -> _Rules:
+def _rules(route: HTTPRoute, resolver: Resolver) -> _Rules:
     lost: dict[RouteBackend, str] = {}
     refused: dict[int, str] = {}
     unresolved: list[Refusal] = []
@@ -171,7 +164,7 @@ def _rules(route: HTTPRoute, references: References) -> _Rules:
             invalid.append(Refusal(refusal.reason, f"{where}.{refusal.message}"))
         for j, backend in enumerate(rule.backends):
             at = f"{where}.backendRefs[{j}]"
-            why = references.backend(route.name, backend)
+            why = resolver.backend(route.name, backend)
             if why is not None:
                 lost[backend] = why.message
                 unresolved.append(Refusal(why.reason, f"{at}: {why.message}"))

@@ -12,6 +12,7 @@ from pools.model import (
     ParentRef,
     RouteBackend,
     TlsCertificate,
+    World,
 )
 
 
@@ -125,3 +126,11 @@ class Attachments:
     ``parentRefs`` say."""
     routes: Mapping[ObjectName, AttachedRoute]
     pools: Mapping[ObjectName, AttachedPool]
+
+
+@dataclass(frozen=True, slots=True)
+class AttachedWorld:
+    """A World, and who belongs to whom in it."""
+
+    world: World
+    attachments: Attachments

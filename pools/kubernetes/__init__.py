@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from pools.kubernetes.follower import Timing
 from pools.kubernetes.kinds import ALL_KINDS, PICKER_KINDS
-from pools.kubernetes.source import CONTROLLER, KubernetesSettings, KubernetesSource
+from pools.kubernetes.source import KubernetesSettings, KubernetesSource
 
 __all__ = [
     "ALL_KINDS",
-    "CONTROLLER",
     "PICKER_KINDS",
     "KubernetesSettings",
     "KubernetesSource",

@@ -17,12 +17,12 @@ from pools.model import (
     HTTPRoute,
     InferencePool,
     ObjectName,
+    Pod,
     Problem,
     Severity,
     World,
 )
-from pools.pods import Pod
-from pools.references import References, references
+from pools.references import References
 
 
 class Cache:
@@ -87,7 +87,7 @@ class Cache:
         ownership = Ownership.among(items, self._controller)
         ours = [item for item in items if ownership.covers(item)]
         values = [item.value for item in ours]
-        self._named = references(
+        references = self._named = References.of(
             [value for value in values if isinstance(value, InferencePool)],
             [value for value in values if isinstance(value, HTTPRoute)],
             [value for value in values if isinstance(value, Gateway)],
@@ -112,6 +112,7 @@ class Cache:
             None,
             found,
             pods=pods,
+            references=references,
             now=now,
             of_others=frozenset(route.name for route in of_others),
             of_cluster=True,

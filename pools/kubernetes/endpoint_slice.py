@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import msgspec
 
-from pools.model import ObjectName, Origin, Problem, is_ip
-from pools.services import SERVICE_LABEL, EndpointSlice, conditions
+from pools.model import EndpointSlice, ObjectName, Origin, Problem, is_ip
+from pools.services import SERVICE_LABEL, conditions
 
 
 class _Metadata(msgspec.Struct):

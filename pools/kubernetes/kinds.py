@@ -15,8 +15,14 @@ import msgspec
 from pools.kubernetes.endpoint_slice import read_endpoint_slice
 from pools.kubernetes.pod import read_pod
 from pools.manifests import Object, read_object
-from pools.model import DEFAULT_NAMESPACE, ObjectName, Problem
-from pools.pods import Pod
+from pools.model import DEFAULT_NAMESPACE, ObjectName, Pod, Problem
+from pools.well_known import (
+    GATEWAY_GROUP,
+    INFERENCE_GROUP,
+    INFERENCE_X_GROUP,
+    LLM_D_GROUP,
+    OWN_GROUP,
+)
 
 SOURCE = "kubernetes"
 """What every Origin says of where its object was read."""
@@ -179,11 +185,6 @@ def _endpoint_slice(_api_version: str, _kind: str) -> Read:
     return functools.partial(read_endpoint_slice, source=SOURCE)
 
 
-INFERENCE = "inference.networking.k8s.io"
-INFERENCE_OLD = "inference.networking.x-k8s.io"
-LLM_D = "llm-d.ai"
-GATEWAY = "gateway.networking.k8s.io"
-
 POD = Kind(
     "Pod",
     "pods",
@@ -194,27 +195,40 @@ POD = Kind(
     query={"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"},
 )
 POOLS = (
-    Kind("InferencePool", "inferencepools", INFERENCE, ("v1",), _manifest),
-    Kind("InferencePool", "inferencepools", INFERENCE_OLD, ("v1alpha2", "v1alpha1"), _manifest),
+    Kind("InferencePool", "inferencepools", INFERENCE_GROUP, ("v1",), _manifest),
+    Kind("InferencePool", "inferencepools", INFERENCE_X_GROUP, ("v1alpha2", "v1alpha1"), _manifest),
 )
 MODELS = (
-    Kind("InferenceModel", "inferencemodels", INFERENCE_OLD, ("v1alpha2", "v1alpha1"), _manifest),
-    Kind("InferenceObjective", "inferenceobjectives", INFERENCE_OLD, ("v1alpha2",), _manifest),
-    Kind("InferenceObjective", "inferenceobjectives", LLM_D, ("v1alpha2",), _manifest),
     Kind(
-        "InferenceModelRewrite", "inferencemodelrewrites", INFERENCE_OLD, ("v1alpha2",), _manifest
+        "InferenceModel", "inferencemodels", INFERENCE_X_GROUP, ("v1alpha2", "v1alpha1"), _manifest
     ),
-    Kind("InferenceModelRewrite", "inferencemodelrewrites", LLM_D, ("v1alpha2",), _manifest),
+    Kind("InferenceObjective", "inferenceobjectives", INFERENCE_X_GROUP, ("v1alpha2",), _manifest),
+    Kind("InferenceObjective", "inferenceobjectives", LLM_D_GROUP, ("v1alpha2",), _manifest),
+    Kind(
+        "InferenceModelRewrite",
+        "inferencemodelrewrites",
+        INFERENCE_X_GROUP,
+        ("v1alpha2",),
+        _manifest,
+    ),
+    Kind("InferenceModelRewrite", "inferencemodelrewrites", LLM_D_GROUP, ("v1alpha2",), _manifest),
 )
-ENDPOINTS = (Kind("PoolEndpoints", "poolendpoints", "poolpilot.dev", ("v1alpha1",), _manifest),)
+ENDPOINTS = (Kind("PoolEndpoints", "poolendpoints", OWN_GROUP, ("v1alpha1",), _manifest),)
 ROUTES = (
-    Kind("HTTPRoute", "httproutes", GATEWAY, ("v1", "v1beta1"), _manifest),
-    Kind("Gateway", "gateways", GATEWAY, ("v1", "v1beta1"), _manifest),
-    Kind("GatewayClass", "gatewayclasses", GATEWAY, ("v1", "v1beta1"), _manifest, namespaced=False),
+    Kind("HTTPRoute", "httproutes", GATEWAY_GROUP, ("v1", "v1beta1"), _manifest),
+    Kind("Gateway", "gateways", GATEWAY_GROUP, ("v1", "v1beta1"), _manifest),
+    Kind(
+        "GatewayClass",
+        "gatewayclasses",
+        GATEWAY_GROUP,
+        ("v1", "v1beta1"),
+        _manifest,
+        namespaced=False,
+    ),
 )
 
 REFERENCE_GRANT = Kind(
-    "ReferenceGrant", "referencegrants", GATEWAY, ("v1", "v1beta1"), _manifest, optional=True
+    "ReferenceGrant", "referencegrants", GATEWAY_GROUP, ("v1", "v1beta1"), _manifest, optional=True
 )
 SECRET = Kind(
     "Secret",

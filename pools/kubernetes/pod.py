@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from pools.model import ObjectName, Origin, Problem
-from pools.pods import ACTIVE_PORTS_ANNOTATIONS, Pod
+from pools.model import ObjectName, Origin, Pod, Problem
+from pools.pods import ACTIVE_PORTS_ANNOTATIONS
 
 
 class _Metadata(msgspec.Struct, rename="camel"):

@@ -6,7 +6,7 @@ import datetime
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,8 +16,7 @@ from pools.kubernetes.follower import Follower, Timing
 from pools.kubernetes.kinds import ALL_KINDS, Kind
 from pools.model import World
 from pools.source import SourceError, Succession
-
-CONTROLLER = "poolpilot.dev/gateway-controller"
+from pools.well_known import CONTROLLER
 
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
@@ -62,7 +61,7 @@ class KubernetesSource:
         self._now = now
         self._chance = chance
 
-    async def worlds(self) -> AsyncIterator[World]:
+    async def worlds(self) -> AsyncGenerator[World, None]:
         """Yield a World for each consistent state that differs from the last.
 
         The first one comes when everything was listed once. Raises SourceError if the client

@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from pools.manifests import cluster, endpoints, gateway, inference, route, secret
-from pools.manifests.cluster import Namespace
-from pools.manifests.endpoints import Host, PoolEndpoints
 from pools.manifests.fields import Fields, Place, Report, did_you_mean, struct
 from pools.manifests.meta import Meta, loose_identity, loose_name, read_meta
 from pools.manifests.node import Node, node_from
 from pools.manifests.text import json_documents, yaml_documents
 from pools.model import (
+    EndpointSlice,
     Gateway,
     GatewayClass,
     HTTPRoute,
@@ -26,23 +25,28 @@ from pools.model import (
     InferenceModelRewrite,
     InferenceObjective,
     InferencePool,
+    Namespace,
     ObjectName,
     Origin,
+    PoolEndpoints,
     Problem,
     ReferenceGrant,
     Service,
     Severity,
     TlsCertificate,
 )
-from pools.services import EndpointSlice
+from pools.well_known import (
+    GATEWAY_GROUP,
+    INFERENCE_GROUP,
+    INFERENCE_X_GROUP,
+    LLM_D_GROUP,
+    OWN_GROUP,
+)
 
 __all__ = [
-    "Host",
     "Key",
     "Manifest",
-    "Namespace",
     "Object",
-    "PoolEndpoints",
     "Reading",
     "is_usable",
     "key_of",
@@ -69,16 +73,15 @@ Key = tuple[str, ObjectName]
 """Kind and name: what makes two manifests the same object."""
 Build = Callable[[Meta, Fields], Object]
 
-_OLD_GROUP = "inference.networking.x-k8s.io"
-_ALPHA_1 = f"{_OLD_GROUP}/v1alpha1"
-_ALPHA_2 = f"{_OLD_GROUP}/v1alpha2"
-_LLM_D = "llm-d.ai/v1alpha2"
-_GATEWAY = f"{gateway.GROUP}/v1"
-_GATEWAY_BETA = f"{gateway.GROUP}/v1beta1"
+_ALPHA_1 = f"{INFERENCE_X_GROUP}/v1alpha1"
+_ALPHA_2 = f"{INFERENCE_X_GROUP}/v1alpha2"
+_LLM_D = f"{LLM_D_GROUP}/v1alpha2"
+_GATEWAY = f"{GATEWAY_GROUP}/v1"
+_GATEWAY_BETA = f"{GATEWAY_GROUP}/v1beta1"
 
 KINDS: Mapping[str, Mapping[str, Build]] = {
     "InferencePool": {
-        "inference.networking.k8s.io/v1": inference.pool_v1,
+        f"{INFERENCE_GROUP}/v1": inference.pool_v1,
         _ALPHA_2: functools.partial(inference.pool_alpha, "portNumber"),
         _ALPHA_1: functools.partial(inference.pool_alpha, "targetPortNumber"),
     },
@@ -92,7 +95,7 @@ KINDS: Mapping[str, Mapping[str, Build]] = {
     "Gateway": {_GATEWAY: gateway.gateway, _GATEWAY_BETA: gateway.gateway},
     "GatewayClass": {_GATEWAY: gateway.gateway_class, _GATEWAY_BETA: gateway.gateway_class},
     "ReferenceGrant": {_GATEWAY: gateway.reference_grant, _GATEWAY_BETA: gateway.reference_grant},
-    "PoolEndpoints": {"poolpilot.dev/v1alpha1": endpoints.pool_endpoints},
+    "PoolEndpoints": {f"{OWN_GROUP}/v1alpha1": endpoints.pool_endpoints},
     "Service": {"v1": cluster.service},
     "EndpointSlice": {"discovery.k8s.io/v1": cluster.endpoint_slice},
     "Secret": {"v1": secret.secret},
@@ -103,13 +106,7 @@ KINDS: Mapping[str, Mapping[str, Build]] = {
 _CLUSTER_SCOPED = {"GatewayClass", "Namespace"}
 _WITHOUT_SPEC = {"EndpointSlice", "Secret", "Namespace"}
 """Their fields are next to ``metadata``."""
-_GROUPS = {
-    "inference.networking.k8s.io",
-    _OLD_GROUP,
-    "llm-d.ai",
-    gateway.GROUP,
-    "poolpilot.dev",
-}
+_GROUPS = {INFERENCE_GROUP, INFERENCE_X_GROUP, LLM_D_GROUP, GATEWAY_GROUP, OWN_GROUP}
 """A kind of these that is not known is likely to be a slip."""
 _OTHERS_KINDS = {
     "BackendTLSPolicy",

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
 from pools.manifests.fields import (
     Fields,
     Place,
@@ -15,17 +12,8 @@ from pools.manifests.fields import (
     text,
 )
 from pools.manifests.meta import Meta
-from pools.model import ObjectName, Origin, Service, ServicePort, is_ip
-from pools.services import SERVICE_LABEL, EndpointSlice, conditions
-
-
-@dataclass(frozen=True, slots=True)
-class Namespace:
-    name: ObjectName
-    """Without a namespace."""
-    labels: Mapping[str, str] = field(default_factory=dict)
-    origin: Origin | None = None
-
+from pools.model import EndpointSlice, Namespace, ObjectName, Service, ServicePort, is_ip
+from pools.services import SERVICE_LABEL, conditions
 
 _read_text = text("text", high=253)
 

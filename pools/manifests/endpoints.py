@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from pools.manifests.fields import (
     Fields,
@@ -27,11 +26,11 @@ from pools.manifests.fields import (
     word,
 )
 from pools.manifests.inference import MAX_TARGET_PORTS
-from pools.manifests.meta import POOL_GROUPS, Meta
-from pools.model import ObjectName, Origin
+from pools.manifests.meta import Meta
+from pools.model import Host, ObjectName, PoolEndpoints
+from pools.model.endpoints import DEFAULT_REFRESH
+from pools.well_known import POOL_GROUPS
 
-DEFAULT_REFRESH = 5.0
-"""Seconds between two look-ups of a DNS name."""
 MIN_REFRESH = 0.1
 
 _DNS_NAME = re.compile(
@@ -39,34 +38,6 @@ _DNS_NAME = re.compile(
     r"(?![0-9]+\.?$)[A-Za-z0-9_]([-A-Za-z0-9_]{0,61}[A-Za-z0-9_])?\.?"
 )
 _WITH_PORT = re.compile(r"(\[.*\]|[^:]+):[0-9]+")
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """One entry of ``spec.endpoints``."""
-
-    address: str
-    """An IP address in its shortest form, or a DNS name."""
-    is_name: bool
-    name: str = ""
-    ports: tuple[int, ...] = ()
-    """Empty: the pool's target ports."""
-    metrics_port: int | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
-    draining: bool = False
-    line: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PoolEndpoints:
-    """Where the servers of one pool are."""
-
-    name: ObjectName
-    pool: ObjectName
-    hosts: tuple[Host, ...]
-    refresh: float = DEFAULT_REFRESH
-    """Seconds between two look-ups of each DNS name."""
-    origin: Origin | None = None
 
 
 def pool_endpoints(meta: Meta, spec: Fields) -> PoolEndpoints:

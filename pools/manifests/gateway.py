@@ -42,12 +42,11 @@ from pools.model import (
     ObjectName,
     ReferenceGrant,
 )
+from pools.well_known import GATEWAY_GROUP
 
 T = TypeVar("T")
 Build = Callable[[Fields], T]
 """What :func:`struct` makes a reader of."""
-
-GROUP = "gateway.networking.k8s.io"
 
 _HOSTNAME = re.compile(r"(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _PROTOCOL = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?(/[A-Za-z0-9]+)?")
@@ -182,11 +181,11 @@ def _allowed_routes(faults: _Faults) -> Build[AllowedRoutes]:
     return build
 
 
-_HTTP_ROUTE = (GROUP, "HTTPRoute")
+_HTTP_ROUTE = (GATEWAY_GROUP, "HTTPRoute")
 
 
 def _route_kind(fields: Fields) -> tuple[str, str]:
-    return fields.optional("group", group_name, GROUP), fields.required("kind", kind_name)
+    return fields.optional("group", group_name, GATEWAY_GROUP), fields.required("kind", kind_name)
 
 
 def _namespaces(faults: _Faults) -> Build[tuple[NamespacesFrom, LabelSelector]]:

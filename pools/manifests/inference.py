@@ -35,9 +35,9 @@ from pools.model import (
     RewriteRule,
     TargetModel,
 )
+from pools.well_known import PICKER_PORT
 
 BODY_MODE_ANNOTATION = "poolpilot.dev/request-body-mode"
-DEFAULT_PICKER_PORT = 9002
 MAX_TARGET_PORTS = 8
 MAX_WEIGHT = 1_000_000
 
@@ -101,7 +101,7 @@ def _picker(port_field: str, fields: Fields) -> tuple[PickerRef, FailureMode]:
         else:
             port = fields.optional("port", read_port, None)
     else:
-        port = fields.optional(port_field, port_number, DEFAULT_PICKER_PORT)
+        port = fields.optional(port_field, port_number, PICKER_PORT)
     mode = fields.optional("failureMode", choice(FailureMode), FailureMode.FAIL_CLOSE)
     return PickerRef(name, port, group, kind), mode
 

@@ -20,8 +20,7 @@ from pools.manifests.fields import (
 )
 from pools.manifests.node import Node
 from pools.model import DEFAULT_NAMESPACE, ObjectName, Origin
-
-POOL_GROUPS = ("inference.networking.k8s.io", "inference.networking.x-k8s.io")
+from pools.well_known import POOL_GROUPS
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d.*")
 

@@ -28,8 +28,8 @@ from pools.manifests.fields import (
     word,
 )
 from pools.manifests.filters import PATH, filters, token
-from pools.manifests.gateway import GROUP, hostname, section_name
-from pools.manifests.meta import POOL_GROUPS, Meta
+from pools.manifests.gateway import hostname, section_name
+from pools.manifests.meta import Meta
 from pools.model import (
     BackendKind,
     Filters,
@@ -46,6 +46,7 @@ from pools.model import (
     ValueMatch,
     ValueMatchType,
 )
+from pools.well_known import GATEWAY_GROUP, POOL_GROUPS
 
 BY_MODEL_ANNOTATION = "poolpilot.dev/route-by-model"
 
@@ -82,9 +83,9 @@ def http_route(meta: Meta, spec: Fields) -> HTTPRoute:
 
 
 def _parent(namespace: str, ref: Fields) -> ParentRef | None:
-    group = ref.optional("group", group_name, GROUP)
+    group = ref.optional("group", group_name, GATEWAY_GROUP)
     kind = ref.optional("kind", kind_name, "Gateway")
-    if (group, kind) != (GROUP, "Gateway"):
+    if (group, kind) != (GATEWAY_GROUP, "Gateway"):
         # Of a service mesh, or a set of listeners.
         ref.any_others()
         return None

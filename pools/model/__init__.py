@@ -10,7 +10,16 @@ InferenceModelRewrite, the legacy InferenceModel, HTTPRoute, Gateway), reduced t
 
 from __future__ import annotations
 
-from pools.model.cluster import ReferenceGrant, Service, ServicePort, TlsCertificate
+from pools.model.cluster import (
+    EndpointSlice,
+    Namespace,
+    Pod,
+    ReferenceGrant,
+    Service,
+    ServicePort,
+    TlsCertificate,
+)
+from pools.model.endpoints import Host, PoolEndpoints
 from pools.model.gateway import (
     AllowedRoutes,
     CertificateRef,
@@ -40,7 +49,7 @@ from pools.model.inference import (
     host_port,
     is_ip,
 )
-from pools.model.objects import DEFAULT_NAMESPACE, ObjectName, Origin, Problem, Severity
+from pools.model.objects import DEFAULT_NAMESPACE, ObjectName, Origin, Problem, Severity, seniority
 from pools.model.route import (
     HTTP_TOKEN,
     REDIRECTS,
@@ -76,6 +85,7 @@ __all__ = [
     "CertificateRef",
     "Criticality",
     "Endpoint",
+    "EndpointSlice",
     "FailureMode",
     "Filters",
     "Gateway",
@@ -83,6 +93,7 @@ __all__ = [
     "GatewayListener",
     "HTTPRoute",
     "HeaderChanges",
+    "Host",
     "InferenceModel",
     "InferenceModelRewrite",
     "InferenceObjective",
@@ -91,6 +102,7 @@ __all__ = [
     "LabelSelector",
     "ListenerProblem",
     "ListenerProtocol",
+    "Namespace",
     "NamespacesFrom",
     "ObjectName",
     "Origin",
@@ -100,6 +112,8 @@ __all__ = [
     "PathMatch",
     "PathMatchType",
     "PickerRef",
+    "Pod",
+    "PoolEndpoints",
     "Problem",
     "Redirect",
     "ReferenceGrant",
@@ -119,4 +133,5 @@ __all__ = [
     "World",
     "host_port",
     "is_ip",
+    "seniority",
 ]

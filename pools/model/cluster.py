@@ -1,7 +1,8 @@
-"""What Gateways and routes refer to in a cluster: certificates, Services, grants."""
+"""Kinds of Kubernetes itself, of which little matters here, and grants to refer to them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pools.model.objects import ObjectName, Origin
@@ -59,4 +60,41 @@ class ReferenceGrant:
     """Group, kind and namespace."""
     targets: tuple[tuple[str, str, str | None], ...]
     """Group, kind and name; None: every name."""
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSlice:
+    """Some of the addresses that answer for a Service."""
+
+    name: ObjectName
+    service: ObjectName | None = None
+    ready: tuple[str, ...] = ()
+    """IP addresses."""
+    ending: tuple[str, ...] = ()
+    """Of those that still serve, though they are asked to end."""
+    ports: tuple[tuple[str, int], ...] = ()
+    """Names, which are those of the Service's ports, and numbers; TCP only."""
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    name: ObjectName
+    """Without a namespace."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    name: ObjectName
+    address: str = ""
+    """Its primary IP address; empty until it has one."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    unready: str = ""
+    """Why nothing may be sent to it; empty where it is Ready and not being deleted."""
+    active_ports: str | None = None
+    """The annotation, as it was written."""
+    active_ports_key: str = ""
     origin: Origin | None = None

@@ -29,6 +29,14 @@ class ObjectName:
         return cls(namespace, name)
 
 
+def seniority(created: str, name: ObjectName) -> tuple[bool, str, ObjectName]:
+    """Sorts objects that want the same thing: the oldest wins, then the first by name.
+
+    ``created``: RFC 3339 in UTC, so that text order is time order; what has no time comes last.
+    """
+    return not created, created, name
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where an object was read from, so that whatever goes wrong with it can say so."""

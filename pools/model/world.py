@@ -19,7 +19,7 @@ from pools.model.objects import ObjectName, Origin, Problem
 from pools.model.route import HTTPRoute
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class World:
     """One consistent state of everything a source knows. Never mutated.
 

@@ -74,7 +74,12 @@ class Started:
         self.graces: list[float] = []
 
         def xds(
-            _: object, envoy: TranslateSettings, server: XdsServerConfig, http: object, grace: float
+            _: object,
+            envoy: TranslateSettings,
+            server: XdsServerConfig,
+            http: object,
+            grace: float,
+            statuses: object,
         ) -> None:
             self.envoy, self.server = envoy, server
             self.graces.append(grace)

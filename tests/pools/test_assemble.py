@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from pools.assemble import Lookup, assemble
+from pools.assemble import assemble
 from pools.manifests import Object, read_text
 from pools.manifests.fields import did_you_mean
-from pools.model import Endpoint, InferencePool, ObjectName, Severity, World
-from pools.pods import Pod, selects
+from pools.model import Endpoint, InferencePool, ObjectName, Pod, Severity, World
+from pools.pods import selects
+from pools.resolution import Lookup
 
 POOL = """
 apiVersion: inference.networking.k8s.io/v1

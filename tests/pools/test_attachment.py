@@ -86,13 +86,13 @@ def told(conditions: tuple[Condition, ...], kind: str) -> str:
 
 
 def parent_of(world: World, route: ObjectName = ROUTE) -> AttachedParent:
-    [parent] = attach(world).routes[route].parents
+    [parent] = attach(world).attachments.routes[route].parents
     return parent
 
 
 class TestListeners:
     def listeners(self, *listeners: GatewayListener, **rest: Any) -> dict[str, Any]:
-        attached = attach(a_world(*listeners, **rest)).gateways[GATEWAY]
+        attached = attach(a_world(*listeners, **rest)).attachments.gateways[GATEWAY]
         return {one.listener.name: one for one in attached.listeners}
 
     def test_one_that_is_well_is_served_and_says_so(self) -> None:
@@ -196,11 +196,11 @@ class TestListeners:
 
     def test_a_gateway_counts_as_valid_while_one_listener_is(self) -> None:
         bad = replace(HTTP, name="tcp", problem=ListenerProblem("UnsupportedProtocol", "TCP"))
-        some = attach(a_world(HTTP, bad)).gateways[GATEWAY].conditions
+        some = attach(a_world(HTTP, bad)).attachments.gateways[GATEWAY].conditions
         assert the(some, "Accepted") == (True, "ListenersNotValid")
         assert the(some, "Programmed") == (True, "Programmed")
         assert "tcp" in told(some, "Accepted")
-        none = attach(a_world(bad)).gateways[GATEWAY].conditions
+        none = attach(a_world(bad)).attachments.gateways[GATEWAY].conditions
         assert the(none, "Accepted") == (False, "ListenersNotValid")
         assert the(none, "Programmed") == (False, "Invalid")
 
@@ -222,15 +222,17 @@ class TestRoutes:
         parent = parent_of(world)
         assert the(parent.conditions, "Accepted") == (True, "Accepted")
         assert the(parent.conditions, "ResolvedRefs") == (True, "ResolvedRefs")
-        assert attach(world).routes[ROUTE].sections(GATEWAY) == {"http", "other"}
+        assert attach(world).attachments.routes[ROUTE].sections(GATEWAY) == {"http", "other"}
 
     def test_gateways_of_others_are_not_spoken_of(self) -> None:
         theirs = ParentRef(ObjectName("infra", "theirs"))
         route = a_route(parents=(theirs, ParentRef(GATEWAY)))
         assert parent_of(a_world(routes=(route,))).parent == ParentRef(GATEWAY)
-        alone = attach(a_world(routes=(a_route(parents=(theirs,)),))).routes[ROUTE]
+        alone = attach(a_world(routes=(a_route(parents=(theirs,)),))).attachments.routes[ROUTE]
         assert alone.parents == ()
-        assert attach(a_world(routes=(a_route(parents=()),))).routes[ROUTE].parents == ()
+        assert (
+            attach(a_world(routes=(a_route(parents=()),))).attachments.routes[ROUTE].parents == ()
+        )
 
     @pytest.mark.parametrize("ref", [ParentRef(GATEWAY, "nope"), ParentRef(GATEWAY, None, 8443)])
     def test_a_section_or_port_that_is_not_there(self, ref: ParentRef) -> None:
@@ -290,7 +292,7 @@ class TestRoutes:
             backends=(RouteBackend(POOL),), filters=Filters(unsupported=("RequestMirror",))
         )
         route = replace(a_route(), rules=(mirror,))
-        attached = attach(a_world(routes=(route,))).routes[ROUTE]
+        attached = attach(a_world(routes=(route,))).attachments.routes[ROUTE]
         [parent] = attached.parents
         assert the(parent.conditions, "Accepted") == (False, "UnsupportedValue")
         assert "spec.rules[0].filters: RequestMirror" in told(parent.conditions, "Accepted")
@@ -301,7 +303,9 @@ class TestRoutes:
         both = replace(
             plain, filters=Filters(redirect=Redirect(hostname="x"), rewrite=UrlRewrite("y"))
         )
-        attached = attach(a_world(routes=(replace(a_route(), rules=(plain, both)),))).routes[ROUTE]
+        attached = attach(
+            a_world(routes=(replace(a_route(), rules=(plain, both)),))
+        ).attachments.routes[ROUTE]
         [parent] = attached.parents
         assert the(parent.conditions, "Accepted") == (True, "Accepted")
         assert the(parent.conditions, "PartiallyInvalid") == (True, "IncompatibleFilters")
@@ -336,7 +340,7 @@ class TestRoutes:
     def test_a_backends_filter_that_we_have_not_costs_its_share_alone(self) -> None:
         odd = RouteBackend(POOL, filters=Filters(unsupported=("RequestMirror",)))
         route = a_route(RouteBackend(POOL), odd)
-        attached = attach(a_world(routes=(route,))).routes[ROUTE]
+        attached = attach(a_world(routes=(route,))).attachments.routes[ROUTE]
         assert list(attached.lost) == [odd]
         assert the(attached.parents[0].conditions, "PartiallyInvalid")[1] == "UnsupportedValue"
 
@@ -362,7 +366,7 @@ class TestBackends:
     def refusal(self, backend: RouteBackend, **rest: Any) -> str:
         """The reason of ResolvedRefs; empty: it is well."""
         rest.setdefault("services", {SERVICE: WEB})
-        attached = attach(a_world(routes=(a_route(backend),), **rest)).routes[ROUTE]
+        attached = attach(a_world(routes=(a_route(backend),), **rest)).attachments.routes[ROUTE]
         [parent] = attached.parents
         status, reason = the(parent.conditions, "ResolvedRefs")
         assert the(parent.conditions, "Accepted") == (True, "Accepted")
@@ -451,7 +455,7 @@ class TestBackends:
 class TestPools:
     def pool(self, picker: PickerRef | None = None, **rest: Any) -> Any:
         rest.setdefault("pools", {POOL: a_pool(picker=picker)})
-        return attach(a_world(**rest)).pools[POOL]
+        return attach(a_world(**rest)).attachments.pools[POOL]
 
     def test_a_pool_that_a_route_leads_to_is_accepted_by_the_gateway(self) -> None:
         found = self.pool()
@@ -505,10 +509,10 @@ class TestPools:
     def test_our_own_picker_need_not_have_a_service_beside_the_pool(self) -> None:
         assert not self.pool(PickerRef("poolpilot-extproc", 9002)).invalid
         world = a_world(pools={POOL: a_pool(picker=PickerRef("mine", 9002))})
-        assert attach(world).pools[POOL].invalid
-        assert not attach(world, own_pickers={"mine"}).pools[POOL].invalid
-        assert not attach(world, own_pickers={"models/mine"}).pools[POOL].invalid
-        assert attach(world, own_pickers={"elsewhere/mine"}).pools[POOL].invalid
+        assert attach(world).attachments.pools[POOL].invalid
+        assert not attach(world, own_pickers={"mine"}).attachments.pools[POOL].invalid
+        assert not attach(world, own_pickers={"models/mine"}).attachments.pools[POOL].invalid
+        assert attach(world, own_pickers={"elsewhere/mine"}).attachments.pools[POOL].invalid
 
 
 class TestFiles:
@@ -523,7 +527,7 @@ class TestFiles:
             pools={shared: a_pool(shared, PickerRef("unknown", 9002))},
             of_cluster=False,
         )
-        attached = attach(world)
+        attached = attach(world).attachments
         assert attached.routes[route.name].sections(GATEWAY) == {"http"}
         assert not attached.routes[route.name].lost
         assert attached.pools[shared].picker is None
@@ -534,13 +538,13 @@ class TestFiles:
         world = replace(a_world(routes=(route,), of_cluster=False))
         second = Gateway(ObjectName("infra", "second"), (HTTP,))
         world = replace(world, gateways=(*world.gateways, second))
-        attached = attach(world).routes[ROUTE]
+        attached = attach(world).attachments.routes[ROUTE]
         assert attached.sections(GATEWAY) == {"http"}
         assert attached.sections(second.name) == {"http"}
 
     def test_without_gateways_what_is_lost_is_still_known(self) -> None:
         world = replace(a_world(pools={}, of_cluster=False), gateways=())
-        attached = attach(world)
+        attached = attach(world).attachments
         assert attached.gateways == {}
         assert list(attached.routes[ROUTE].lost) == [RouteBackend(POOL)]
 
@@ -553,11 +557,14 @@ class TestSuccession:
         world = a_world(
             routes=(a_route(to_web()),), services={SERVICE: WEB}, namespaces={"models": {}}
         )
-        first = attacher.attach(world)
+        first = attacher.attach(world).attachments
         moved = replace(
             WEB, ports=(replace(WEB.ports[0], addresses=(("10.0.0.1", 80),)), *WEB.ports[1:])
         )
-        assert attacher.attach(replace(world, revision=2, services={SERVICE: moved})) is first
+        assert (
+            attacher.attach(replace(world, revision=2, services={SERVICE: moved})).attachments
+            is first
+        )
 
     def test_every_change_that_matters_is_seen(self) -> None:
         attacher = Attacher()

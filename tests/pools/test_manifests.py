@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from pools.assemble import assemble
-from pools.manifests import Manifest, PoolEndpoints, read_object, read_text
+from pools.manifests import Manifest, read_object, read_text
 from pools.model import (
     AllowedRoutes,
     AppProtocol,
@@ -35,6 +35,7 @@ from pools.model import (
     PathChangeType,
     PathMatchType,
     PickerRef,
+    PoolEndpoints,
     Redirect,
     ReferenceGrant,
     Retry,

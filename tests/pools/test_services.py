@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from pools.kubernetes.endpoint_slice import read_endpoint_slice
 from pools.manifests import read_object, read_text
-from pools.model import ObjectName, Service, ServicePort
-from pools.services import EndpointSlice, with_addresses
+from pools.model import EndpointSlice, ObjectName, Service, ServicePort
+from pools.services import with_addresses
 
 WEB = ObjectName("default", "web")
 SERVICE = Service(WEB, (ServicePort(80, "http"), ServicePort(81, "admin")))

@@ -10,6 +10,7 @@ from dataclasses import replace
 import httpx
 import pytest
 
+from pools.attachment import AttachedWorld, attach
 from pools.model import (
     Endpoint,
     Gateway,
@@ -168,12 +169,17 @@ class FailingTranslator(Translator):
     """Fails for Worlds of revision 13, and makes inconsistent ones of revision 14."""
 
     def translate(
-        self, world: World, gateway: Gateway | None, features: Features, *, cause: str = ""
+        self,
+        attached: AttachedWorld,
+        gateway: Gateway | None,
+        features: Features,
+        *,
+        cause: str = "",
     ) -> Snapshot:
-        if world.revision == 13:
+        if attached.world.revision == 13:
             raise ValueError("unlucky")
-        found = super().translate(world, gateway, features, cause=cause)
-        if world.revision == 14:
+        found = super().translate(attached, gateway, features, cause=cause)
+        if attached.world.revision == 14:
             left = [
                 resource
                 for named in found.resources.values()
@@ -282,11 +288,26 @@ class Script:
             self.taken.set()
 
 
-def plane(source: Script) -> ControlPlane:
+class Reports:
+    """A reporter that remembers what it was offered, until it is told to end."""
+
+    def __init__(self) -> None:
+        self.offered: list[AttachedWorld] = []
+        self.end = asyncio.Event()
+
+    def offer(self, attached: AttachedWorld) -> None:
+        self.offered.append(attached)
+
+    async def run(self) -> None:
+        await self.end.wait()
+
+
+def plane(source: Script, reporter: Reports | None = None) -> ControlPlane:
     return ControlPlane(
         source,
         server_config=XdsServerConfig(port=0),
         http_config=HttpConfig(port=0),
+        reporter=reporter,
     )
 
 
@@ -369,6 +390,23 @@ async def test_it_ends_when_its_http_server_ends():
         await running
 
 
+async def test_what_envoys_get_and_what_is_reported_are_one_attachment_of_the_world():
+    reports = Reports()
+    control = plane(Script(), reports)
+    control.take(BEFORE)
+    [attached] = reports.offered
+    assert attached is control.provider.attached
+    assert attached == attach(BEFORE)
+
+
+async def test_it_ends_when_what_reports_ends():
+    reports = Reports()
+    running = asyncio.create_task(plane(Script(), reports).run(grace=0))
+    reports.end.set()
+    with pytest.raises(RuntimeError, match="reports"):
+        await running
+
+
 async def test_a_taken_port_is_named():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -392,7 +430,7 @@ def test_an_endpoint_key_has_brackets_for_ipv6_in_causes():
 def test_resources_of_the_failing_translator_are_real():
     """The inconsistency above is one of references, not of an empty snapshot."""
     found = FailingTranslator(TranslateSettings()).translate(
-        world(pool("llama"), revision=14), None, ALL
+        attach(world(pool("llama"), revision=14)), None, ALL
     )
     (resource, missing), *_ = found.dangling()
     assert isinstance(resource, Resource)

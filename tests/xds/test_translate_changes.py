@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pools.attachment import AttachedRoute
+from pools.attachment import AttachedRoute, attach
 from pools.model import (
     AppProtocol,
     Endpoint,
@@ -75,10 +75,12 @@ def test_a_pool_without_endpoints_has_an_empty_assignment_rather_than_none():
 
 def test_a_changed_pod_changes_one_assignment_and_nothing_else():
     translator = Translator(TranslateSettings())
-    before = translator.translate(world(pool("llama"), pool("qwen"), endpoints=3), None, ALL)
+    before = translator.translate(
+        attach(world(pool("llama"), pool("qwen"), endpoints=3)), None, ALL
+    )
     translator.next_world()
     changed = with_endpoints(world(pool("llama"), pool("qwen"), endpoints=3), "qwen", *pods(2))
-    after = translator.translate(changed, None, ALL)
+    after = translator.translate(attach(changed), None, ALL)
     different = [
         (type_url, resource_name)
         for type_url, named in after.resources.items()
@@ -101,14 +103,14 @@ def test_a_changed_route_costs_its_own_entries_however_long_the_others_did_not_c
     many = [route(f"r{n}", rule(prefix(f"/{n}"), backends=to("llama"))) for n in range(5)]
     described = world(pool("llama"), routes=many)
     translator = Translator(TranslateSettings())
-    translator.translate(described, None, ALL)
+    translator.translate(attach(described), None, ALL)
     for count in (1, 2, 3):  # Pods come and go more often than routes.
         translator.next_world()
-        translator.translate(with_endpoints(described, "llama", *pods(count)), None, ALL)
+        translator.translate(attach(with_endpoints(described, "llama", *pods(count))), None, ALL)
     made.clear()
     translator.next_world()
     many[3] = route("r3", rule(prefix("/other"), backends=to("llama")))
-    translator.translate(replace(described, routes=tuple(many)), None, ALL)
+    translator.translate(attach(replace(described, routes=tuple(many))), None, ALL)
     assert made == ["default/r3/0/0"]
 
 
@@ -137,7 +139,7 @@ def test_no_gateway_looks_at_the_routes_of_the_others(monkeypatch: pytest.Monkey
     described = world(pool("llama"), routes=tuple(routes), gateways=tuple(gateways))
     translator = Translator(TranslateSettings())
     for gateway in gateways:
-        found = translator.translate(described, gateway, ALL)
+        found = translator.translate(attach(described), gateway, ALL)
         assert len(found.of_type(ROUTE)) == 1
     assert sorted(looked_at) == sorted(one.name.name for one in routes)
 
@@ -145,7 +147,7 @@ def test_no_gateway_looks_at_the_routes_of_the_others(monkeypatch: pytest.Monkey
 def test_versions_are_the_same_in_another_process_of_the_same_state():
     described = world(pool("llama"), routes=(route("r", rule(backends=to("llama"))),))
     assert translate(described).version == translate(described).version
-    assert Translator(TranslateSettings()).translate(described, None, ALL).version == (
+    assert Translator(TranslateSettings()).translate(attach(described), None, ALL).version == (
         translate(described).version
     )
 
@@ -225,7 +227,7 @@ def test_after_any_history_the_result_is_the_same_as_from_scratch(
         if forget:
             translator.next_world()
         for features in (ALL, Features(selected_host=False)):
-            found = translator.translate(described, None, features)
+            found = translator.translate(attach(described), None, features)
             expected = translate(described, features=features)
             assert found.version == expected.version
             assert found.notes == expected.notes
@@ -240,12 +242,12 @@ def test_all_types_are_there(type_url: str):
 def test_a_one_pod_change_in_ten_thousand_endpoints_is_quick():
     described = world(*(pool(f"p{i}") for i in range(100)), endpoints=100)
     translator = Translator(TranslateSettings())
-    translator.translate(described, None, ALL)
+    translator.translate(attach(described), None, ALL)
     fastest = float("inf")
     for count in (99, 98, 97, 96, 95):
         described = with_endpoints(described, "p50", *pods(count))
         translator.next_world()
         started = time.process_time()
-        translator.translate(described, None, ALL)
+        translator.translate(attach(described), None, ALL)
         fastest = min(fastest, time.process_time() - started)
     assert fastest <= 0.010, f"{fastest * 1000:.1f} ms of CPU"

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pools.attachment import attach
 from pools.model import (
     BackendKind,
     BodyMode,
@@ -133,11 +134,11 @@ def test_a_host_of_another_listener_is_misdirected_and_one_of_none_is_not_found(
 def test_a_rotated_certificate_is_one_new_secret_and_nothing_else():
     translator = Translator(TranslateSettings())
     described = of_gateway(https("one", "a.test", "a"), https("two", "b.test", "b"))
-    before = translator.translate(described, described.gateways[0], ALL)
+    before = translator.translate(attach(described), described.gateways[0], ALL)
     translator.next_world()
     new = certificate("a", b"2")
     rotated = replace(described, certificates={**described.certificates, new.name: new})
-    after = translator.translate(rotated, rotated.gateways[0], ALL)
+    after = translator.translate(attach(rotated), rotated.gateways[0], ALL)
     different = [
         (type_url, each)
         for type_url, named in after.resources.items()
@@ -248,7 +249,7 @@ def test_a_picker_that_does_not_exist_costs_its_pool_alone():
 def test_services_of_our_own_picker_are_told_by_their_names():
     described = picked()
     ours = TranslateSettings(own_pickers=frozenset({"epp"}))
-    found = Translator(ours).translate(described, described.gateways[0], ALL)
+    found = translate(described, ours, described.gateways[0])
     assert "picker/default/epp/9002" not in found.of_type(CLUSTER)
     assert OTHER not in routes(found)["default/r/0/0"]["typed_per_filter_config"]
 

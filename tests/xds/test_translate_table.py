@@ -47,7 +47,7 @@ HTTP = GatewayListener("http", 80)
 def table(*routes: HTTPRoute, listeners: tuple[GatewayListener, ...] = (HTTP,)) -> Table:
     """Every route attached to every listener."""
     sections = frozenset(listener.name for listener in listeners)
-    described = attach(world(LLAMA, QWEN, routes=routes)).routes.values()
+    described = attach(world(LLAMA, QWEN, routes=routes)).attachments.routes.values()
     attached = [Attached(one.route, sections, one.lost, one.refused) for one in described]
     return table_for(listeners, attached, backends(LLAMA, QWEN), Listens(80))
 

@@ -19,6 +19,7 @@ from pools.model import (
     RouteRule,
     ValueMatch,
     ValueMatchType,
+    seniority,
 )
 from xds.translate.matches import match_rank, normal, problem_of_match
 from xds.translate.names import POOL_HEADER
@@ -34,7 +35,7 @@ from xds.translate.table import (
     Target,
 )
 
-Rank = tuple[int, int, int, int, int, str, ObjectName, int, int, int]
+Rank = tuple[int, int, int, int, int, bool, str, ObjectName, int, int, int]
 """Sorts entries, those that win first (:func:`xds.translate.matches.match_rank`, then the older
 route, the first by name, and the order in it)."""
 
@@ -120,7 +121,7 @@ def ranked_entries(
                 notes.append(f"{where}.matches[{j}] is left out: {problem}")
                 continue
             name = f"{route.name}/{i}/{j}"
-            rank = *match_rank(match), route.created or "~", route.name, i, j
+            rank = *match_rank(match), *seniority(route.created, route.name), i, j
             if why := attached.refused.get(i):
                 notes.append(f"{where}: {why}. Until then its requests are answered with 500")
                 entries: Iterable[Entry] = (Entry(name, match, _NOT_SERVED),)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from pools.attachment import AttachedListener, AttachedRoute, Attacher, Attachments, ServiceRef
+from pools.attachment import (
+    AttachedListener,
+    AttachedRoute,
+    AttachedWorld,
+    Attachments,
+    ServiceRef,
+    attach,
+)
 from pools.model import (
     BackendKind,
     Endpoint,
@@ -44,7 +51,8 @@ def translate(
     features: Features = ALL,
 ) -> Snapshot:
     """The whole configuration for one group of Envoys. For repeated use see :class:`Translator`."""
-    return Translator(settings or TranslateSettings()).translate(world, gateway, features)
+    settings = settings or TranslateSettings()
+    return Translator(settings).translate(attach(world, settings.own_pickers), gateway, features)
 
 
 class Translator:
@@ -56,7 +64,6 @@ class Translator:
 
     def __init__(self, settings: TranslateSettings) -> None:
         self.settings = settings
-        self._attacher = Attacher(settings.own_pickers)
         self._bytes: Memo[bytes] = Memo()
         self._entries: Memo[Memo[bytes]] = Memo()
         """By route configuration: what its entries came to when it was made, however long ago."""
@@ -71,14 +78,19 @@ class Translator:
             memo.turn()
 
     def translate(
-        self, world: World, gateway: Gateway | None, features: Features, *, cause: str = ""
+        self,
+        attached: AttachedWorld,
+        gateway: Gateway | None,
+        features: Features,
+        *,
+        cause: str = "",
     ) -> Snapshot:
         """The configuration for the Envoys of ``gateway``; without one, a single listener that
         serves every route."""
         overview = self._overview
-        if overview is None or overview.world is not world:
-            overview = self._overview = _Overview(world, self._attacher.attach(world))
-        attachments = overview.attachments
+        if overview is None or overview.attached is not attached:
+            overview = self._overview = _Overview(attached)
+        world, attachments = attached.world, attached.attachments
         notes = list(missing(features))
         resources = []
         targets = _Targets()
@@ -126,8 +138,8 @@ class Translator:
         serving: str | None,
         features: Features,
     ) -> Table:
-        world = overview.world
-        backends = Backends(world.pools, overview.attachments.pools)
+        world = overview.attached.world
+        backends = Backends(world.pools, overview.attached.attachments.pools)
         by_model = features.early_header_mutation
         if not world.routes and not (world.of_cluster and gateway):
             return self._tables.get(
@@ -238,9 +250,9 @@ class Translator:
 class _Overview:
     """What is the same for all Gateways of a World."""
 
-    def __init__(self, world: World, attachments: Attachments) -> None:
-        self.world = world
-        self.attachments = attachments
+    def __init__(self, attached: AttachedWorld) -> None:
+        self.attached = attached
+        world, attachments = attached.world, attached.attachments
         self.notes = (*_unused(world), *_unattached(world, attachments))
         self._routes: dict[ObjectName, list[AttachedRoute]] = {}
         for route in attachments.routes.values():
@@ -250,7 +262,7 @@ class _Overview:
     def routes(self, gateway: Gateway | None) -> Iterable[AttachedRoute]:
         """Those that name ``gateway``; without one, all."""
         if gateway is None:
-            return self.attachments.routes.values()
+            return self.attached.attachments.routes.values()
         return self._routes.get(gateway.name, ())
 
 

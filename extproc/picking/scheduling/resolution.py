@@ -19,6 +19,7 @@ from pools.model import (
     ObjectName,
     TargetModel,
     World,
+    seniority,
 )
 
 REWRITE_HEADER = "x-gateway-model-name-rewrite"
@@ -60,14 +61,14 @@ class Resolver:
         objectives: Mapping[str, int] | None = None,
     ) -> None:
         self._models: dict[str, tuple[Targets, int]] = {}
-        for model in sorted(models, key=_age):
+        for model in sorted(models, key=lambda item: seniority(item.created, item.name)):
             targets = model.targets or (TargetModel(model.model_name),)
             self._models.setdefault(
                 model.model_name, (Targets(targets), PRIORITY_OF[model.criticality])
             )
         self._rewrites: dict[str, Targets] = {}
         self._any_model: Targets | None = None
-        for rewrite in sorted(rewrites, key=_age):
+        for rewrite in sorted(rewrites, key=lambda item: seniority(item.created, item.name)):
             for rule in rewrite.rules:
                 if not rule.targets:
                     continue
@@ -113,8 +114,3 @@ class Resolver:
             return headers[REWRITE_HEADER] or model
         legacy = self._models.get(model)
         return legacy[0].draw(rng) if legacy is not None else model
-
-
-def _age(item: InferenceModel | InferenceModelRewrite) -> tuple[bool, str, ObjectName]:
-    """Oldest first; what has no creation time comes last, by name."""
-    return (not item.created, item.created, item.name)

@@ -7,7 +7,6 @@ These are pure. ``elector`` and ``writer`` have the loops.
 
 from __future__ import annotations
 
-from pools.kubernetes.status.reporting import ReportingSource
 from pools.kubernetes.status.writer import StatusSettings, StatusTiming, StatusWriter
 
-__all__ = ["ReportingSource", "StatusSettings", "StatusTiming", "StatusWriter"]
+__all__ = ["StatusSettings", "StatusTiming", "StatusWriter"]

@@ -13,6 +13,7 @@ from pools.attachment import (
     Attachments,
     Condition,
 )
+from pools.kubernetes.status.inputs import StatusInputs
 from pools.kubernetes.status.reports import (
     ClassReport,
     GatewayReport,
@@ -31,7 +32,6 @@ from pools.model import (
     Origin,
     Problem,
     Severity,
-    World,
 )
 
 FEATURES = (
@@ -66,27 +66,28 @@ class _Refused:
 
 
 def compose(
-    world: World, attachments: Attachments, addresses: tuple[tuple[str, str], ...] = ()
+    inputs: StatusInputs, addresses: tuple[tuple[str, str], ...] = ()
 ) -> dict[Target, Report]:
     """``addresses``: where clients reach the Envoys, by type (``IPAddress``, ``Hostname``)."""
-    refused = _refused(world)
+    attachments = inputs.attachments
+    refused = _refused(inputs)
     reports: dict[Target, Report] = {}
     accepted = (Condition("Accepted", True, "Accepted"),)
-    for target, origin in of_cluster(world.gateway_classes):
+    for target, origin in of_cluster(inputs.gateway_classes):
         reports[target] = ClassReport(origin.uid, origin.generation, accepted, FEATURES)
-    for gateway in world.gateways:
+    for gateway in inputs.gateways:
         for target, origin in of_cluster([gateway]):
             attached = attachments.gateways[gateway.name]
             reports[target] = _gateway(attached, origin, addresses)
-    for route in world.routes:
+    for route in inputs.routes:
         for target, origin in of_cluster([route]):
             reports[target] = _route(attachments.routes[route.name], origin)
-    for name, pool in world.pools.items():
+    for name, pool in inputs.pools.items():
         for target, origin in of_cluster([pool]):
             if target.parents_field:
                 reports[target] = _pool(attachments.pools[name], target, origin)
     for target, one in refused.items():
-        report = _of_refused(target, one, reports.get(target), world.routes, attachments)
+        report = _of_refused(target, one, reports.get(target), inputs.routes, attachments)
         if report is not None:
             reports[target] = report
     return reports
@@ -120,15 +121,15 @@ def _pool(attached: AttachedPool, target: Target, origin: Origin) -> PoolReport:
     return PoolReport(origin.uid, origin.generation, target.parents_field, parents)
 
 
-def _refused(world: World) -> dict[Target, _Refused]:
-    """Objects whose newest version is not that of the World."""
-    values: Iterable[Gateway | HTTPRoute] = (*world.gateways, *world.routes)
+def _refused(inputs: StatusInputs) -> dict[Target, _Refused]:
+    """Objects whose newest version is not in effect."""
+    values: Iterable[Gateway | HTTPRoute] = (*inputs.gateways, *inputs.routes)
     generations = {target: origin.generation for target, origin in of_cluster(values)}
     generations.update(
-        (target, origin.generation) for target, origin in of_cluster(world.pools.values())
+        (target, origin.generation) for target, origin in of_cluster(inputs.pools.values())
     )
     found: dict[Target, list[Problem]] = {}
-    for problem in world.problems:
+    for problem in inputs.problems:
         origin = problem.origin
         if problem.severity is not Severity.ERROR or origin is None or not origin.uid:
             continue

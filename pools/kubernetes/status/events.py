@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pools.attachment import Attachments, Condition
+from pools.attachment import Condition
+from pools.kubernetes.status.inputs import StatusInputs
 from pools.kubernetes.status.target import KINDS
-from pools.model import DEFAULT_NAMESPACE, ObjectName, Origin, Severity, World
+from pools.model import DEFAULT_NAMESPACE, ObjectName, Origin, Severity
 
 REPEAT = 3600.0
 """Seconds after which what still holds is told again: the API server forgets Events after an hour.
@@ -71,14 +72,14 @@ class Grievance:
         }
 
 
-def grievances(world: World, attachments: Attachments) -> tuple[Grievance, ...]:
+def grievances(inputs: StatusInputs) -> tuple[Grievance, ...]:
     """All there are, each once. What refuses an attachment and is a problem of the source too is
     told in the words of the attachment, as in the object's status."""
-    found: dict[Grievance, None] = dict.fromkeys(_refusals(world, attachments))
+    found: dict[Grievance, None] = dict.fromkeys(_refusals(inputs))
     told: dict[str, str] = {}
     for one in found:
         told[one.uid] = told.get(one.uid, "") + one.note
-    for problem in world.problems:
+    for problem in inputs.problems:
         origin = problem.origin
         if origin is None or not origin.uid:
             continue
@@ -90,8 +91,9 @@ def grievances(world: World, attachments: Attachments) -> tuple[Grievance, ...]:
     return tuple(found)
 
 
-def _refusals(world: World, attachments: Attachments) -> Iterator[Grievance]:
-    for gateway in world.gateways:
+def _refusals(inputs: StatusInputs) -> Iterator[Grievance]:
+    attachments = inputs.attachments
+    for gateway in inputs.gateways:
         if gateway.origin is not None and gateway.origin.uid:
             for listener in attachments.gateways[gateway.name].listeners:
                 where = f"spec.listeners[{listener.listener.name}]"
@@ -100,7 +102,7 @@ def _refusals(world: World, attachments: Attachments) -> Iterator[Grievance]:
         if attached.route.origin is not None and attached.route.origin.uid:
             for parent in attached.parents:
                 yield from _false(attached.route.origin, parent.conditions)
-    for name, pool in world.pools.items():
+    for name, pool in inputs.pools.items():
         if attachments.pools[name].parents and pool.origin is not None and pool.origin.uid:
             invalid = attachments.pools[name].invalid
             if invalid:

@@ -19,8 +19,8 @@ from pools.kubernetes.status.document import (
     mapping,
     same,
 )
-from pools.kubernetes.status.target import GATEWAY
 from pools.model import ObjectName, ParentRef
+from pools.well_known import GATEWAY_GROUP
 
 DEFAULT_PARENT = {"kind": "Status", "name": "default"}
 """What the API server itself puts into the status of a pool that no controller has seen yet."""
@@ -106,7 +106,7 @@ class GatewayReport:
         return _changes(status, wanted)
 
     def _listener(self, listener: ListenerReport, before: Mapping[str, Any], now: str) -> Json:
-        kinds = [{"group": GATEWAY, "kind": "HTTPRoute"}] if listener.supported else []
+        kinds = [{"group": GATEWAY_GROUP, "kind": "HTTPRoute"}] if listener.supported else []
         return {
             "name": listener.name,
             "supportedKinds": kinds,
@@ -210,7 +210,7 @@ class PoolReport:
     ) -> Json:
         made: Json = {
             "parentRef": {
-                "group": GATEWAY,
+                "group": GATEWAY_GROUP,
                 "kind": "Gateway",
                 "namespace": gateway.namespace,
                 "name": gateway.name,
@@ -252,7 +252,7 @@ def _by_name(entries: object) -> dict[str, Mapping[str, Any]]:
 
 def _parent_ref(parent: ParentRef) -> Json:
     ref: Json = {
-        "group": GATEWAY,
+        "group": GATEWAY_GROUP,
         "kind": "Gateway",
         "namespace": parent.gateway.namespace,
         "name": parent.gateway.name,
@@ -274,7 +274,7 @@ def _parent_key(namespace: str, ref: Mapping[str, Any]) -> tuple[str, str, str, 
 
 
 def _gateway(namespace: str, ref: Mapping[str, Any]) -> ObjectName | None:
-    if ref.get("kind", "Gateway") != "Gateway" or ref.get("group", GATEWAY) != GATEWAY:
+    if ref.get("kind", "Gateway") != "Gateway" or ref.get("group", GATEWAY_GROUP) != GATEWAY_GROUP:
         return None
     return ObjectName(str(ref.get("namespace") or namespace), str(ref.get("name")))
 

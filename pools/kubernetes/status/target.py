@@ -6,14 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from pools.model import Gateway, GatewayClass, HTTPRoute, InferencePool, ObjectName, Origin
+from pools.well_known import GATEWAY_GROUP, INFERENCE_GROUP
 
-GATEWAY = "gateway.networking.k8s.io"
-INFERENCE = "inference.networking.k8s.io"
 KINDS: Mapping[str, tuple[str, str]] = {
-    "GatewayClass": ("gatewayclasses", f"{GATEWAY}/v1"),
-    "Gateway": ("gateways", f"{GATEWAY}/v1"),
-    "HTTPRoute": ("httproutes", f"{GATEWAY}/v1"),
-    "InferencePool": ("inferencepools", f"{INFERENCE}/v1"),
+    "GatewayClass": ("gatewayclasses", f"{GATEWAY_GROUP}/v1"),
+    "Gateway": ("gateways", f"{GATEWAY_GROUP}/v1"),
+    "HTTPRoute": ("httproutes", f"{GATEWAY_GROUP}/v1"),
+    "InferencePool": ("inferencepools", f"{INFERENCE_GROUP}/v1"),
 }
 """Plural name, and the API version of an object that does not say it."""
 

@@ -10,7 +10,7 @@ import re
 import socket
 import time
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,23 @@ from typing import Any
 import msgspec
 import structlog
 
-from pools.attachment import OWN_PICKERS, Attacher, Attachments
+from pools.attachment import AttachedWorld
 from pools.kubernetes.backoff import delay
 from pools.kubernetes.connection import MERGE_PATCH, ApiError, Connection, UnreachableError
 from pools.kubernetes.credentials import Credentials
 from pools.kubernetes.moments import micro_time, rfc3339
-from pools.kubernetes.source import CONTROLLER
 from pools.kubernetes.status.composition import compose
 from pools.kubernetes.status.document import mapping
 from pools.kubernetes.status.election import DURATION, Election
 from pools.kubernetes.status.elector import CONFLICT, FORBIDDEN, NOT_FOUND, Elector
 from pools.kubernetes.status.events import Grievance, Telling, events_path, grievances
+from pools.kubernetes.status.inputs import StatusInputs
 from pools.kubernetes.status.ledger import Ledger
 from pools.kubernetes.status.pace import Pace
 from pools.kubernetes.status.reports import Ours, Report
 from pools.kubernetes.status.target import Target, collection
-from pools.model import ObjectName, Problem, World
+from pools.model import ObjectName
+from pools.well_known import CONTROLLER
 
 log = structlog.get_logger(__name__)
 
@@ -74,7 +75,6 @@ class StatusSettings:
     """Empty: that of the pod, else ``default``."""
     addresses: tuple[tuple[str, str], ...] = ()
     """Type (``IPAddress``, ``Hostname``) and value: where clients reach the Envoys."""
-    own_pickers: frozenset[str] = OWN_PICKERS
     timing: StatusTiming = field(default_factory=StatusTiming)
 
     @property
@@ -116,9 +116,8 @@ class StatusWriter:
         self._clock = clock
         self._now = now
         self._chance = chance
-        self._world: World | None = None
+        self._inputs: StatusInputs | None = None
         self._changed = asyncio.Event()
-        self._attacher = Attacher(settings.own_pickers)
         self._composed: _Composed | None = None
         self._gateways: frozenset[ObjectName] = frozenset()
         """Those that are ours, and those that were until all was written that follows from it."""
@@ -132,13 +131,17 @@ class StatusWriter:
         self.looks = 0
         """How often it has compared all statuses."""
 
-    def offer(self, world: World) -> None:
+    def offer(self, attached: AttachedWorld) -> None:
         """This is the newest World. Returns at once."""
-        self._world = world
-        self._changed.set()
+        inputs = StatusInputs.of(attached)
+        if inputs != self._inputs:
+            self._inputs = inputs
+            self._changed.set()
 
     async def run(self) -> None:
-        """Run until cancelled. Whatever goes wrong is logged and tried again."""
+        """Run until cancelled. Nothing is asked of the API server before the first World is there.
+        Whatever goes wrong is logged and tried again."""
+        await self._changed.wait()
         failures = 0
         while True:
             began = self._clock()
@@ -182,11 +185,11 @@ class StatusWriter:
                     await self._changed.wait()
             await asyncio.sleep(self._settings.timing.debounce)
             self._changed.clear()
-            if self._world is None or not elector.leads():
+            if self._inputs is None or not elector.leads():
                 pause = 0.0
                 continue
             try:
-                await self._round(connection, elector, self._world)
+                await self._round(connection, elector, self._inputs)
                 failures = 0
                 pause = self._next_round()
             except (ApiError, UnreachableError, msgspec.MsgspecError) as error:
@@ -208,12 +211,12 @@ class StatusWriter:
             due.append(now + 1.0)
         return max(min(due) - now, 0.01)
 
-    async def _round(self, connection: Connection, elector: Elector, world: World) -> None:
+    async def _round(self, connection: Connection, elector: Elector, inputs: StatusInputs) -> None:
         """Write what differs; leave off as soon as there is a newer World."""
-        composed = self._compose(world)
+        composed = self._compose(inputs)
         ours = Ours(
             self._settings.controller,
-            frozenset(one.name.name for one in world.gateway_classes),
+            frozenset(one.name.name for one in inputs.gateway_classes),
             self._gateways,
         )
         if self._clock() >= self._resync_at:
@@ -225,32 +228,19 @@ class StatusWriter:
             if self._changed.is_set() or not elector.leads():
                 return
             await self._write(connection, target, report, ours)
-        self._gateways = frozenset(gateway.name for gateway in world.gateways)
+        self._gateways = frozenset(gateway.name for gateway in inputs.gateways)
         for grievance in self._telling.due(composed.grievances, self._clock()):
             if not elector.leads():
                 return
             await self._tell(connection, grievance)
 
-    def _compose(self, world: World) -> _Composed:
-        attachments = self._attacher.attach(world)
+    def _compose(self, inputs: StatusInputs) -> _Composed:
         last = self._composed
-        # Pools, routes and Gateways are those of the last World where the attachments are.
-        if (
-            last is not None
-            and last.attachments is attachments
-            and last.problems == world.problems
-            and last.classes == world.gateway_classes
-        ):
+        if last is not None and last.inputs is inputs:
             return last
-        reports = compose(world, attachments, self._settings.addresses)
-        self._gateways |= {gateway.name for gateway in world.gateways}
-        self._composed = _Composed(
-            attachments,
-            world.problems,
-            world.gateway_classes,
-            reports,
-            grievances(world, attachments),
-        )
+        reports = compose(inputs, self._settings.addresses)
+        self._gateways |= {gateway.name for gateway in inputs.gateways}
+        self._composed = _Composed(inputs, reports, grievances(inputs))
         self._ledger.want(reports)
         return self._composed
 
@@ -371,9 +361,7 @@ class StatusWriter:
 
 @dataclass(frozen=True, slots=True)
 class _Composed:
-    attachments: Attachments
-    problems: tuple[Problem, ...]
-    classes: Collection[object]
+    inputs: StatusInputs
     reports: dict[Target, Report]
     grievances: tuple[Grievance, ...]
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from pools.kubernetes.pod import read_pod
-from pools.model import AbsentEndpoint, InferencePool, ObjectName
-from pools.pods import Pod, endpoints_of_pod, problems_of_pod, selects
+from pools.model import AbsentEndpoint, InferencePool, ObjectName, Pod
+from pools.pods import endpoints_of_pod, problems_of_pod, selects
 from tests.pools.kubernetes import api
 
 POOL = InferencePool(ObjectName("default", "llama"), (8000, 8001), {"app": "llama"})

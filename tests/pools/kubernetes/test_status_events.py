@@ -14,6 +14,7 @@ from pools.kubernetes.status.events import (
     events_path,
     grievances,
 )
+from pools.kubernetes.status.inputs import StatusInputs
 from pools.kubernetes.status.ledger import Ledger
 from pools.kubernetes.status.pace import Pace
 from pools.kubernetes.status.reports import PoolReport, RouteReport
@@ -87,7 +88,7 @@ def a_world() -> World:
 
 
 def told(world: World) -> dict[tuple[str, str], str]:
-    return {(g.kind, g.reason): g.note for g in grievances(world, attach(world))}
+    return {(g.kind, g.reason): g.note for g in grievances(StatusInputs.of(attach(world)))}
 
 
 def test_what_is_refused_and_what_is_invalid_is_told_once_each_with_its_field() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pools.attachment import Condition, attach
 from pools.kubernetes.status.composition import FEATURES, compose
+from pools.kubernetes.status.inputs import StatusInputs
 from pools.kubernetes.status.reports import (
     ClassReport,
     GatewayReport,
@@ -349,7 +350,9 @@ def a_world(**fields: Any) -> World:
 
 
 def reports_of(world: World) -> dict[str, Report]:
-    return {str(target): report for target, report in compose(world, attach(world)).items()}
+    return {
+        str(target): report for target, report in compose(StatusInputs.of(attach(world))).items()
+    }
 
 
 def test_every_object_of_an_api_server_has_a_report() -> None:

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import structlog
 
+from pools.attachment import attach
 from pools.kubernetes.connection import ApiError, Connection, UnreachableError
 from pools.kubernetes.credentials import Credentials
-from pools.kubernetes.status import ReportingSource, StatusSettings, StatusWriter
+from pools.kubernetes.status import StatusSettings, StatusWriter
 from pools.model import (
     Gateway,
     GatewayClass,
@@ -171,7 +172,7 @@ def a_world(cluster: Cluster, *routes: str, section: str | None = None) -> World
 
 
 @asynccontextmanager
-async def writing(cluster: Cluster, world: World) -> AsyncIterator[StatusWriter]:
+async def writing(cluster: Cluster, world: World | None) -> AsyncIterator[StatusWriter]:
     writer = StatusWriter(
         StatusSettings(lease_namespace="poolpilot"),
         identity="one",
@@ -180,7 +181,8 @@ async def writing(cluster: Cluster, world: World) -> AsyncIterator[StatusWriter]
         now=lambda: NOW,
         chance=lambda: 0.0,
     )
-    writer.offer(world)
+    if world is not None:
+        writer.offer(attach(world))
     task = asyncio.create_task(writer.run())
     try:
         yield writer
@@ -235,7 +237,7 @@ async def test_after_an_outage_what_changed_meanwhile_is_written() -> None:
     async with writing(cluster, a_world(cluster, "a")) as writer:
         await asyncio.sleep(3)
         cluster.away = True
-        writer.offer(a_world(cluster, "a", "b"))
+        writer.offer(attach(a_world(cluster, "a", "b")))
         await asyncio.sleep(120)
         cluster.away = False
         await asyncio.sleep(120)
@@ -283,26 +285,21 @@ async def test_a_namespace_that_is_being_deleted_takes_no_events_and_that_is_no_
     assert not [line for line in logs if line["log_level"] == "warning"]
 
 
-async def test_a_writer_that_breaks_begins_anew_and_the_worlds_go_on() -> None:
+async def test_a_writer_that_breaks_begins_anew() -> None:
     cluster = Cluster()
-    world = a_world(cluster, "a")
     cluster.failures[f"{ROUTES}/a/status"] = [RuntimeError("a mistake of ours")]
-
-    class Two:
-        async def worlds(self) -> AsyncIterator[World]:
-            yield world
-            await asyncio.sleep(30)
-            yield world
-
-    writer = StatusWriter(
-        StatusSettings(lease_namespace="poolpilot"),
-        connect=lambda: ToCluster(cluster),
-        clock=asyncio.get_running_loop().time,
-        now=lambda: NOW,
-        chance=lambda: 0.0,
-    )
     with structlog.testing.capture_logs() as logs:
-        seen = [one async for one in ReportingSource(Two(), writer).worlds()]
-    assert seen == [world, world]
-    assert len(cluster.route("a")) == 1
+        async with writing(cluster, a_world(cluster, "a")):
+            await asyncio.sleep(30)
+            assert len(cluster.route("a")) == 1
     assert any(line["log_level"] == "error" for line in logs)
+
+
+async def test_before_the_first_world_nothing_is_asked_of_the_api_server() -> None:
+    cluster = Cluster()
+    async with writing(cluster, None) as writer:
+        await asyncio.sleep(60)
+        assert not cluster.writes
+        writer.offer(attach(a_world(cluster, "a")))
+        await asyncio.sleep(5)
+        assert len(cluster.route("a")) == 1

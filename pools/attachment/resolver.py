@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from pools.attachment.inputs import Inputs, ServiceFacts
 from pools.attachment.values import ServiceRef
 from pools.model import (
     BackendKind,
     CertificateRef,
     InferencePool,
     ObjectName,
+    ReferenceGrant,
     RouteBackend,
-    Service,
     TlsCertificate,
-    World,
 )
+from pools.well_known import GATEWAY_GROUP, PICKER_PORT, POOL_GROUPS
 
-GATEWAY_GROUP = "gateway.networking.k8s.io"
-POOL_GROUPS = ("inference.networking.k8s.io", "inference.networking.x-k8s.io")
-DEFAULT_PICKER_PORT = 9002
-"""Of references without a port (v1alpha2)."""
 PLAIN_PROTOCOLS = ("kubernetes.io/h2c", "kubernetes.io/ws")
 TLS_PROTOCOLS = ("https", "tls")
 STANDARD_PREFIX = "kubernetes.io/"
@@ -34,25 +31,13 @@ class Refusal:
     message: str
 
 
-ServiceFacts = tuple[bool, tuple[tuple[int, str], ...]] | None
-"""What matters here of a Service; who answers there does not. None: it does not exist."""
+class Resolver:
+    """Looks up what the objects of one World name."""
 
-
-def service_facts(service: Service | None) -> ServiceFacts:
-    if service is None:
-        return None
-    return service.external, tuple((one.port, one.app_protocol) for one in service.ports)
-
-
-class References:
-    """Looks up what the objects of one World name, and remembers which Services were asked for."""
-
-    def __init__(self, world: World, own_pickers: Collection[str]) -> None:
-        self._world = world
+    def __init__(self, inputs: Inputs, own_pickers: Collection[str]) -> None:
+        self._inputs = inputs
         self._own_pickers = own_pickers
-        self._granted = _grants(world)
-        self.services: dict[ObjectName, Service | None] = {}
-        """Those that were asked for."""
+        self._granted = _granted(inputs.grants)
 
     def certificate(self, gateway: ObjectName, ref: CertificateRef) -> TlsCertificate | Refusal:
         """What a listener of ``gateway`` shows."""
@@ -62,8 +47,8 @@ class References:
             )
         if not self._permitted("Gateway", gateway.namespace, "", "Secret", ref.name):
             return Refusal("RefNotPermitted", _no_grant("Gateway", gateway, "Secret", ref.name))
-        found = self._world.certificates.get(ref.name)
-        if found is None and "Secret" in self._world.unread:
+        found = self._inputs.certificates.get(ref.name)
+        if found is None and "Secret" in self._inputs.unread:
             return Refusal(
                 "InvalidCertificateRef",
                 f"Secret {ref.name} may not be read: allow get, list and watch of secrets",
@@ -92,7 +77,7 @@ class References:
     def picker(self, pool: InferencePool) -> ServiceRef | Refusal | None:
         """Who picks for a pool; None: we do."""
         ref = pool.picker
-        if ref is None or not self._world.of_cluster:
+        if ref is None or not self._inputs.of_cluster:
             return None
         if ref.group or ref.kind != "Service":
             return Refusal(
@@ -103,7 +88,7 @@ class References:
         name = ObjectName(pool.name.namespace, ref.name)
         if ref.name in self._own_pickers or str(name) in self._own_pickers:
             return None
-        service, port = self.find(name), ref.port or DEFAULT_PICKER_PORT
+        service, port = self._inputs.services.get(name), ref.port or PICKER_PORT
         if service is None and self._services_unread:
             return ServiceRef(name, port)
         if service is None:
@@ -113,7 +98,7 @@ class References:
                 f"spec.endpointPickerRef.name: Service {name} is of type ExternalName, where no"
                 " picker may be"
             )
-        elif service.port(port) is None:
+        elif port not in service.ports:
             message = f"spec.endpointPickerRef.port.number: {_no_port(name, port, service)}"
         else:
             return ServiceRef(name, port)
@@ -121,7 +106,7 @@ class References:
 
     def may_name_pool(self, route: ObjectName, pool: ObjectName) -> bool:
         """Whether a route may name the pool as a backend."""
-        known = self._world.pools.get(pool)
+        known = self._inputs.pools.get(pool)
         group = known.origin.api_version.partition("/")[0] if known and known.origin else ""
         return any(
             self._permitted("HTTPRoute", route.namespace, one, "InferencePool", pool)
@@ -131,7 +116,7 @@ class References:
     def _pool(self, route: ObjectName, name: ObjectName) -> Refusal | None:
         if not self.may_name_pool(route, name):
             return Refusal("RefNotPermitted", _no_grant("HTTPRoute", route, "InferencePool", name))
-        if name not in self._world.pools:
+        if name not in self._inputs.pools:
             return Refusal(
                 "BackendNotFound",
                 f"InferencePool {name} does not exist; create it or correct the name",
@@ -144,9 +129,9 @@ class References:
             return Refusal("RefNotPermitted", _no_grant("HTTPRoute", route, "Service", name))
         if port is None:
             return Refusal("BackendNotFound", f"Service {name} has no port; set backendRefs.port")
-        if not self._world.of_cluster:
+        if not self._inputs.of_cluster:
             return None
-        service = self.find(name)
+        service = self._inputs.services.get(name)
         if service is None and self._services_unread:
             return None
         if service is None:
@@ -158,10 +143,9 @@ class References:
                 "UnsupportedValue",
                 f"Service {name} is of type ExternalName, to which nothing may be sent",
             )
-        at = service.port(port)
-        if at is None:
+        protocol = service.ports.get(port)
+        if protocol is None:
             return Refusal("BackendNotFound", _no_port(name, port, service))
-        protocol = at.app_protocol
         if protocol in TLS_PROTOCOLS or (
             protocol.startswith(STANDARD_PREFIX) and protocol not in PLAIN_PROTOCOLS
         ):
@@ -174,19 +158,13 @@ class References:
 
     @property
     def _services_unread(self) -> bool:
-        return "Service" in self._world.unread
-
-    def find(self, name: ObjectName) -> Service | None:
-        """The Service, if there is one."""
-        found = self._world.services.get(name)
-        self.services[name] = found
-        return found
+        return "Service" in self._inputs.unread
 
     def _permitted(
         self, kind: str, namespace: str, group: str, target: str, name: ObjectName
     ) -> bool:
         """Whether an object of the Gateway API in ``namespace`` may name something."""
-        if namespace == name.namespace or not self._world.of_cluster:
+        if namespace == name.namespace or not self._inputs.of_cluster:
             return True
         source = (GATEWAY_GROUP, kind, namespace)
         granted = self._granted.get((name.namespace, source), frozenset())
@@ -197,9 +175,9 @@ _Source = tuple[str, str, str]
 _Targets = frozenset[tuple[str, str, str | None]]
 
 
-def _grants(world: World) -> Mapping[tuple[str, _Source], _Targets]:
+def _granted(grants: Iterable[ReferenceGrant]) -> Mapping[tuple[str, _Source], _Targets]:
     granted: dict[tuple[str, _Source], _Targets] = {}
-    for grant in world.grants:
+    for grant in grants:
         for source in grant.sources:
             key = (grant.name.namespace, source)
             granted[key] = granted.get(key, frozenset()) | set(grant.targets)
@@ -213,6 +191,6 @@ def _no_grant(kind: str, source: ObjectName, target: str, name: ObjectName) -> s
     )
 
 
-def _no_port(name: ObjectName, port: int, service: Service) -> str:
-    there = ", ".join(str(one.port) for one in service.ports)
+def _no_port(name: ObjectName, port: int, service: ServiceFacts) -> str:
+    there = ", ".join(map(str, service.ports))
     return f"Service {name} has no port {port}" + (f"; it has {there}" if there else "")
