@@ -11,9 +11,9 @@ from google.protobuf.json_format import ParseDict
 
 from xds.resource import SECRET, Resource
 from xds.services import CLIENT_STATUS
-from xds.session import Context
 from xds.snapshot import Node
 from xds.status import State, StreamStatus, TypeStatus, XdsStatus
+from xds.transport import Context
 from xds.wire import discovery_pb2, status_pb2
 
 _STATES: Mapping[State, status_pb2.ConfigStatus.ValueType] = {

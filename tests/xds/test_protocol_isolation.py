@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tests.xds.model import DeltaClient, ModelClient, SotwClient, bad_content, content, is_bad
+from xds.protocol.ack_history import AckHistory
 from xds.protocol.isolation import PATIENCE, Isolation, named_in, plain_words
 from xds.protocol.message import ErrorDetail, Response, SotwRequest
 from xds.protocol.stream import Stream
@@ -43,17 +44,15 @@ class Conversation:
         type_url: str = CLUSTER,
     ) -> None:
         """``good``: what peers of this client have accepted."""
-        accepted = {one.name: one for one in good}
+        history = AckHistory()
+        history.accept(good, Target(Snapshot.of(good)))
         kind = DeltaClient if delta else SotwClient
         if type_url == SECRET:
             kind = AcknowledgesAgain.over(kind)
         self.client: ModelClient = kind(takes_good_part=takes, names_culprit=names)
         self.type_url = type_url
-        self.stream = Stream(
-            delta=delta,
-            type_url=type_url,
-            last_good=lambda _type, name: accepted.get(name),
-        )
+        self.stream = Stream(delta=delta, type_url=type_url)
+        self.stream.join("peer", history)
         self.target: Target | None = None
         self.now = 0.0
         self.sent: list[Response] = []

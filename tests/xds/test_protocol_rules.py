@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.xds.model import bad_content, content
-from xds.protocol.memory import Recollection
+from xds.protocol.ack_history import AckHistory
 from xds.protocol.message import DeltaRequest, ErrorDetail, Response, SotwRequest
 from xds.protocol.stream import ProtocolError, Stream, StreamSettings
 from xds.protocol.subscription import Subscription
@@ -254,10 +254,7 @@ def test_a_first_request_may_carry_the_error_of_the_stream_before():
 
 def test_a_wildcard_client_that_has_everything_is_sent_nothing_when_it_comes_back():
     target = Target(Snapshot.of([A, B]))
-    has = Recollection(target.of(CLUSTER).resources, certain=True)
-    client = Sotw(
-        A, B, recall=lambda _type, version: has if version == target.of(CLUSTER).version else None
-    )
+    client = Sotw(A, B)
     assert client.ask(CLUSTER, version=target.of(CLUSTER).version) == []
     assert client.stream.watches[CLUSTER].settled
     assert names(client.publish(A)) == [["a"]]
@@ -266,9 +263,11 @@ def test_a_wildcard_client_that_has_everything_is_sent_nothing_when_it_comes_bac
 def test_a_client_that_says_what_it_wants_when_it_comes_back_is_sent_it():
     """It may have wanted nothing in between, have thrown everything away, and still say the version
     of what it last accepted."""
-    version = Target(Snapshot.of([A, B])).of(CLUSTER).version
-    has = Recollection(Target(Snapshot.of([A, B])).of(CLUSTER).resources, certain=True)
-    client = Sotw(A, B, recall=lambda _type, _version: has)
+    view = Target(Snapshot.of([A, B])).of(CLUSTER)
+    version, history = view.version, AckHistory()
+    history.acked("n", CLUSTER, version, view.resources)
+    client = Sotw(content(CLUSTER, "a", 2), B)
+    client.stream.join("n", history)
     assert names(client.ask(CLUSTER, "*", version=version)) == [["a", "b"]]
 
 

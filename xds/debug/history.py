@@ -46,7 +46,6 @@ def entry_json(entry: SnapshotStatus, nodes: Iterable[NodeStatus]) -> Json:
         },
         "notes": list(entry.snapshot.notes),
         "problems": list(entry.problems),
-        "refused": entry.refused,
         "acked_after_seconds": dict(sorted(entry.acked.items(), key=lambda pair: pair[1])),
         "waiting_for": waiting,
         "convergence": _convergence(entry, len(waiting)),
@@ -130,7 +129,7 @@ def _predecessor(history: Sequence[SnapshotStatus], index: int) -> Snapshot | No
     the last one from which the recorded differences lead here."""
     entry = history[index]
     for older in history[index + 1 :]:
-        if not older.refused and _leads_to(older.snapshot, entry):
+        if _leads_to(older.snapshot, entry):
             return older.snapshot
     return None
 

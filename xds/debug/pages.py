@@ -22,6 +22,7 @@ from inspection.answers import PageError, answer, name_filter
 from inspection.application import Page, application_of
 from inspection.assets import WebPages
 from inspection.live import Live
+from xds.consistency import ByType
 from xds.debug.admin import admin_address, fetch_dump
 from xds.debug.chronicle import Chronicle
 from xds.debug.compare import compare
@@ -42,7 +43,6 @@ from xds.debug.world import world_json
 from xds.protocol.view import set_version
 from xds.provider import Variant, WorldProvider
 from xds.resource import version_of
-from xds.snapshot import Snapshot
 from xds.status import GroupStatus, NodeStatus, SnapshotStatus, TypeStatus, XdsStatus
 
 _WITHOUT_SCRIPT = (
@@ -187,7 +187,7 @@ class _Pages:
             return answer(request, variant_json(variant))
         if not rest:
             shown: Json = variant_json(variant)
-            kept = _only(snapshot, lambda name: names.fullmatch(name) is not None)
+            kept = _only(snapshot.resources, lambda name: names.fullmatch(name) is not None)
             if request.query_params.get("full"):
                 shown["resources"] = await asyncio.to_thread(_contents, kept)
             else:
@@ -300,11 +300,12 @@ class _Pages:
         except ValueError as error:
             raise PageError(400, str(error)) from error
         provider = self._subject.provider
-        group, snapshot = provider.group(node), provider.preview(node)
+        group, published = provider.group(node), provider.preview(node)
+        snapshot = published.snapshot
         if snapshot is None:
-            return answer(request, {"group": group, "snapshot": None})
+            return answer(request, {"group": group, "snapshot": None, "problem": published.problem})
         full = request.query_params.get("full")
-        shown = await asyncio.to_thread(_contents if full else resources_json, snapshot)
+        shown = await asyncio.to_thread(_contents if full else resources_json, snapshot.resources)
         return answer(request, {"group": group, **snapshot_json(snapshot), "resources": shown})
 
     async def metrics(self, _request: Request) -> Response:
@@ -343,18 +344,15 @@ def _tag(variant: Variant, request: Request) -> str:
     return version + (suffix if asked != "&" or variant.problem else "")
 
 
-def _only(snapshot: Snapshot, keep: Callable[[str], bool]) -> Snapshot:
-    kept = {
-        t: {n: r for n, r in named.items() if keep(n)} for t, named in snapshot.resources.items()
-    }
-    return Snapshot(kept, snapshot.version, snapshot.cause, snapshot.notes)
+def _only(resources: ByType, keep: Callable[[str], bool]) -> ByType:
+    return {t: {n: r for n, r in named.items() if keep(n)} for t, named in resources.items()}
 
 
-def _contents(snapshot: Snapshot) -> Json:
+def _contents(resources: ByType) -> Json:
     return {
-        short: {name: resource_json(r) for name, r in snapshot.of_type(url).items()}
+        short: {name: resource_json(r) for name, r in resources[url].items()}
         for short, url in TYPE_NAMES.items()
-        if url in snapshot.resources
+        if url in resources
     }
 
 

@@ -9,6 +9,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 
 from xds import resource as types
+from xds.consistency import ByType
 from xds.debug.redact import redacted
 from xds.provider import Variant
 from xds.resource import Resource
@@ -56,11 +57,11 @@ def snapshot_json(snapshot: Snapshot) -> dict[str, object]:
     }
 
 
-def resources_json(snapshot: Snapshot) -> dict[str, object]:
+def resources_json(resources: ByType) -> dict[str, object]:
     """Every resource by type and name, without its content."""
     return {
         short_type(url): {name: resource_head(r) for name, r in named.items()}
-        for url, named in sorted(snapshot.resources.items())
+        for url, named in sorted(resources.items())
     }
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from xds.protocol.message import Response, SotwRequest
 from xds.protocol.subscription import WILDCARD
 from xds.protocol.view import EMPTY, set_version
-from xds.protocol.watch import Answered, Kind, LastGood, Recall, Received, Watch
+from xds.protocol.watch import AckedSetOf, Answered, Kind, LastGood, Received, Watch
 from xds.resource import CLUSTER, LISTENER, SCOPED_ROUTE, Resource
 
 FULL_STATE = frozenset({LISTENER, CLUSTER, SCOPED_ROUTE})
@@ -19,8 +19,8 @@ _REPEAT_INTERVAL = 1.0
 
 
 class SotwWatch(Watch):
-    def __init__(self, type_url: str, recall: Recall, last_good: LastGood) -> None:
-        super().__init__(type_url, recall, last_good)
+    def __init__(self, type_url: str, acked_set: AckedSetOf, last_good: LastGood) -> None:
+        super().__init__(type_url, acked_set, last_good)
         self.full_state = type_url in FULL_STATE
         self._claimed = ""
         self._exact = True
@@ -120,14 +120,13 @@ class SotwWatch(Watch):
         claimed, self._claimed = self._claimed, ""
         if not claimed or not self.full_state:
             return
-        recollection = self._recall(self.type_url, claimed)
-        if recollection is None:
+        acked = self._acked_set(self.type_url, claimed)
+        if acked is None:
             return
-        has = recollection.has
-        self.have = {n: r for n, r in has.items() if self.subscription.covers(n)}
+        self.have = {n: r for n, r in acked.resources.items() if self.subscription.covers(n)}
         # Who says what it wants may have wanted something else before, and thrown away what it had
         # then: the version that it claims does not tell.
-        certain = recollection.certain and self.subscription.legacy
+        certain = acked.certain and self.subscription.legacy
         if not certain:
             self._uncertain |= self.have.keys()
         self._dirty |= self.have.keys()

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from xds.protocol.ack_history import AckedSet, AckHistory
 from xds.protocol.delta import DeltaWatch
-from xds.protocol.memory import Recollection
 from xds.protocol.message import DeltaRequest, Request, Response, SotwRequest
 from xds.protocol.rollout import Rollout
 from xds.protocol.sotw import SotwWatch
 from xds.protocol.view import Target
-from xds.protocol.watch import LastGood, Recall, Received, Watch
+from xds.protocol.watch import Kind, Received, Watch
 from xds.resource import CLUSTER, ENDPOINT, LISTENER, SECRET, TYPES, Resource
 
 _ORDER = {type_url: rank for rank, type_url in enumerate(TYPES)}
@@ -30,14 +30,6 @@ class StreamSettings:
     max_types: int = 32
 
 
-def _forgotten(_type_url: str, _version: str) -> Recollection | None:
-    return None
-
-
-def _unknown(_type_url: str, _name: str) -> Resource | None:
-    return None
-
-
 class Stream:
     """All the state of one stream. Aggregated where ``type_url`` is None."""
 
@@ -47,8 +39,6 @@ class Stream:
         delta: bool,
         type_url: str | None = None,
         settings: StreamSettings | None = None,
-        recall: Recall = _forgotten,
-        last_good: LastGood = _unknown,
     ) -> None:
         self.delta = delta
         self.type_url = type_url
@@ -56,9 +46,14 @@ class Stream:
         self.watches: dict[str, Watch] = {}
         self.target: Target | None = None
         self.rollout = Rollout()
-        self._recall = recall
-        self._last_good = last_good
+        self._node_id = ""
+        self._ack_history = AckHistory()
         self._nonce = 0
+
+    def join(self, node_id: str, ack_history: AckHistory) -> None:
+        """Tell whose stream it is, and what its node and others like it have acknowledged."""
+        self._node_id = node_id
+        self._ack_history = ack_history
 
     def receive(self, request: Request, now: float) -> Received:
         """Take in a request. Raises ProtocolError where the stream must end."""
@@ -76,6 +71,7 @@ class Stream:
                 f"{len(watch.subscription.names)} names of {type_url} subscribed, "
                 f"at most {self.settings.max_names} are allowed; use the wildcard '*'"
             )
+        self._remember(watch, received)
         return received
 
     def offer(self, target: Target, now: float) -> None:
@@ -140,8 +136,30 @@ class Stream:
 
     def _watch(self, type_url: str) -> Watch:
         kind = DeltaWatch if self.delta else SotwWatch
-        watch = self.watches[type_url] = kind(type_url, self._recall, self._last_good)
+        watch = self.watches[type_url] = kind(type_url, self._acked_set, self._last_good)
         return watch
+
+    def _acked_set(self, type_url: str, version: str) -> AckedSet | None:
+        if self.target is None:
+            return None
+        view = self.target.of(type_url)
+        current = {view.version: view.resources}
+        return self._ack_history.acked_set(self._node_id, type_url, version, current)
+
+    def _last_good(self, type_url: str, name: str) -> Resource | None:
+        if self.target is None:
+            return None
+        return self._ack_history.last_good(type_url, name, self.target)
+
+    def _remember(self, watch: Watch, received: Received) -> None:
+        history, type_url = self._ack_history, received.type_url
+        if received.kind is Kind.ACK:
+            if self.target is not None:
+                history.accept(received.accepted, self.target)
+            if watch.full_state:
+                history.acked(self._node_id, type_url, received.version, watch.have)
+        elif received.kind is Kind.NACK and watch.full_state:
+            history.nacked(self._node_id, type_url)
 
     def _read(self, watch: Watch, request: Request, now: float) -> Received:
         if isinstance(watch, DeltaWatch) and isinstance(request, DeltaRequest):

@@ -11,17 +11,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from xds.protocol.ack_history import AckedSet
 from xds.protocol.isolation import Isolation, plain_words
-from xds.protocol.memory import Recollection
 from xds.protocol.message import ErrorDetail, Response
 from xds.protocol.subscription import NOTHING, Change, Subscription
 from xds.protocol.view import EMPTY, View
 from xds.resource import SECRET, Resource
 
-Recall = Callable[[str, str], Recollection | None]
+AckedSetOf = Callable[[str, str], AckedSet | None]
 """(type URL, version) to what this client has that says it has accepted this version of the whole
 set; None where nobody knows."""
-
 
 LastGood = Callable[[str, str], Resource | None]
 """(type URL, name) to the form of a resource that others like this client have accepted."""
@@ -115,7 +114,7 @@ class Watch(ABC):
     full_state = False
     """Each response carries everything, and what is missing in it is deleted."""
 
-    def __init__(self, type_url: str, recall: Recall, last_good: LastGood) -> None:
+    def __init__(self, type_url: str, acked_set: AckedSetOf, last_good: LastGood) -> None:
         self.type_url = type_url
         self.subscription = Subscription(type_url)
         self.view: View | None = None
@@ -135,7 +134,7 @@ class Watch(ABC):
         self.error: LastError | None = None
         self.counters = Counters()
         self.not_before = 0.0
-        self._recall = recall
+        self._acked_set = acked_set
         self._last_good = last_good
         self._dirty: set[str] = set()
         self._forced: set[str] = set()
