@@ -13,7 +13,7 @@ from inspection.live import Live
 from pools.model import Severity, World
 from pools.source import Source
 from xds.config import XdsServerConfig
-from xds.debug import Chronicle, app, pulse
+from xds.debug import ChangeLog, app, pulse
 from xds.http import HttpConfig, bind
 from xds.metrics import XdsMetrics
 from xds.provider import WorldProvider
@@ -43,7 +43,7 @@ class ControlPlane:
         self._metrics = _Metrics(self.registry)
         self.provider = WorldProvider(Translator(settings or TranslateSettings()))
         self.server = XdsServer(self.provider, server_config, metrics=XdsMetrics(self.registry))
-        self.chronicle = Chronicle()
+        self.change_log = ChangeLog()
         self.live = Live(lambda: pulse(self.provider, self.server.changes))
         self._http_config = http_config = http_config or HttpConfig()
         self._http = HttpServer(
@@ -121,7 +121,7 @@ class ControlPlane:
     def take(self, world: World) -> None:
         """Make ``world`` what Envoys get."""
         started = time.perf_counter()
-        self.chronicle.note(self.provider.world, world, time.time())
+        self.change_log.note(self.provider.world, world, time.time())
         cause = self.provider.offer(world)
         self._metrics.took(world, self.provider, time.perf_counter() - started)
         self._log_notes()

@@ -24,7 +24,7 @@ _STATES: Mapping[State, status_pb2.ConfigStatus.ValueType] = {
 }
 
 
-def handlers(
+def handler(
     status: Callable[[], XdsStatus], may_see: Callable[[Context, Node], bool]
 ) -> grpc.GenericRpcHandler[Any, Any]:
     """Serve FetchClientStatus and StreamClientStatus from ``status``, of the nodes that the client

@@ -85,7 +85,7 @@ class Fanout:
         Raises PermissionError where its node may have nothing any more."""
         published = self._offer(connection, now)
         if published.problem:
-            self._tell(connection.group, published)
+            self._report_problem(connection.group, published)
 
     def converged(self, connection: Connection, now: float) -> float | None:
         """Note how far a stream is. Once its node has all of a snapshot, returns the seconds it
@@ -125,7 +125,7 @@ class Fanout:
             versions.setdefault(connection.group, set()).add(version)
         for group, in_use in versions.items():
             group.retain(in_use)
-            self._tell(group, problems.get(group, Published()))
+            self._report_problem(group, problems.get(group, Published()))
         self.changes += 1
         return forbidden
 
@@ -174,7 +174,7 @@ class Fanout:
             del self._groups[group.name]
         self.changes += 1
 
-    def _tell(self, group: Group, published: Published) -> None:
+    def _report_problem(self, group: Group, published: Published) -> None:
         if published.problem != group.problem:
             group.problem = published.problem
             self.changes += 1

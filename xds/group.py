@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from xds.consistency import unreferenced
 from xds.protocol.ack_history import AckHistory
 from xds.protocol.stream import Stream
-from xds.protocol.view import Target
+from xds.protocol.view import SnapshotView
 from xds.snapshot import Snapshot
 from xds.status import SnapshotStatus, TypeDifference
 
 
 @dataclass(slots=True)
-class Entry:
+class HistoryEntry:
     """A snapshot in the history."""
 
     snapshot: Snapshot
@@ -25,7 +25,7 @@ class Entry:
     acked: dict[str, float] = field(default_factory=dict)
 
 
-def differences(old: Target | None, new: Target) -> tuple[TypeDifference, ...]:
+def differences(old: SnapshotView | None, new: SnapshotView) -> tuple[TypeDifference, ...]:
     """What is new, changed and gone, by type."""
     found = []
     types = dict.fromkeys([*new.views, *(old.views if old is not None else ())])
@@ -44,7 +44,7 @@ def differences(old: Target | None, new: Target) -> tuple[TypeDifference, ...]:
     return tuple(found)
 
 
-_NOTHING = Target(Snapshot({}, ""))
+_NOTHING = SnapshotView(Snapshot({}, ""))
 
 
 class Group:
@@ -53,8 +53,8 @@ class Group:
         self.problem = ""
         """Why its nodes do not get the newest state; empty: they do."""
         self.ack_history = AckHistory()
-        self._history: deque[Entry] = deque(maxlen=history_entries)
-        self._targets: dict[str, Target] = {}
+        self._history: deque[HistoryEntry] = deque(maxlen=history_entries)
+        self._targets: dict[str, SnapshotView] = {}
         """By version, those in use now: nodes of one group may differ by what they can do."""
         self._streams: dict[str, list[Stream]] = {}
 
@@ -79,8 +79,8 @@ class Group:
             del self._streams[node_id]
 
     def target(
-        self, snapshot: Snapshot, previous: Target | None, cause: str, now: float
-    ) -> tuple[Target, bool]:
+        self, snapshot: Snapshot, previous: SnapshotView | None, cause: str, now: float
+    ) -> tuple[SnapshotView, bool]:
         """The snapshot as streams look at it, and whether it is new to this group. ``previous`` is
         what the stream had that is to get it."""
         known = self._targets.get(snapshot.version)
@@ -88,10 +88,12 @@ class Group:
             return known, False
         if previous is None and self._targets:
             previous = next(reversed(self._targets.values()))
-        target = self._targets[snapshot.version] = Target(snapshot, previous)
+        target = self._targets[snapshot.version] = SnapshotView(snapshot, previous)
         changes = differences(previous, target)
         problems = tuple(unreferenced(snapshot.resources))
-        self._history.append(Entry(snapshot, now, snapshot.cause or cause, changes, problems))
+        self._history.append(
+            HistoryEntry(snapshot, now, snapshot.cause or cause, changes, problems)
+        )
         for change in changes:
             self.ack_history.forget(change.type_url, change.removed)
         return target, True
@@ -100,7 +102,7 @@ class Group:
         """Forget the targets of all other snapshots."""
         self._targets = {v: target for v, target in self._targets.items() if v in versions}
 
-    def converged(self, target: Target, node_id: str, now: float) -> float | None:
+    def converged(self, target: SnapshotView, node_id: str, now: float) -> float | None:
         """Note that a stream of this node has all of a target. Once all its streams have, returns
         the seconds it took, the first time."""
         for stream in self._streams.get(node_id, ()):

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import structlog
 
 from pools.model import Gateway, World
-from xds.cause import cause_of
 from xds.publish import Published, publish
 from xds.snapshot import Node, Snapshot
 from xds.translate import ALL, DEFAULT_GATEWAY, Features, Translator, features_of
+from xds.world_changes import describe_changes
 
 log = structlog.get_logger(__name__)
 
@@ -27,7 +27,7 @@ _MOST_VARIANTS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Variant:
+class FeatureVariant:
     """The configuration of one group for Envoys with one set of features."""
 
     group: str
@@ -56,12 +56,12 @@ class WorldProvider:
         self._deleted: set[str] = set()
         """Gateways that were there before."""
         self._features: dict[Features, None] = {ALL: None}
-        self._variants: dict[tuple[str, Features], Variant] = {}
+        self._variants: dict[tuple[str, Features], FeatureVariant] = {}
 
     def offer(self, world: World) -> str:
         """Make this the World that snapshots are made from; returns what caused the change, empty
         if no snapshot is different from before."""
-        cause = cause_of(self.world, world)
+        cause = describe_changes(self.world, world)
         self.world = world
         self._translator.next_world()
         before = self._gateways.keys()
@@ -141,7 +141,7 @@ class WorldProvider:
             lambda: translator.translate(world, gateway, features, cause="made to be looked at"),
         )
 
-    def variants(self) -> Iterator[Variant]:
+    def variants(self) -> Iterator[FeatureVariant]:
         """Every configuration that is kept up to date, by group."""
         yield from sorted(self._variants.values(), key=lambda v: (v.group, v.features != ALL))
 
@@ -170,7 +170,7 @@ class WorldProvider:
                 why=published.problem,
                 exc_info=published.error,
             )
-        self._variants[key] = Variant(group, features, published.snapshot, published.problem)
+        self._variants[key] = FeatureVariant(group, features, published.snapshot, published.problem)
         was, now = last.snapshot, published.snapshot
         return now is not None and (was is None or was.version != now.version)
 

@@ -108,9 +108,9 @@ class Recorder:
         self._count_rejected(
             metrics,
             {
-                short_type(type_url): len(watch.isolation.rejected)
+                short_type(type_url): len(watch.quarantine.rejected)
                 for type_url, watch in self._stream.watches.items()
-                if watch.isolation.rejected
+                if watch.quarantine.rejected
             },
         )
 

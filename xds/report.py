@@ -116,7 +116,7 @@ def _type(watch: Watch, rollout: Rollout, epoch: float) -> TypeStatus:
                 rejection.at + epoch,
                 view.resources[name].origin if name in view.resources else "",
             )
-            for name, rejection in sorted(watch.isolation.rejected.items())
+            for name, rejection in sorted(watch.quarantine.rejected.items())
         ),
         held={
             name: cluster

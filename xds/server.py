@@ -75,12 +75,12 @@ class XdsServer:
         self._started_at = self._environment.clock()
         server = grpc.aio.server(options=transport.options(self._config))
         for service in SERVICES:
-            server.add_generic_rpc_handlers((transport.handlers(service, self._serve),))
-        server.add_generic_rpc_handlers((csds.handlers(self.status, self._may_see),))
+            server.add_generic_rpc_handlers((transport.service_handler(service, self._serve),))
+        server.add_generic_rpc_handlers((csds.handler(self.status, self._may_see),))
         add_HealthServicer_to_server(self._health, server)
         served = [CLIENT_STATUS, *(service.name for service in SERVICES)]
         reflection.add(server, [*served, health.SERVICE_NAME])
-        self._port = transport.bind(server, self._config)
+        self._port = transport.listen(server, self._config)
         await server.start()
         self._grpc = server
         for name in ("", *served):
@@ -176,11 +176,11 @@ class XdsServer:
         limits = self._config.limits
         code = grpc.StatusCode.RESOURCE_EXHAUSTED
         if len(self._sessions) >= limits.streams:
-            told = f"the server has {limits.streams} streams, its limit"
-            return StreamError(code, told, "streams")
+            details = f"the server has {limits.streams} streams, its limit"
+            return StreamError(code, details, "streams")
         if self._peers[peer] >= limits.streams_per_peer:
-            told = f"{peer} has {limits.streams_per_peer} streams, the limit for one address"
-            return StreamError(code, told, "streams_per_peer")
+            details = f"{peer} has {limits.streams_per_peer} streams, the limit for one address"
+            return StreamError(code, details, "streams_per_peer")
         return None
 
     def _may_see(self, context: Context, node: Node) -> bool:

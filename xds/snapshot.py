@@ -16,7 +16,7 @@ from typing import Protocol
 from xds.consistency import dangling
 from xds.resource import Resource
 
-_PROBLEMS_TOLD = 10
+_PROBLEMS_NAMED = 10
 
 
 class InconsistentError(ValueError):
@@ -56,10 +56,10 @@ class Snapshot:
 
     def __post_init__(self) -> None:
         problems = dangling(self.resources)
-        told = "; ".join(islice(problems, _PROBLEMS_TOLD))
-        if told:
+        text = "; ".join(islice(problems, _PROBLEMS_NAMED))
+        if text:
             more = sum(1 for _ in problems)
-            raise InconsistentError(told + (f"; and {more} more" if more else ""))
+            raise InconsistentError(text + (f"; and {more} more" if more else ""))
 
     @classmethod
     def of(

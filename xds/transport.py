@@ -36,7 +36,7 @@ def options(config: XdsServerConfig) -> list[tuple[str, int]]:
     return chosen
 
 
-def bind(server: grpc.aio.Server, config: XdsServerConfig) -> int:
+def listen(server: grpc.aio.Server, config: XdsServerConfig) -> int:
     """Returns the port. Raises OSError where the address cannot be had, TlsError for bad
     certificates."""
     host, port = config.host, config.port
@@ -52,7 +52,7 @@ def bind(server: grpc.aio.Server, config: XdsServerConfig) -> int:
         ) from error
 
 
-def handlers(service: Service, serve: Serve) -> grpc.GenericRpcHandler[bytes, bytes]:
+def service_handler(service: Service, serve: Serve) -> grpc.GenericRpcHandler[bytes, bytes]:
     def method(delta: bool) -> grpc.RpcMethodHandler[bytes, bytes]:
         async def handle(_requests: object, context: Context) -> None:
             await serve(service, delta, context)

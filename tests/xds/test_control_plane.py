@@ -21,7 +21,6 @@ from pools.model import (
     World,
 )
 from tests.xds.worlds import name, pods, pool, route, rule, to, world
-from xds.cause import cause_of
 from xds.config import XdsServerConfig
 from xds.control_plane import ControlPlane
 from xds.http import HttpConfig
@@ -29,6 +28,7 @@ from xds.provider import NO_GROUP, WorldProvider
 from xds.resource import CLUSTER, LISTENER
 from xds.snapshot import Node, Snapshot
 from xds.translate import ALL, DEFAULT_GATEWAY, Features, TranslateSettings, Translator
+from xds.world_changes import describe_changes
 
 ENVOY = Node("envoy-1", version=(1, 40, 0))
 
@@ -248,21 +248,21 @@ BEFORE = world(pool("llama"), pool("qwen"), endpoints=2)
     ],
 )
 def test_the_cause_of_a_change_names_what_changed(after: World, cause: str):
-    assert cause_of(BEFORE, after) == cause
+    assert describe_changes(BEFORE, after) == cause
 
 
 def test_the_cause_tells_that_a_pod_drains():
     first, second = pods(2)
     draining = (first, replace(second, draining=True))
     after = replace(BEFORE, endpoints={**BEFORE.endpoints, name("llama"): draining})
-    assert cause_of(BEFORE, after) == (
+    assert describe_changes(BEFORE, after) == (
         "Endpoint 10.0.0.2:8000 of InferencePool default/llama is draining"
     )
-    assert cause_of(after, BEFORE).endswith("no longer drains")
+    assert describe_changes(after, BEFORE).endswith("no longer drains")
 
 
 def test_the_first_state_is_counted():
-    assert cause_of(None, BEFORE) == "first state: 2 pools, 4 endpoints"
+    assert describe_changes(None, BEFORE) == "first state: 2 pools, 4 endpoints"
 
 
 class Script:
@@ -385,6 +385,6 @@ async def test_a_taken_port_is_named():
 def test_an_endpoint_key_has_brackets_for_ipv6_in_causes():
     six = Endpoint("2001:db8::1", 8000, "six")
     after = replace(BEFORE, endpoints={**BEFORE.endpoints, name("llama"): (*pods(2), six)})
-    assert cause_of(BEFORE, after) == (
+    assert describe_changes(BEFORE, after) == (
         "Endpoint [2001:db8::1]:8000 added to InferencePool default/llama"
     )

@@ -28,7 +28,7 @@ from xds.protocol.ack_history import AckHistory
 from xds.protocol.message import Response
 from xds.protocol.sotw import FULL_STATE
 from xds.protocol.stream import Stream
-from xds.protocol.view import Target
+from xds.protocol.view import SnapshotView
 from xds.protocol.watch import Kind
 from xds.resource import CLUSTER, ENDPOINT, LISTENER, ROUTE, Resource
 from xds.snapshot import Snapshot
@@ -69,7 +69,7 @@ class AnyClient(RuleBasedStateMachine):
         self.forgot = False
         self.kept: set[tuple[str, str]] = set()
         self.to_client: list[Response] = []
-        self.target: Target | None = None
+        self.target: SnapshotView | None = None
         self.unanswered: Counter[str] = Counter()
         self.open()
         self.change([(kind, name, "good 1") for kind in TYPES for name in NAMES[:2]])
@@ -131,7 +131,7 @@ class AnyClient(RuleBasedStateMachine):
 
     def publish(self) -> None:
         self.kept &= self.content.keys()
-        self.target = Target(Snapshot.of(self.content.values()), self.target)
+        self.target = SnapshotView(Snapshot.of(self.content.values()), self.target)
         self.stream.offer(self.target, self.now)
 
     @precondition(lambda self: self.client.outbox)
@@ -171,7 +171,7 @@ class AnyClient(RuleBasedStateMachine):
     def reconnect(self, meanwhile: list[tuple[str, str, str]]) -> None:
         self.author(meanwhile)
         self.kept &= self.content.keys()
-        self.target = Target(Snapshot.of(self.content.values()), self.target)
+        self.target = SnapshotView(Snapshot.of(self.content.values()), self.target)
         self.open()
         self.client.reconnect()
 
@@ -278,7 +278,7 @@ class EnvoyLike(RuleBasedStateMachine):
         number = self.timeouts.get
         needs = tuple((CLUSTER, name) for name in sorted(self.routed))
         which = sum(2 ** NAMES.index(name) for name in self.routed)
-        self.target = Target(
+        self.target = SnapshotView(
             Snapshot.of(
                 [
                     content(LISTENER, "l", 1, (ROUTE, "r")),

@@ -9,7 +9,7 @@ from xds.protocol.ack_history import AckHistory
 from xds.protocol.message import DeltaRequest, ErrorDetail, Response, SotwRequest
 from xds.protocol.stream import ProtocolError, Stream, StreamSettings
 from xds.protocol.subscription import Subscription
-from xds.protocol.view import Target
+from xds.protocol.view import SnapshotView
 from xds.protocol.watch import Kind
 from xds.resource import CLUSTER, ENDPOINT, LISTENER, ROUTE, VIRTUAL_HOST, Resource
 from xds.snapshot import Snapshot
@@ -29,7 +29,7 @@ class Sotw:
             self.publish(*resources)
 
     def publish(self, *resources: Resource) -> list[Response]:
-        self.stream.offer(Target(Snapshot.of(resources), self.stream.target), self.now)
+        self.stream.offer(SnapshotView(Snapshot.of(resources), self.stream.target), self.now)
         return self.poll()
 
     def poll(self) -> list[Response]:
@@ -60,7 +60,7 @@ class Delta:
             self.publish(*resources)
 
     def publish(self, *resources: Resource) -> list[Response]:
-        self.stream.offer(Target(Snapshot.of(resources), self.stream.target), self.now)
+        self.stream.offer(SnapshotView(Snapshot.of(resources), self.stream.target), self.now)
         return self.poll()
 
     def poll(self) -> list[Response]:
@@ -253,7 +253,7 @@ def test_a_first_request_may_carry_the_error_of_the_stream_before():
 
 
 def test_a_wildcard_client_that_has_everything_is_sent_nothing_when_it_comes_back():
-    target = Target(Snapshot.of([A, B]))
+    target = SnapshotView(Snapshot.of([A, B]))
     client = Sotw(A, B)
     assert client.ask(CLUSTER, version=target.of(CLUSTER).version) == []
     assert client.stream.watches[CLUSTER].settled
@@ -263,7 +263,7 @@ def test_a_wildcard_client_that_has_everything_is_sent_nothing_when_it_comes_bac
 def test_a_client_that_says_what_it_wants_when_it_comes_back_is_sent_it():
     """It may have wanted nothing in between, have thrown everything away, and still say the version
     of what it last accepted."""
-    view = Target(Snapshot.of([A, B])).of(CLUSTER)
+    view = SnapshotView(Snapshot.of([A, B])).of(CLUSTER)
     version, history = view.version, AckHistory()
     history.acked("n", CLUSTER, version, view.resources)
     client = Sotw(content(CLUSTER, "a", 2), B)
@@ -279,7 +279,7 @@ def test_a_client_that_comes_back_with_an_old_version_is_sent_the_new_one():
 def test_endpoints_are_sent_again_to_a_client_that_comes_back():
     client = Sotw(EA)
     assert names(
-        client.ask(ENDPOINT, "a", version=Target(Snapshot.of([EA])).of(ENDPOINT).version)
+        client.ask(ENDPOINT, "a", version=SnapshotView(Snapshot.of([EA])).of(ENDPOINT).version)
     ) == [["a"]]
 
 

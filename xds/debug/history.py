@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from xds.debug.nodes import time_json
-from xds.debug.snapshots import content, short_type
+from xds.debug.snapshots import content, type_name
 from xds.debug.text import unified_diff
 from xds.resource import Resource
 from xds.snapshot import Snapshot
@@ -37,7 +37,7 @@ def entry_json(entry: SnapshotStatus, nodes: Iterable[NodeStatus]) -> Json:
         "at": time_json(entry.at),
         "cause": entry.cause,
         "changes": {
-            short_type(d.type_url): {
+            type_name(d.type_url): {
                 "added": list(d.added),
                 "changed": list(d.changed),
                 "removed": list(d.removed),
@@ -102,7 +102,7 @@ def changes_json(history: Sequence[SnapshotStatus], index: int) -> list[Json]:
 def _change(
     type_url: str, name: str, change: str, old: Resource | None, new: Resource | None
 ) -> Json:
-    short = short_type(type_url)
+    short = type_name(type_url)
     shown = new or old
     return {
         "type": short,

@@ -24,9 +24,9 @@ from inspection.assets import WebPages
 from inspection.live import Live
 from xds.consistency import ByType
 from xds.debug.admin import admin_address, fetch_dump
-from xds.debug.chronicle import Chronicle
+from xds.debug.change_log import ChangeLog
 from xds.debug.compare import compare
-from xds.debug.config_dump import Entry, Json, acked_of, config_dump, wanted_of
+from xds.debug.config_dump import DumpEntry, Json, acked_of, config_dump, wanted_of
 from xds.debug.history import changes_json, entry_json, find_entry, group_json
 from xds.debug.nodes import node_json, time_json
 from xds.debug.redact import redacted
@@ -38,10 +38,10 @@ from xds.debug.snapshots import (
     snapshot_json,
     variant_json,
 )
-from xds.debug.why import Evidence, why
+from xds.debug.why import Inputs, why
 from xds.debug.world import world_json
 from xds.protocol.view import set_version
-from xds.provider import Variant, WorldProvider
+from xds.provider import FeatureVariant, WorldProvider
 from xds.resource import version_of
 from xds.status import GroupStatus, NodeStatus, SnapshotStatus, TypeStatus, XdsStatus
 
@@ -93,7 +93,7 @@ class Subject(Protocol):
     def registry(self) -> CollectorRegistry: ...
 
     @property
-    def chronicle(self) -> Chronicle: ...
+    def change_log(self) -> ChangeLog: ...
 
     @property
     def live(self) -> Live: ...
@@ -214,7 +214,7 @@ class _Pages:
         if rest or variant.snapshot is None:
             raise PageError(404, f"no configuration for group {wanted!r}")
         by_type = variant.snapshot.resources
-        entries = {t: [Entry(r) for r in named.values()] for t, named in by_type.items()}
+        entries = {t: [DumpEntry(r) for r in named.values()] for t, named in by_type.items()}
         versions = {t: set_version(named.values()) for t, named in by_type.items()}
         names = name_filter(query)
         dump = await asyncio.to_thread(config_dump, entries, versions, names)
@@ -285,13 +285,13 @@ class _Pages:
             )
         if world is None:
             raise PageError(503, "nothing was read yet")
-        evidence = Evidence(
+        inputs = Inputs(
             world,
             self._subject.status().nodes,
             tuple(self._subject.provider.variants()),
-            tuple(self._subject.chronicle.departures()),
+            tuple(self._subject.change_log.removals()),
         )
-        return answer(request, await asyncio.to_thread(why, query, evidence))
+        return answer(request, await asyncio.to_thread(why, query, inputs))
 
     async def simulate(self, request: Request) -> Response:
         query = [(k, v) for k, v in request.query_params.multi_items() if k != "full"]
@@ -320,7 +320,7 @@ class _Pages:
         why_not = self._subject.not_ready()
         return PlainTextResponse(f"{why_not or 'ok'}\n", status_code=503 if why_not else 200)
 
-    def _variant(self, path: str, version: str = "") -> tuple[Variant, str]:
+    def _variant(self, path: str, version: str = "") -> tuple[FeatureVariant, str]:
         """The variant whose group begins ``path``, and the rest of the path. Group names have a
         slash in them, and so do names of resources. Of several variants the one with this version,
         or else the one for the newest Envoys. Raises PageError where there is none."""
@@ -335,7 +335,7 @@ class _Pages:
         return next(with_version, of_group[0]), path[longest + 1 :].rstrip("/")
 
 
-def _tag(variant: Variant, request: Request) -> str:
+def _tag(variant: FeatureVariant, request: Request) -> str:
     """The version. What else an answer depends on, the address apart, is in a suffix."""
     assert variant.snapshot is not None
     version, query = variant.snapshot.version, request.query_params

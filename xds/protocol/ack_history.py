@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from xds.protocol.view import Target
+from xds.protocol.view import SnapshotView
 from xds.resource import Resource
 
 Resources = Mapping[str, Resource]
@@ -62,13 +62,13 @@ class AckHistory:
             return None
         return AckedSet(resources, (node_id, type_url) not in self._uncertain)
 
-    def accept(self, resources: Iterable[Resource], target: Target) -> None:
+    def accept(self, resources: Iterable[Resource], target: SnapshotView) -> None:
         """A node has accepted these; ``target`` is what its stream is to get in the end."""
         for resource in resources:
             if resource.name in target.of(resource.type_url).resources:
                 self._last_good[resource.type_url, resource.name] = resource
 
-    def last_good(self, type_url: str, name: str, target: Target) -> Resource | None:
+    def last_good(self, type_url: str, name: str, target: SnapshotView) -> Resource | None:
         """The form of a resource that a node accepted last, for a node that rejects the present
         form and has no other. None too where it would refer to what is gone."""
         good = self._last_good.get((type_url, name))

@@ -76,19 +76,19 @@ class SotwWatch(Watch):
             self._given_up.clear()
         if self.full_state and change.added:
             # Absence from a full answer is how these types say "does not exist".
-            self._must_answer = True
+            self._response_due = True
         return Received(
             Kind.SUBSCRIBE, self.type_url, request.nonce, names=tuple(sorted(change.added))
         )
 
-    def _fall_due(self, now: float) -> None:
-        self._come_back(now)
+    def _apply_due(self, now: float) -> None:
+        self._restore_claimed(now)
         if self._repeat_at is not None and now >= self._repeat_at:
             self._repeat_at = None
             self._repeated_at = now
-            self.touch(tuple(self.subscription.names))
+            self.resend(tuple(self.subscription.names))
 
-    def _tells_absence(self, known: bool) -> bool:
+    def _reports_absence(self, known: bool) -> bool:
         return self.full_state and known
 
     def _compose(
@@ -114,7 +114,7 @@ class SotwWatch(Watch):
         version = view.version if whole else set_version(resources)
         return Response(self.type_url, nonce, version, resources, changes=changes)
 
-    def _come_back(self, now: float) -> None:
+    def _restore_claimed(self, now: float) -> None:
         """A client that comes back tells which set it has accepted. If that is known, only what
         changed since need be sent, and nothing at all if nothing did."""
         claimed, self._claimed = self._claimed, ""
@@ -133,7 +133,7 @@ class SotwWatch(Watch):
         self._exact = True
         self.acked = Answered(claimed, "", now)
         if certain:
-            self._must_answer = False
+            self._response_due = False
 
     def _everything(self, upserts: Mapping[str, Resource]) -> tuple[Resource, ...] | None:
         """The whole set, with ``upserts`` in their new form and the rest as the client has it.

@@ -10,7 +10,7 @@ from xds.protocol.delta import DeltaWatch
 from xds.protocol.message import DeltaRequest, Request, Response, SotwRequest
 from xds.protocol.rollout import Rollout
 from xds.protocol.sotw import SotwWatch
-from xds.protocol.view import Target
+from xds.protocol.view import SnapshotView
 from xds.protocol.watch import Kind, Received, Watch
 from xds.resource import CLUSTER, ENDPOINT, LISTENER, SECRET, TYPES, Resource
 
@@ -44,7 +44,7 @@ class Stream:
         self.type_url = type_url
         self.settings = settings or StreamSettings()
         self.watches: dict[str, Watch] = {}
-        self.target: Target | None = None
+        self.target: SnapshotView | None = None
         self.rollout = Rollout()
         self._node_id = ""
         self._ack_history = AckHistory()
@@ -64,7 +64,7 @@ class Stream:
                 raise ProtocolError(f"more than {self.settings.max_types} types on one stream")
             watch = self._watch(type_url)
             if _says_it_was_here(request):
-                self.rollout.rejoined(now)
+                self.rollout.reconnected(now)
         received = self._read(watch, request, now)
         if len(watch.subscription.names) > self.settings.max_names:
             raise ProtocolError(
@@ -74,7 +74,7 @@ class Stream:
         self._remember(watch, received)
         return received
 
-    def offer(self, target: Target, now: float) -> None:
+    def offer(self, target: SnapshotView, now: float) -> None:
         """Make ``target`` what the client is meant to have in the end."""
         if self.target is not None and target.snapshot.version == self.target.snapshot.version:
             return
@@ -96,13 +96,13 @@ class Stream:
             self.rollout.advance(self.target, self.watches, now, self.settings.phase_timeout)
         else:
             for type_url, watch in self.watches.items():
-                watch.show(self.target.of(type_url))
+                watch.set_view(self.target.of(type_url))
         for type_url in sorted(self.watches, key=lambda t: _ORDER.get(t, len(_ORDER))):
             watch = self.watches[type_url]
             response = watch.next(str(self._nonce + 1), now)
             if response is not None:
                 self._nonce += 1
-                self._touch_dependants(response)
+                self._resend_dependants(response)
                 yield response
 
     def deadline(self, now: float) -> float | None:
@@ -122,7 +122,7 @@ class Stream:
         if self.type_url is None and (self.rollout.phase != "done" or self.rollout.held):
             return False
         return all(
-            watch.settled and not watch.isolation.rejected for watch in self.watches.values()
+            watch.settled and not watch.quarantine.rejected for watch in self.watches.values()
         )
 
     def _type_of(self, request: Request) -> str:
@@ -168,7 +168,7 @@ class Stream:
             return watch.receive(request, now)
         raise TypeError(f"{type(request).__name__} on a {'delta' if self.delta else 'SotW'} stream")
 
-    def _touch_dependants(self, response: Response) -> None:
+    def _resend_dependants(self, response: Response) -> None:
         """A cluster or listener that is replaced warms anew: it waits for its endpoints and
         secrets although these did not change, and in Delta it does not even ask."""
         if response.type_url not in (CLUSTER, LISTENER):
@@ -184,9 +184,9 @@ class Stream:
                 needs = ((ENDPOINT, resource.name),)
             for type_url, name in needs:
                 if type_url == ENDPOINT and endpoints is not None:
-                    endpoints.touch((name,))
+                    endpoints.resend((name,))
                 elif type_url == SECRET and secrets is not None:
-                    secrets.touch((name,))
+                    secrets.resend((name,))
 
 
 def _says_it_was_here(request: Request) -> bool:
