@@ -19,7 +19,7 @@ from pools.model import Endpoint, HTTPRoute, InferencePool, ObjectName, World
 from tests.xds.worlds import pool, prefix, route, rule, to
 from xds.config import XdsServerConfig
 from xds.control_plane import ControlPlane
-from xds.group import Group
+from xds.fanout import Fanout
 from xds.http import HttpConfig
 from xds.protocol.message import DeltaRequest
 from xds.protocol.stream import Stream
@@ -76,16 +76,8 @@ def changes(state: World) -> None:
     """From a new World to the response for one Delta stream."""
     provider = WorldProvider(Translator(TranslateSettings()))
     provider.offer(state)
-    group, stream = Group("default", 50), Stream(delta=True)
-
-    def offer() -> None:
-        snapshot = provider.snapshot(NODE)
-        assert snapshot is not None
-        target, _ = group.target(snapshot, stream.target, "bench", 0.0)
-        stream.offer(target, 0.0)
-        group.retain({snapshot.version})
-
-    offer()
+    fanout, stream = Fanout(provider, debounce=0.0, history_entries=50), Stream(delta=True)
+    fanout.register(stream, NODE, 0.0)
     assert stream.target is not None
     names: Sequence[str] = tuple(stream.target.of(ENDPOINT).resources)
     stream.receive(DeltaRequest(CLUSTER), 0.0)
@@ -99,7 +91,7 @@ def changes(state: World) -> None:
         state = moved(state, turn)
         began = time.process_time()
         provider.offer(state)
-        offer()
+        fanout.refresh(0.0)
         (response,) = list(stream.poll(0.0))
         times.append((time.process_time() - began) * 1000)
         stream.receive(DeltaRequest(response.type_url, nonce=response.nonce), 0.0)

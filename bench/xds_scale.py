@@ -27,7 +27,7 @@ from xds.grouped import GroupedSnapshots
 from xds.metrics import XdsMetrics
 from xds.protocol.message import DeltaRequest
 from xds.protocol.stream import Stream
-from xds.protocol.view import Target
+from xds.protocol.view import SnapshotView
 from xds.resource import CLUSTER, ENDPOINT, Resource
 from xds.server import XdsServer
 from xds.snapshot import Snapshot
@@ -168,7 +168,7 @@ async def reconnect(clients: int) -> None:
     clusters = [small_cluster(name) for name in ("a", *(f"c{i}" for i in range(99)))]
     ends = [assignment(cluster.name, 1) for cluster in clusters]
     snapshot = snapshots.publish("all", [*clusters, *ends])
-    version = Target(snapshot).of(CLUSTER).version
+    version = SnapshotView(snapshot).of(CLUSTER).version
     began = time.perf_counter()
     fleet = Fleet(server.port, clients, version)
     await all_acked(server, snapshot, clients)
@@ -195,7 +195,7 @@ def one_change(pools: int, endpoints: int) -> None:
         name = f"pool-{index}"
         resources[CLUSTER, name] = small_cluster(name)
         resources[ENDPOINT, name] = assignment(name, endpoints)
-    target = Target(Snapshot.of(resources.values()))
+    target = SnapshotView(Snapshot.of(resources.values()))
     stream = Stream(delta=True)
     stream.offer(target, 0.0)
     names = tuple(f"pool-{index}" for index in range(pools))
@@ -209,7 +209,7 @@ def one_change(pools: int, endpoints: int) -> None:
     for turn in range(1, 21):
         resources[ENDPOINT, "pool-0"] = assignment("pool-0", endpoints, turn)
         began = time.process_time()
-        target = Target(Snapshot.of(resources.values()), target)
+        target = SnapshotView(Snapshot.of(resources.values()), target)
         stream.offer(target, 0.0)
         (response,) = list(stream.poll(0.0))
         times.append((time.process_time() - began) * 1000)

@@ -1,18 +1,35 @@
-"""What is wrong with a snapshot before anybody gets it."""
+"""What is wrong with a set of resources before anybody gets it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 
 from xds.resource import CLUSTER, ENDPOINT, Resource
-from xds.snapshot import Snapshot
+
+ByType = Mapping[str, Mapping[str, Resource]]
+"""Resources by type URL and name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Inconsistency:
-    text: str
-    fatal: bool
-    """A reference into the void: a proxy would answer errors, or wait for ever."""
+def dangling(resources: ByType) -> Iterator[str]:
+    """References into the void: a proxy would answer errors, or wait for ever."""
+    nothing: Mapping[str, Resource] = {}
+    for named in resources.values():
+        for resource in named.values():
+            for kind, name in resource.needs:
+                if name not in resources.get(kind, nothing):
+                    yield f"{_named(resource)} needs {_short(kind)} {name!r}, which is missing"
+
+
+def unreferenced(resources: ByType) -> Iterator[str]:
+    """Assignments that no cluster refers to. They do no harm."""
+    clusters = resources.get(CLUSTER, {}).values()
+    if not clusters:
+        return
+    wanted = {name for cluster in clusters for kind, name in cluster.needs if kind == ENDPOINT}
+    wanted.update(cluster.name for cluster in clusters if not cluster.needs)
+    for name, resource in resources.get(ENDPOINT, {}).items():
+        if name not in wanted:
+            yield f"no cluster refers to {_named(resource)}"
 
 
 def _short(type_url: str) -> str:
@@ -22,21 +39,3 @@ def _short(type_url: str) -> str:
 def _named(resource: Resource) -> str:
     origin = f" ({resource.origin})" if resource.origin else ""
     return f"{_short(resource.type_url)} {resource.name!r}{origin}"
-
-
-def inconsistencies(snapshot: Snapshot) -> list[Inconsistency]:
-    """Resources that refer to what is not there, and assignments that nobody refers to."""
-    found = [
-        Inconsistency(f"{_named(resource)} needs {_short(kind)} {name!r}, which is missing", True)
-        for resource, (kind, name) in snapshot.dangling()
-    ]
-    clusters = snapshot.of_type(CLUSTER).values()
-    if clusters:
-        wanted = {n for c in clusters for kind, n in c.needs if kind == ENDPOINT}
-        wanted.update(c.name for c in clusters if not c.needs)
-        found.extend(
-            Inconsistency(f"no cluster refers to {_named(resource)}", False)
-            for name, resource in snapshot.of_type(ENDPOINT).items()
-            if name not in wanted
-        )
-    return found

@@ -17,7 +17,7 @@ from pools.model import Severity, World
 from pools.source import Source
 from pools.tasks import Parts
 from xds.config import GRACE, XdsServerConfig
-from xds.debug import Chronicle, app, pulse
+from xds.debug import ChangeLog, app, pulse
 from xds.http import HttpConfig, bind
 from xds.metrics import XdsMetrics
 from xds.provider import WorldProvider
@@ -63,7 +63,7 @@ class ControlPlane:
         self._metrics = _Metrics(self.registry)
         self.provider = WorldProvider(Translator(settings or TranslateSettings()))
         self.server = XdsServer(self.provider, server_config, metrics=XdsMetrics(self.registry))
-        self.chronicle = Chronicle()
+        self.change_log = ChangeLog()
         self.live = Live(lambda: pulse(self.provider, self.server.changes))
         self._http_config = http_config = http_config or HttpConfig()
         self._http = HttpServer(
@@ -136,7 +136,7 @@ class ControlPlane:
     def take(self, world: World) -> None:
         """Make ``world`` what Envoys get."""
         started = time.perf_counter()
-        self.chronicle.note(self.provider.world, world, time.time())
+        self.change_log.note(self.provider.world, world, time.time())
         cause = self.provider.offer(world)
         self._metrics.took(world, self.provider, time.perf_counter() - started)
         self._log_notes()

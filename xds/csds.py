@@ -11,9 +11,9 @@ from google.protobuf.json_format import ParseDict
 
 from xds.resource import SECRET, Resource
 from xds.services import CLIENT_STATUS
-from xds.session import Context
 from xds.snapshot import Node
 from xds.status import State, StreamStatus, TypeStatus, XdsStatus
+from xds.transport import Context
 from xds.wire import discovery_pb2, status_pb2
 
 _STATES: Mapping[State, status_pb2.ConfigStatus.ValueType] = {
@@ -24,7 +24,7 @@ _STATES: Mapping[State, status_pb2.ConfigStatus.ValueType] = {
 }
 
 
-def handlers(
+def handler(
     status: Callable[[], XdsStatus], may_see: Callable[[Context, Node], bool]
 ) -> grpc.GenericRpcHandler[Any, Any]:
     """Serve FetchClientStatus and StreamClientStatus from ``status``, of the nodes that the client

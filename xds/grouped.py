@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from xds.consistency import inconsistencies
 from xds.resource import Resource
 from xds.snapshot import Node, Snapshot
 
@@ -30,10 +29,12 @@ class GroupedSnapshots:
     ) -> Snapshot:
         """Make this what the group gets. Raises ValueError where a resource refers to one that is
         missing, or where two have one name; then the group keeps what it has."""
-        snapshot = content if isinstance(content, Snapshot) else Snapshot.of(content, cause=cause)
-        missing = [problem.text for problem in inconsistencies(snapshot) if problem.fatal]
-        if missing:
-            raise ValueError(f"snapshot for group {group!r}: {'; '.join(missing)}")
+        try:
+            snapshot = (
+                content if isinstance(content, Snapshot) else Snapshot.of(content, cause=cause)
+            )
+        except ValueError as error:
+            raise type(error)(f"snapshot for group {group!r}: {error}") from error
         current = self._snapshots.get(group)
         if current is not None and current.version == snapshot.version:
             return current

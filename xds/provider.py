@@ -9,9 +9,10 @@ import structlog
 
 from pools.attachment import AttachedWorld, Attacher
 from pools.model import Gateway, World
-from xds.cause import cause_of
+from xds.publish import Published, publish
 from xds.snapshot import Node, Snapshot
 from xds.translate import ALL, DEFAULT_GATEWAY, Features, Translator, features_of
+from xds.world_changes import describe_changes
 
 log = structlog.get_logger(__name__)
 
@@ -27,7 +28,7 @@ _MOST_VARIANTS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Variant:
+class FeatureVariant:
     """The configuration of one group for Envoys with one set of features."""
 
     group: str
@@ -59,12 +60,12 @@ class WorldProvider:
         self._deleted: set[str] = set()
         """Gateways that were there before."""
         self._features: dict[Features, None] = {ALL: None}
-        self._variants: dict[tuple[str, Features], Variant] = {}
+        self._variants: dict[tuple[str, Features], FeatureVariant] = {}
 
     def offer(self, world: World) -> str:
         """Make this the World that snapshots are made from; returns what caused the change, empty
         if no snapshot is different from before."""
-        cause = cause_of(self.world, world)
+        cause = describe_changes(self.world, world)
         self.world, self.attached = world, None
         self._translator.next_world()
         before = self._gateways.keys()
@@ -126,23 +127,27 @@ class WorldProvider:
             self._make(group, self._gateways[group], features, "first Envoy with these features")
         return self._variants[key].snapshot
 
-    def preview(self, node: Node) -> Snapshot | None:
+    def preview(self, node: Node) -> Published:
         """What such a node would get. Unlike ``snapshot`` it leaves no trace."""
         group = self.group(node)
-        if group == NO_GROUP or self.attached is None:
-            return None
+        if group == NO_GROUP or self.world is None:
+            return Published()
         if group in self._deleted:
-            return _NOTHING
+            return Published(_NOTHING)
         features = features_of(node)
         known = self._variants.get((group, features))
         if known is not None:
-            return known.snapshot
+            return Published(known.snapshot, known.problem)
         translator = Translator(self._translator.settings)
-        return translator.translate(
-            self.attached, self._gateways[group], features, cause="made to be looked at"
+        gateway = self._gateways[group]
+        return publish(
+            Published(),
+            lambda: translator.translate(
+                self._attach(), gateway, features, cause="made to be looked at"
+            ),
         )
 
-    def variants(self) -> Iterator[Variant]:
+    def variants(self) -> Iterator[FeatureVariant]:
         """Every configuration that is kept up to date, by group."""
         yield from sorted(self._variants.values(), key=lambda v: (v.group, v.features != ALL))
 
@@ -156,43 +161,29 @@ class WorldProvider:
 
     def _make(self, group: str, gateway: Gateway | None, features: Features, cause: str) -> bool:
         """Bring one variant up to date. True if its snapshot is another one than before."""
-        assert self.world is not None
         key = (group, features)
         before = self._variants.get(key)
-        last_good = before.snapshot if before else None
-        try:
-            if self.attached is None:
-                self.attached = self._attacher.attach(self.world)
-            made = self._translator.translate(self.attached, gateway, features, cause=cause)
-            problem = _inconsistency(made)
-        except Exception as error:
-            log.exception("configuration cannot be made; the last one stays", group=group)
-            made, problem = None, f"cannot be made: {type(error).__name__}: {error}"
-        else:
-            if problem:
-                log.error(
-                    "inconsistent configuration; the last one stays", group=group, why=problem
-                )
-        if made is None or problem:
-            self._variants[key] = Variant(group, features, last_good, problem)
-            return False
-        if last_good is not None and last_good.version == made.version:
-            if last_good.notes == made.notes:
-                made = last_good
-            self._variants[key] = Variant(group, features, made)
-            return False
-        self._variants[key] = Variant(group, features, made)
-        return True
+        last = Published(before.snapshot) if before else Published()
+        published = publish(
+            last,
+            lambda: self._translator.translate(self._attach(), gateway, features, cause=cause),
+        )
+        if published.problem:
+            log.error(
+                "configuration cannot be published; the last one stays",
+                group=group,
+                why=published.problem,
+                exc_info=published.error,
+            )
+        self._variants[key] = FeatureVariant(group, features, published.snapshot, published.problem)
+        was, now = last.snapshot, published.snapshot
+        return now is not None and (was is None or was.version != now.version)
 
-
-def _inconsistency(snapshot: Snapshot) -> str:
-    dangling = snapshot.dangling()
-    if not dangling:
-        return ""
-    resource, (type_url, name) = dangling[0]
-    more = f" (and {len(dangling) - 1} more like it)" if len(dangling) > 1 else ""
-    kind, missing = (url.rpartition(".")[2] for url in (resource.type_url, type_url))
-    return f"{kind} {resource.name} needs {missing} {name}, which is not there{more}"
+    def _attach(self) -> AttachedWorld:
+        if self.attached is None:
+            assert self.world is not None
+            self.attached = self._attacher.attach(self.world)
+        return self.attached
 
 
 def _matching(text: str, groups: Collection[str]) -> str | None:

@@ -31,7 +31,7 @@ def status(
     identifier: str,
     started_at: float,
     epoch: float,
-    refused: int,
+    refused_streams: int,
 ) -> XdsStatus:
     """``epoch`` turns the server's clock into seconds since the epoch."""
     by_node: dict[str, list[StreamStatus]] = {}
@@ -53,20 +53,20 @@ def status(
         identifier=identifier,
         started_at=started_at,
         nodes=tuple(nodes),
-        groups=tuple(GroupStatus(g.name, g.nodes, g.history(epoch)) for g in groups),
-        refused_streams=refused,
+        groups=tuple(GroupStatus(g.name, g.nodes, g.problem, g.history(epoch)) for g in groups),
+        refused_streams=refused_streams,
     )
 
 
 def _stream(session: Session, epoch: float) -> StreamStatus | None:
-    stream, node, group = session.stream, session.node, session.group
-    if node is None or group is None:
+    stream, connection = session.stream, session.connection
+    if connection is None:
         return None
     types = tuple(_type(watch, stream.rollout, epoch) for watch in stream.watches.values())
     return StreamStatus(
         id=session.id,
-        node=node,
-        group=group.name,
+        node=connection.node,
+        group=connection.group.name,
         peer=session.peer,
         identities=session.identities,
         delta=stream.delta,
@@ -78,7 +78,7 @@ def _stream(session: Session, epoch: float) -> StreamStatus | None:
         kept_clusters=tuple(sorted(stream.rollout.kept)),
         state=worst(described.state for described in types),
         types=types,
-        log=tuple(session.log),
+        log=tuple(session.recorder.exchanges),
     )
 
 
@@ -116,7 +116,7 @@ def _type(watch: Watch, rollout: Rollout, epoch: float) -> TypeStatus:
                 rejection.at + epoch,
                 view.resources[name].origin if name in view.resources else "",
             )
-            for name, rejection in sorted(watch.isolation.rejected.items())
+            for name, rejection in sorted(watch.quarantine.rejected.items())
         ),
         held={
             name: cluster

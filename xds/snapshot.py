@@ -9,10 +9,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from types import MappingProxyType
 from typing import Protocol
 
+from xds.consistency import dangling
 from xds.resource import Resource
+
+_PROBLEMS_NAMED = 10
+
+
+class InconsistentError(ValueError):
+    """Resources refer to what is not there; names them and what is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +41,10 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """An immutable set of resources, by type URL and name."""
+    """An immutable set of resources, by type URL and name.
+
+    Raises InconsistentError where a resource refers to one that is missing.
+    """
 
     resources: Mapping[str, Mapping[str, Resource]]
     version: str
@@ -43,11 +54,19 @@ class Snapshot:
     notes: tuple[str, ...] = ()
     """What was left out or replaced for nodes of this kind, and why."""
 
+    def __post_init__(self) -> None:
+        problems = dangling(self.resources)
+        text = "; ".join(islice(problems, _PROBLEMS_NAMED))
+        if text:
+            more = sum(1 for _ in problems)
+            raise InconsistentError(text + (f"; and {more} more" if more else ""))
+
     @classmethod
     def of(
         cls, resources: Iterable[Resource], *, cause: str = "", notes: Iterable[str] = ()
     ) -> Snapshot:
-        """Build a snapshot. Raises ValueError for two resources of one type and name."""
+        """Build a snapshot. Raises ValueError for two resources of one type and name, and
+        InconsistentError for one that refers to what is missing."""
         by_type: dict[str, dict[str, Resource]] = {}
         for resource in resources:
             named = by_type.setdefault(resource.type_url, {})
@@ -68,16 +87,6 @@ class Snapshot:
     def of_type(self, type_url: str) -> Mapping[str, Resource]:
         return self.resources.get(type_url, {})
 
-    def dangling(self) -> list[tuple[Resource, tuple[str, str]]]:
-        """Each resource that needs another which is not here: (resource, (type URL, name))."""
-        return [
-            (resource, need)
-            for named in self.resources.values()
-            for resource in named.values()
-            for need in resource.needs
-            if need[1] not in self.of_type(need[0])
-        ]
-
 
 class SnapshotProvider(Protocol):
     """Says which nodes get which resources."""
@@ -88,4 +97,5 @@ class SnapshotProvider(Protocol):
     def snapshot(self, node: Node) -> Snapshot | None:
         """What the node gets now. None: nothing is known yet, so the node must wait (an empty
         answer would delete what it has). Called often: return the same object until it changes.
-        Raises PermissionError for a node that may have nothing."""
+        Raises PermissionError for a node that may have nothing. Where it raises anything else, the
+        node keeps what it has, and the status of its group says why."""

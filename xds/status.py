@@ -173,8 +173,7 @@ class SnapshotStatus:
     differences: tuple[TypeDifference, ...]
     """Against what the group had before."""
     problems: tuple[str, ...]
-    refused: bool
-    """Inconsistent, so not sent: the group keeps what it had."""
+    """What is odd about it, though harmless."""
     acked: Mapping[str, float]
     """Node id to the seconds it took until the node had acknowledged all of it."""
 
@@ -183,6 +182,8 @@ class SnapshotStatus:
 class GroupStatus:
     name: str
     nodes: int
+    problem: str
+    """Why its nodes keep what they have, although there is something newer; or empty."""
     history: tuple[SnapshotStatus, ...]
     """Newest first."""
 

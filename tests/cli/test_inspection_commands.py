@@ -20,7 +20,7 @@ from tests.xds.scripted_node import ScriptedNode
 from tests.xds.worlds import name, pods, pool, world
 from xds.config import XdsServerConfig
 from xds.control_plane import ControlPlane
-from xds.debug.config_dump import Entry, config_dump
+from xds.debug.config_dump import DumpEntry, config_dump
 from xds.http import HttpConfig
 from xds.resource import ENDPOINT
 from xds.status import State
@@ -131,7 +131,7 @@ async def test_an_envoy_that_lost_something_is_found_out(
     snapshot = control.provider.preview(control.status().nodes[0].node)
     assert snapshot is not None
     everything = {
-        type_url: [Entry(r) for r in named.values() if r.name != "ext-proc"]
+        type_url: [DumpEntry(r) for r in named.values() if r.name != "ext-proc"]
         for type_url, named in snapshot.resources.items()
     }
 

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from inspection.live import Live
 from pools.model import Origin, Problem, Severity, World
 from tests.xds.worlds import name, pool, route, rule, to, world
-from xds.debug import Chronicle, app
+from xds.debug import ChangeLog, app
 from xds.debug.snapshots import TYPE_NAMES
 from xds.provider import WorldProvider
 from xds.resource import ENDPOINT, SECRET, TYPES, Resource
@@ -26,7 +26,7 @@ class Subject:
         self.provider = WorldProvider(Translator(TranslateSettings()))
         self.registry = CollectorRegistry()
         Counter("things", "Things.", registry=self.registry).inc(3)
-        self.chronicle = Chronicle()
+        self.change_log = ChangeLog()
         self.live = Live(dict)
         self.connected: tuple[NodeStatus, ...] = ()
         if described is not None:

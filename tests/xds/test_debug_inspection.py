@@ -34,7 +34,7 @@ from tests.xds.worlds import name, pods, pool, route, rule, to, world
 from xds.config import XdsServerConfig
 from xds.control_plane import ControlPlane
 from xds.debug.admin import admin_address
-from xds.debug.chronicle import Chronicle
+from xds.debug.change_log import ChangeLog
 from xds.debug.pages import app
 from xds.debug.redact import REDACTED, redacted
 from xds.debug.text import unified_diff
@@ -417,8 +417,8 @@ async def test_a_pod_that_left_is_remembered_with_the_reason(
     assert found["absence"][0]["reason"] == "removed"
     assert "no manifest describes it any more" in found["summary"]
     assert "pods.yaml:8" in found["summary"]
-    (departure,) = found["departures"]
-    assert departure["revision"] == 2
+    (removal,) = found["departures"]
+    assert removal["revision"] == 2
 
 
 async def test_a_pod_that_is_not_ready_is_absent_with_the_reason(
@@ -482,42 +482,42 @@ async def test_a_name_is_guessed_where_nothing_has_it(
 
 
 def test_one_name_with_another_address_is_told_as_such():
-    chronicle = Chronicle()
+    change_log = ChangeLog()
     moved = (pods(1)[0], Endpoint("10.0.0.9", 8000, "pod-1"))
     after = replace(BEFORE, endpoints={**BEFORE.endpoints, name("llama"): moved})
-    chronicle.note(BEFORE, after, 5.0)
-    (departure,) = chronicle.departures()
-    assert departure.cause == "pod-1 has another address now: 10.0.0.9:8000"
+    change_log.note(BEFORE, after, 5.0)
+    (removal,) = change_log.removals()
+    assert removal.cause == "pod-1 has another address now: 10.0.0.9:8000"
 
 
 def test_an_absence_in_the_endpoints_own_pool_is_the_reason_and_the_first_of_several():
-    chronicle = Chronicle()
+    change_log = ChangeLog()
     absent = (
         AbsentEndpoint("pod-1", "of another pool", name("qwen"), "10.0.0.2"),
         AbsentEndpoint("other", "by its address", name("llama"), "10.0.0.2"),
         AbsentEndpoint("pod-1", "by its name", None, ""),
     )
-    chronicle.note(BEFORE, replace(FEWER, absent=absent), 5.0)
-    (departure,) = chronicle.departures()
-    assert (departure.endpoint.name, departure.cause) == ("pod-1", "by its address")
+    change_log.note(BEFORE, replace(FEWER, absent=absent), 5.0)
+    (removal,) = change_log.removals()
+    assert (removal.endpoint.name, removal.cause) == ("pod-1", "by its address")
 
 
 def test_that_all_of_many_pods_go_at_once_costs_no_time_when_it_matters_most():
     many = replace(BEFORE, endpoints={name("llama"): pods(5000)})
     reason = "not Ready since 12:03: NodeNotReady"
     absent = [AbsentEndpoint(e.name, reason, name("llama"), e.address) for e in pods(5000)]
-    chronicle = Chronicle()
+    change_log = ChangeLog()
     began = time.process_time()
-    chronicle.note(many, replace(many, endpoints={}, absent=tuple(absent)), 1.0)
+    change_log.note(many, replace(many, endpoints={}, absent=tuple(absent)), 1.0)
     assert time.process_time() - began < 1.0
-    assert {departure.cause for departure in chronicle.departures()} == {reason}
+    assert {removal.cause for removal in change_log.removals()} == {reason}
 
 
 def test_departures_are_remembered_up_to_a_limit():
-    chronicle = Chronicle(most=3)
+    change_log = ChangeLog(max_removals=3)
     many = replace(BEFORE, endpoints={name("llama"): pods(10)})
-    chronicle.note(many, replace(many, endpoints={}), 1.0)
-    assert len(list(chronicle.departures())) == 3
+    change_log.note(many, replace(many, endpoints={}), 1.0)
+    assert len(list(change_log.removals())) == 3
 
 
 # What if

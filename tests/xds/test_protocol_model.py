@@ -24,11 +24,11 @@ from tests.xds.model import (
     content,
     is_bad,
 )
-from xds.protocol.memory import Memory
+from xds.protocol.ack_history import AckHistory
 from xds.protocol.message import Response
 from xds.protocol.sotw import FULL_STATE
 from xds.protocol.stream import Stream
-from xds.protocol.view import Target
+from xds.protocol.view import SnapshotView
 from xds.protocol.watch import Kind
 from xds.resource import CLUSTER, ENDPOINT, LISTENER, ROUTE, Resource
 from xds.snapshot import Snapshot
@@ -63,14 +63,13 @@ class AnyClient(RuleBasedStateMachine):
         kind = DeltaClient if self.delta else SotwClient
         self.client: ModelClient = kind(takes_good_part=takes, names_culprit=names)
         self.content: dict[tuple[str, str], Resource] = {}
-        self.memory = Memory()
-        self.peers: dict[tuple[str, str], Resource] = {}
+        self.history = AckHistory()
         self.now = 0.0
         self.number = 0
         self.forgot = False
         self.kept: set[tuple[str, str]] = set()
         self.to_client: list[Response] = []
-        self.target: Target | None = None
+        self.target: SnapshotView | None = None
         self.unanswered: Counter[str] = Counter()
         self.open()
         self.change([(kind, name, "good 1") for kind in TYPES for name in NAMES[:2]])
@@ -80,11 +79,8 @@ class AnyClient(RuleBasedStateMachine):
         self.settle()
 
     def open(self) -> None:
-        self.stream = Stream(
-            delta=self.delta,
-            recall=lambda *asked: self.memory.recall("node", *asked, {}),
-            last_good=lambda *asked: self.peers.get(asked),
-        )
+        self.stream = Stream(delta=self.delta)
+        self.stream.join("node", self.history)
         self.to_client.clear()
         self.unanswered.clear()
         if self.target is not None:
@@ -129,11 +125,13 @@ class AnyClient(RuleBasedStateMachine):
 
     @rule()
     def peers_accept_what_is_good(self) -> None:
-        self.peers.update({key: r for key, r in self.content.items() if not is_bad(r)})
+        assert self.target is not None
+        good = [one for one in self.content.values() if not is_bad(one)]
+        self.history.accept(good, self.target)
 
     def publish(self) -> None:
         self.kept &= self.content.keys()
-        self.target = Target(Snapshot.of(self.content.values()), self.target)
+        self.target = SnapshotView(Snapshot.of(self.content.values()), self.target)
         self.stream.offer(self.target, self.now)
 
     @precondition(lambda self: self.client.outbox)
@@ -145,12 +143,9 @@ class AnyClient(RuleBasedStateMachine):
             self.unanswered[received.type_url] -= 1
         if received.kind is Kind.ACK and received.type_url in FULL_STATE:
             watch = self.stream.watches[received.type_url]
-            self.memory.acked("node", received.type_url, received.version, watch.have)
             has = {(received.type_url, name) for name in watch.have}
             # Of what the client said it has, what it was never told to drop since.
             self.kept.update(has & self.content.keys())
-        if received.kind is Kind.NACK and received.type_url in FULL_STATE:
-            self.memory.nacked("node", received.type_url)
         self.poll()
 
     @rule()
@@ -176,14 +171,13 @@ class AnyClient(RuleBasedStateMachine):
     def reconnect(self, meanwhile: list[tuple[str, str, str]]) -> None:
         self.author(meanwhile)
         self.kept &= self.content.keys()
-        self.target = Target(Snapshot.of(self.content.values()), self.target)
+        self.target = SnapshotView(Snapshot.of(self.content.values()), self.target)
         self.open()
         self.client.reconnect()
 
     @rule(meanwhile=CHANGES)
     def server_restarts(self, meanwhile: list[tuple[str, str, str]]) -> None:
-        self.memory = Memory()
-        self.peers.clear()
+        self.history = AckHistory()
         self.forgot = True
         self.reconnect(meanwhile)
 
@@ -284,7 +278,7 @@ class EnvoyLike(RuleBasedStateMachine):
         number = self.timeouts.get
         needs = tuple((CLUSTER, name) for name in sorted(self.routed))
         which = sum(2 ** NAMES.index(name) for name in self.routed)
-        self.target = Target(
+        self.target = SnapshotView(
             Snapshot.of(
                 [
                     content(LISTENER, "l", 1, (ROUTE, "r")),

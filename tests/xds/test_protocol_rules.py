@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.xds.model import bad_content, content
-from xds.protocol.memory import Recollection
+from xds.protocol.ack_history import AckHistory
 from xds.protocol.message import DeltaRequest, ErrorDetail, Response, SotwRequest
 from xds.protocol.stream import ProtocolError, Stream, StreamSettings
 from xds.protocol.subscription import Subscription
-from xds.protocol.view import Target
+from xds.protocol.view import SnapshotView
 from xds.protocol.watch import Kind
 from xds.resource import CLUSTER, ENDPOINT, LISTENER, ROUTE, VIRTUAL_HOST, Resource
 from xds.snapshot import Snapshot
@@ -29,7 +29,7 @@ class Sotw:
             self.publish(*resources)
 
     def publish(self, *resources: Resource) -> list[Response]:
-        self.stream.offer(Target(Snapshot.of(resources), self.stream.target), self.now)
+        self.stream.offer(SnapshotView(Snapshot.of(resources), self.stream.target), self.now)
         return self.poll()
 
     def poll(self) -> list[Response]:
@@ -60,7 +60,7 @@ class Delta:
             self.publish(*resources)
 
     def publish(self, *resources: Resource) -> list[Response]:
-        self.stream.offer(Target(Snapshot.of(resources), self.stream.target), self.now)
+        self.stream.offer(SnapshotView(Snapshot.of(resources), self.stream.target), self.now)
         return self.poll()
 
     def poll(self) -> list[Response]:
@@ -253,11 +253,8 @@ def test_a_first_request_may_carry_the_error_of_the_stream_before():
 
 
 def test_a_wildcard_client_that_has_everything_is_sent_nothing_when_it_comes_back():
-    target = Target(Snapshot.of([A, B]))
-    has = Recollection(target.of(CLUSTER).resources, certain=True)
-    client = Sotw(
-        A, B, recall=lambda _type, version: has if version == target.of(CLUSTER).version else None
-    )
+    target = SnapshotView(Snapshot.of([A, B]))
+    client = Sotw(A, B)
     assert client.ask(CLUSTER, version=target.of(CLUSTER).version) == []
     assert client.stream.watches[CLUSTER].settled
     assert names(client.publish(A)) == [["a"]]
@@ -266,9 +263,11 @@ def test_a_wildcard_client_that_has_everything_is_sent_nothing_when_it_comes_bac
 def test_a_client_that_says_what_it_wants_when_it_comes_back_is_sent_it():
     """It may have wanted nothing in between, have thrown everything away, and still say the version
     of what it last accepted."""
-    version = Target(Snapshot.of([A, B])).of(CLUSTER).version
-    has = Recollection(Target(Snapshot.of([A, B])).of(CLUSTER).resources, certain=True)
-    client = Sotw(A, B, recall=lambda _type, _version: has)
+    view = SnapshotView(Snapshot.of([A, B])).of(CLUSTER)
+    version, history = view.version, AckHistory()
+    history.acked("n", CLUSTER, version, view.resources)
+    client = Sotw(content(CLUSTER, "a", 2), B)
+    client.stream.join("n", history)
     assert names(client.ask(CLUSTER, "*", version=version)) == [["a", "b"]]
 
 
@@ -280,7 +279,7 @@ def test_a_client_that_comes_back_with_an_old_version_is_sent_the_new_one():
 def test_endpoints_are_sent_again_to_a_client_that_comes_back():
     client = Sotw(EA)
     assert names(
-        client.ask(ENDPOINT, "a", version=Target(Snapshot.of([EA])).of(ENDPOINT).version)
+        client.ask(ENDPOINT, "a", version=SnapshotView(Snapshot.of([EA])).of(ENDPOINT).version)
     ) == [["a"]]
 
 

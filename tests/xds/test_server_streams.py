@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import grpc
@@ -22,7 +22,7 @@ from xds.metrics import XdsMetrics
 from xds.resource import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, VIRTUAL_HOST, Resource
 from xds.server import XdsServer
 from xds.services import SERVICES
-from xds.snapshot import Node
+from xds.snapshot import InconsistentError, Node, Snapshot
 from xds.status import State
 from xds.wire import status_pb2
 
@@ -34,13 +34,21 @@ class Running:
         self.forbidden = {"stranger"}
         self.snapshots = GroupedSnapshots(self.assign)
         self.registry = CollectorRegistry()
-        self.server = XdsServer(self.snapshots, config, metrics=XdsMetrics(self.registry))
+        self.make: Callable[[], Snapshot] | None = None
+        """Where a test sets it, the provider makes its snapshots so."""
+        self.server = XdsServer(self, config, metrics=XdsMetrics(self.registry))
         self.snapshots.listen(self.server.refresh)
 
     def assign(self, node: Node) -> str:
         if node.id in self.forbidden:
             raise PermissionError("strangers get nothing")
         return node.cluster
+
+    def group(self, node: Node) -> str:
+        return self.snapshots.group(node)
+
+    def snapshot(self, node: Node) -> Snapshot | None:
+        return self.make() if self.make is not None else self.snapshots.snapshot(node)
 
     def publish(self, *resources: Resource, cause: str = "") -> None:
         self.snapshots.publish("test", resources, cause)
@@ -375,11 +383,38 @@ async def test_the_log_of_a_stream_tells_each_exchange():
 async def test_an_inconsistent_snapshot_is_refused_and_the_last_good_one_stays():
     async with running() as at:
         at.publish(content(CLUSTER, "a"))
-        with pytest.raises(ValueError, match="RouteConfiguration 'r' needs Cluster 'gone'"):
+        with pytest.raises(
+            InconsistentError,
+            match="group 'test': RouteConfiguration 'r' needs Cluster 'gone', which is missing",
+        ):
             at.publish(content(ROUTE, "r", 1, (CLUSTER, "gone")))
         client = at.client()
         await client.send(CLUSTER)
         assert len((await client.receive()).resources) == 1
+
+
+async def test_what_a_provider_cannot_make_when_asked_is_refused_and_the_last_good_one_stays():
+    """A provider of a library user's own, which makes snapshots only when it is asked for them."""
+    async with running() as at:
+        at.publish(content(CLUSTER, "a"))
+        first, second = at.client(node="first"), at.client(node="second")
+        await first.send(CLUSTER)
+        await first.ack(await first.receive())
+        bad = [content(ROUTE, "r", 1, (CLUSTER, "gone"))]
+        at.make = lambda: Snapshot.of(bad)
+        at.server.refresh("a bad one")
+        await until(lambda: bool(at.server.status().groups[0].problem), "the problem is told")
+        (group,) = at.server.status().groups
+        assert group.problem == "RouteConfiguration 'r' needs Cluster 'gone', which is missing"
+        assert [one.problems for one in group.history] == [()]
+        assert at.metric("snapshots_total", result="refused") == 1
+        await second.send(CLUSTER)
+        assert len((await second.receive()).resources) == 1
+        at.make = lambda: Snapshot.of([content(CLUSTER, "b")])
+        at.server.refresh("a good one")
+        await first.receive()
+        assert at.server.status().groups[0].problem == ""
+        assert at.metric("snapshots_total", result="sent") == 2
 
 
 async def test_a_taken_port_is_a_clear_error():

@@ -27,7 +27,7 @@ from pools.model import (
     ValueMatchType,
 )
 from tests.xds.worlds import exact, name, pool, prefix, regex, route, rule, to, world
-from xds.translate.rules import Attached, Backends, Listens
+from xds.translate.rules import Attached, Backends, ListenerContext
 from xds.translate.table import (
     Answer,
     ByModel,
@@ -49,7 +49,7 @@ def table(*routes: HTTPRoute, listeners: tuple[GatewayListener, ...] = (HTTP,)) 
     sections = frozenset(listener.name for listener in listeners)
     described = attach(world(LLAMA, QWEN, routes=routes)).attachments.routes.values()
     attached = [Attached(one.route, sections, one.lost, one.refused) for one in described]
-    return table_for(listeners, attached, backends(LLAMA, QWEN), Listens(80))
+    return table_for(listeners, attached, backends(LLAMA, QWEN), ListenerContext(80))
 
 
 def backends(*pools: InferencePool) -> Backends:
@@ -234,7 +234,7 @@ def test_a_host_belongs_to_the_most_specific_listener_alone():
     )
     on_wild = route("on-wild", rule(backends=to("llama")))
     attached = Attached(on_wild, frozenset({"wild"}))
-    found = table_for(listeners, [attached], backends(LLAMA), Listens(80))
+    found = table_for(listeners, [attached], backends(LLAMA), ListenerContext(80))
     assert order(found, "*.example.com") == ["default/on-wild/0/0"]
     assert order(found, "a.example.com") == ["not-found"]
 

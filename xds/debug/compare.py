@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from xds.debug.config_dump import Dumped, Json, read_dump
-from xds.debug.snapshots import short_type
+from xds.debug.snapshots import type_name
 from xds.debug.text import unified_diff
 from xds.resource import ENDPOINT, SECRET
 
@@ -63,7 +63,7 @@ class Compared:
 
     def as_json(self) -> Json:
         return {
-            "type": short_type(self.type_url),
+            "type": type_name(self.type_url),
             "name": self.name,
             "finding": self.finding.value,
             "wanted": self.wanted,

@@ -26,7 +26,7 @@ Json = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class DumpEntry:
     """One resource to be shown."""
 
     resource: Resource
@@ -66,7 +66,7 @@ _OTHER_STATES = ("warming_state", "draining_state")
 
 
 def config_dump(
-    by_type: Mapping[str, Iterable[Entry]],
+    by_type: Mapping[str, Iterable[DumpEntry]],
     versions: Mapping[str, str],
     names: re.Pattern[str] = re.compile(".*", re.DOTALL),
 ) -> Json:
@@ -82,7 +82,7 @@ def config_dump(
 
 def _section(
     section: _Section,
-    entries: Iterable[Entry],
+    entries: Iterable[DumpEntry],
     versions: Mapping[str, str],
     names: re.Pattern[str],
 ) -> Json:
@@ -95,7 +95,7 @@ def _section(
     return shown
 
 
-def _item(section: _Section, entry: Entry) -> Json:
+def _item(section: _Section, entry: DumpEntry) -> Json:
     resource = entry.resource
     state: Json = {"version_info": resource.version}
     if entry.body:
@@ -116,15 +116,16 @@ def _item(section: _Section, entry: Entry) -> Json:
     return item
 
 
-def wanted_of(described: TypeStatus) -> list[Entry]:
+def wanted_of(described: TypeStatus) -> list[DumpEntry]:
     """What the node is meant to have of a type, with what it rejects."""
     rejected = {one.name: one for one in described.rejected}
     return [
-        Entry(resource, rejected=rejected.get(name)) for name, resource in described.wanted.items()
+        DumpEntry(resource, rejected=rejected.get(name))
+        for name, resource in described.wanted.items()
     ]
 
 
-def acked_of(described: TypeStatus) -> list[Entry]:
+def acked_of(described: TypeStatus) -> list[DumpEntry]:
     """What the node has acknowledged. Content is missing where it was acknowledged to an earlier
     run of this server and is another one now."""
     at = described.acked.at if described.acked is not None else None
@@ -134,7 +135,7 @@ def acked_of(described: TypeStatus) -> list[Entry]:
         known = has
         if not has.body and wanted is not None and wanted.version == has.version:
             known = wanted
-        entries.append(Entry(known, bool(known.body), at))
+        entries.append(DumpEntry(known, bool(known.body), at))
     return entries
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from xds.debug.nodes import time_json
-from xds.debug.snapshots import content, short_type
+from xds.debug.snapshots import content, type_name
 from xds.debug.text import unified_diff
 from xds.resource import Resource
 from xds.snapshot import Snapshot
@@ -37,7 +37,7 @@ def entry_json(entry: SnapshotStatus, nodes: Iterable[NodeStatus]) -> Json:
         "at": time_json(entry.at),
         "cause": entry.cause,
         "changes": {
-            short_type(d.type_url): {
+            type_name(d.type_url): {
                 "added": list(d.added),
                 "changed": list(d.changed),
                 "removed": list(d.removed),
@@ -46,7 +46,6 @@ def entry_json(entry: SnapshotStatus, nodes: Iterable[NodeStatus]) -> Json:
         },
         "notes": list(entry.snapshot.notes),
         "problems": list(entry.problems),
-        "refused": entry.refused,
         "acked_after_seconds": dict(sorted(entry.acked.items(), key=lambda pair: pair[1])),
         "waiting_for": waiting,
         "convergence": _convergence(entry, len(waiting)),
@@ -103,7 +102,7 @@ def changes_json(history: Sequence[SnapshotStatus], index: int) -> list[Json]:
 def _change(
     type_url: str, name: str, change: str, old: Resource | None, new: Resource | None
 ) -> Json:
-    short = short_type(type_url)
+    short = type_name(type_url)
     shown = new or old
     return {
         "type": short,
@@ -130,7 +129,7 @@ def _predecessor(history: Sequence[SnapshotStatus], index: int) -> Snapshot | No
     the last one from which the recorded differences lead here."""
     entry = history[index]
     for older in history[index + 1 :]:
-        if not older.refused and _leads_to(older.snapshot, entry):
+        if _leads_to(older.snapshot, entry):
             return older.snapshot
     return None
 

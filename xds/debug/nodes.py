@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from xds.debug.redact import redacted
-from xds.debug.snapshots import short_type
+from xds.debug.snapshots import type_name
 from xds.status import (
     Delivery,
     Exchange,
@@ -37,7 +37,7 @@ def _stream(stream: StreamStatus, full: bool) -> dict[str, object]:
         "id": stream.id,
         "peer": stream.peer,
         "protocol": "delta" if stream.delta else "sotw",
-        "service": "ads" if stream.type_url is None else short_type(stream.type_url),
+        "service": "ads" if stream.type_url is None else type_name(stream.type_url),
         "opened_at": time_json(stream.opened_at),
         "identities": list(stream.identities),
         "wanted": stream.snapshot.version if stream.snapshot else None,
@@ -45,7 +45,7 @@ def _stream(stream: StreamStatus, full: bool) -> dict[str, object]:
         "phase": stream.phase,
         "kept_clusters": list(stream.kept_clusters),
         "state": stream.state.value,
-        "types": {short_type(one.type_url): _type(one, full) for one in stream.types},
+        "types": {type_name(one.type_url): _type(one, full) for one in stream.types},
     }
     if full:
         shown["log"] = [_exchange(one) for one in stream.log]
@@ -111,7 +111,7 @@ def _exchange(one: Exchange) -> dict[str, object]:
     return {
         "at": time_json(one.at),
         "direction": one.direction,
-        "type": short_type(one.type_url),
+        "type": type_name(one.type_url),
         "kind": one.kind,
         "nonce": one.nonce,
         "version_info": one.version,

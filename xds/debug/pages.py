@@ -22,10 +22,11 @@ from inspection.answers import PageError, answer, name_filter
 from inspection.application import Page, application_of
 from inspection.assets import WebPages
 from inspection.live import Live
+from xds.consistency import ByType
 from xds.debug.admin import admin_address, fetch_dump
-from xds.debug.chronicle import Chronicle
+from xds.debug.change_log import ChangeLog
 from xds.debug.compare import compare
-from xds.debug.config_dump import Entry, Json, acked_of, config_dump, wanted_of
+from xds.debug.config_dump import DumpEntry, Json, acked_of, config_dump, wanted_of
 from xds.debug.history import changes_json, entry_json, find_entry, group_json
 from xds.debug.nodes import node_json, time_json
 from xds.debug.redact import redacted
@@ -37,12 +38,11 @@ from xds.debug.snapshots import (
     snapshot_json,
     variant_json,
 )
-from xds.debug.why import Evidence, why
+from xds.debug.why import Inputs, why
 from xds.debug.world import world_json
 from xds.protocol.view import set_version
-from xds.provider import Variant, WorldProvider
+from xds.provider import FeatureVariant, WorldProvider
 from xds.resource import version_of
-from xds.snapshot import Snapshot
 from xds.status import GroupStatus, NodeStatus, SnapshotStatus, TypeStatus, XdsStatus
 
 _WITHOUT_SCRIPT = (
@@ -93,7 +93,7 @@ class Subject(Protocol):
     def registry(self) -> CollectorRegistry: ...
 
     @property
-    def chronicle(self) -> Chronicle: ...
+    def change_log(self) -> ChangeLog: ...
 
     @property
     def live(self) -> Live: ...
@@ -187,7 +187,7 @@ class _Pages:
             return answer(request, variant_json(variant))
         if not rest:
             shown: Json = variant_json(variant)
-            kept = _only(snapshot, lambda name: names.fullmatch(name) is not None)
+            kept = _only(snapshot.resources, lambda name: names.fullmatch(name) is not None)
             if request.query_params.get("full"):
                 shown["resources"] = await asyncio.to_thread(_contents, kept)
             else:
@@ -214,7 +214,7 @@ class _Pages:
         if rest or variant.snapshot is None:
             raise PageError(404, f"no configuration for group {wanted!r}")
         by_type = variant.snapshot.resources
-        entries = {t: [Entry(r) for r in named.values()] for t, named in by_type.items()}
+        entries = {t: [DumpEntry(r) for r in named.values()] for t, named in by_type.items()}
         versions = {t: set_version(named.values()) for t, named in by_type.items()}
         names = name_filter(query)
         dump = await asyncio.to_thread(config_dump, entries, versions, names)
@@ -285,13 +285,13 @@ class _Pages:
             )
         if world is None:
             raise PageError(503, "nothing was read yet")
-        evidence = Evidence(
+        inputs = Inputs(
             world,
             self._subject.status().nodes,
             tuple(self._subject.provider.variants()),
-            tuple(self._subject.chronicle.departures()),
+            tuple(self._subject.change_log.removals()),
         )
-        return answer(request, await asyncio.to_thread(why, query, evidence))
+        return answer(request, await asyncio.to_thread(why, query, inputs))
 
     async def simulate(self, request: Request) -> Response:
         query = [(k, v) for k, v in request.query_params.multi_items() if k != "full"]
@@ -300,11 +300,12 @@ class _Pages:
         except ValueError as error:
             raise PageError(400, str(error)) from error
         provider = self._subject.provider
-        group, snapshot = provider.group(node), provider.preview(node)
+        group, published = provider.group(node), provider.preview(node)
+        snapshot = published.snapshot
         if snapshot is None:
-            return answer(request, {"group": group, "snapshot": None})
+            return answer(request, {"group": group, "snapshot": None, "problem": published.problem})
         full = request.query_params.get("full")
-        shown = await asyncio.to_thread(_contents if full else resources_json, snapshot)
+        shown = await asyncio.to_thread(_contents if full else resources_json, snapshot.resources)
         return answer(request, {"group": group, **snapshot_json(snapshot), "resources": shown})
 
     async def metrics(self, _request: Request) -> Response:
@@ -324,7 +325,7 @@ class _Pages:
         warning = "warning: no pool, route or Gateway is described\n" if nothing else ""
         return PlainTextResponse(f"ok\n{warning}")
 
-    def _variant(self, path: str, version: str = "") -> tuple[Variant, str]:
+    def _variant(self, path: str, version: str = "") -> tuple[FeatureVariant, str]:
         """The variant whose group begins ``path``, and the rest of the path. Group names have a
         slash in them, and so do names of resources. Of several variants the one with this version,
         or else the one for the newest Envoys. Raises PageError where there is none."""
@@ -339,7 +340,7 @@ class _Pages:
         return next(with_version, of_group[0]), path[longest + 1 :].rstrip("/")
 
 
-def _tag(variant: Variant, request: Request) -> str:
+def _tag(variant: FeatureVariant, request: Request) -> str:
     """The version. What else an answer depends on, the address apart, is in a suffix."""
     assert variant.snapshot is not None
     version, query = variant.snapshot.version, request.query_params
@@ -348,18 +349,15 @@ def _tag(variant: Variant, request: Request) -> str:
     return version + (suffix if asked != "&" or variant.problem else "")
 
 
-def _only(snapshot: Snapshot, keep: Callable[[str], bool]) -> Snapshot:
-    kept = {
-        t: {n: r for n, r in named.items() if keep(n)} for t, named in snapshot.resources.items()
-    }
-    return Snapshot(kept, snapshot.version, snapshot.cause, snapshot.notes)
+def _only(resources: ByType, keep: Callable[[str], bool]) -> ByType:
+    return {t: {n: r for n, r in named.items() if keep(n)} for t, named in resources.items()}
 
 
-def _contents(snapshot: Snapshot) -> Json:
+def _contents(resources: ByType) -> Json:
     return {
-        short: {name: resource_json(r) for name, r in snapshot.of_type(url).items()}
+        short: {name: resource_json(r) for name, r in resources[url].items()}
         for short, url in TYPE_NAMES.items()
-        if url in snapshot.resources
+        if url in resources
     }
 
 

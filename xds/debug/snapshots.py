@@ -9,8 +9,9 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 
 from xds import resource as types
+from xds.consistency import ByType
 from xds.debug.redact import redacted
-from xds.provider import Variant
+from xds.provider import FeatureVariant
 from xds.resource import Resource
 from xds.snapshot import Snapshot
 from xds.translate.features import missing
@@ -32,11 +33,11 @@ TYPE_NAMES: Mapping[str, str] = {
 _SHORT = {type_url: short for short, type_url in TYPE_NAMES.items()}
 
 
-def short_type(type_url: str) -> str:
+def type_name(type_url: str) -> str:
     return _SHORT.get(type_url, type_url)
 
 
-def variant_json(variant: Variant) -> dict[str, object]:
+def variant_json(variant: FeatureVariant) -> dict[str, object]:
     return {
         "group": variant.group,
         "lacking": list(missing(variant.features)),
@@ -50,17 +51,15 @@ def snapshot_json(snapshot: Snapshot) -> dict[str, object]:
         "version": snapshot.version,
         "cause": snapshot.cause,
         "notes": list(snapshot.notes),
-        "counts": {
-            short_type(url): len(named) for url, named in sorted(snapshot.resources.items())
-        },
+        "counts": {type_name(url): len(named) for url, named in sorted(snapshot.resources.items())},
     }
 
 
-def resources_json(snapshot: Snapshot) -> dict[str, object]:
+def resources_json(resources: ByType) -> dict[str, object]:
     """Every resource by type and name, without its content."""
     return {
-        short_type(url): {name: resource_head(r) for name, r in named.items()}
-        for url, named in sorted(snapshot.resources.items())
+        type_name(url): {name: resource_head(r) for name, r in named.items()}
+        for url, named in sorted(resources.items())
     }
 
 
@@ -69,7 +68,7 @@ def resource_head(resource: Resource) -> dict[str, object]:
         "version_info": resource.version,
         "bytes": len(resource.body),
         "origin": resource.origin,
-        "needs": [f"{short_type(url)}/{name}" for url, name in resource.needs],
+        "needs": [f"{type_name(url)}/{name}" for url, name in resource.needs],
     }
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from pools.model import AbsentEndpoint, Endpoint, InferencePool, Problem, World, host_port, is_ip
-from xds.debug.chronicle import Departure
+from xds.debug.change_log import Removal
 from xds.debug.nodes import time_json
-from xds.provider import Variant
+from xds.provider import FeatureVariant
 from xds.resource import CLUSTER, ENDPOINT, Resource
 from xds.status import NodeStatus, StreamStatus, TypeStatus
 from xds.translate.names import pool_cluster
@@ -27,22 +27,22 @@ _HINTS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class Inputs:
     """Everything that an answer is drawn from."""
 
     world: World
     nodes: Sequence[NodeStatus]
-    variants: Sequence[Variant]
-    departures: Sequence[Departure]
+    variants: Sequence[FeatureVariant]
+    removals: Sequence[Removal]
     """Newest first."""
 
 
-def why(query: str, evidence: Evidence) -> Json:
+def why(query: str, inputs: Inputs) -> Json:
     """``query``: an address, ``address:port``, or a pod's or host's name, or a part of one."""
     query = query.strip()
-    found = list(_matches(query, evidence.world))
-    shown = [_explain(endpoint, pool, evidence) for endpoint, pool in found[:_MOST_MATCHES]]
-    absence = [] if found else list(_absence(query, evidence))
+    found = list(_matches(query, inputs.world))
+    shown = [_explain(endpoint, pool, inputs) for endpoint, pool in found[:_MOST_MATCHES]]
+    absence = [] if found else list(_absence(query, inputs))
     return {
         "query": query,
         "summary": _summary(query, shown, absence, len(found)),
@@ -52,10 +52,10 @@ def why(query: str, evidence: Evidence) -> Json:
         "absence": absence,
         "departures": [
             _departure(one)
-            for one in evidence.departures
+            for one in inputs.removals
             if _names(query, one.endpoint) or query.lower() in one.endpoint.name.lower()
         ][:_MOST_DEPARTURES],
-        "similar": [] if found else _similar(query, evidence.world),
+        "similar": [] if found else _similar(query, inputs.world),
     }
 
 
@@ -87,15 +87,15 @@ def _names(query: str, endpoint: Endpoint) -> bool:
     )
 
 
-def _explain(endpoint: Endpoint, pool: InferencePool, evidence: Evidence) -> Json:
+def _explain(endpoint: Endpoint, pool: InferencePool, inputs: Inputs) -> Json:
     name = pool_cluster(pool.name)
     nodes = [
         shown
-        for node in evidence.nodes
-        if (shown := _on_node(node, name, endpoint, evidence.variants)) is not None
+        for node in inputs.nodes
+        if (shown := _on_node(node, name, endpoint, inputs.variants)) is not None
     ]
     nodes.sort(key=lambda shown: shown["state"] == "known")
-    origin = evidence.world.endpoint_origins.get(endpoint.key)
+    origin = inputs.world.endpoint_origins.get(endpoint.key)
     return {
         "endpoint": endpoint.key,
         "name": endpoint.name,
@@ -104,7 +104,7 @@ def _explain(endpoint: Endpoint, pool: InferencePool, evidence: Evidence) -> Jso
         "origin": str(origin) if origin else "",
         "pool_origin": str(pool.origin or ""),
         "resource": f"endpoints/{name}",
-        "steps": list(_steps(endpoint, pool, evidence)),
+        "steps": list(_steps(endpoint, pool, inputs)),
         "nodes": nodes,
     }
 
@@ -113,17 +113,17 @@ def _step(step: str, ok: bool, text: str, **more: object) -> Json:
     return {"step": step, "state": "ok" if ok else "blocked", "text": text, **more}
 
 
-def _steps(endpoint: Endpoint, pool: InferencePool, evidence: Evidence) -> Iterator[Json]:
-    origin = evidence.world.endpoint_origins.get(endpoint.key)
+def _steps(endpoint: Endpoint, pool: InferencePool, inputs: Inputs) -> Iterator[Json]:
+    origin = inputs.world.endpoint_origins.get(endpoint.key)
     where = f" by {origin}" if origin else ""
     yield _step("manifest", True, f"{endpoint.key} is described{where}")
     draining = "; it is draining, so new requests go elsewhere" if endpoint.draining else ""
     yield _step("pool", True, f"it belongs to {pool.origin or pool.name}{draining}")
-    for variant in evidence.variants:
+    for variant in inputs.variants:
         yield _in_variant(endpoint, pool, variant)
 
 
-def _in_variant(endpoint: Endpoint, pool: InferencePool, variant: Variant) -> Json:
+def _in_variant(endpoint: Endpoint, pool: InferencePool, variant: FeatureVariant) -> Json:
     who = f"group {variant.group}"
     snapshot = variant.snapshot
     if snapshot is None:
@@ -142,7 +142,7 @@ def _in_variant(endpoint: Endpoint, pool: InferencePool, variant: Variant) -> Js
 
 
 def _on_node(
-    node: NodeStatus, name: str, endpoint: Endpoint, variants: Sequence[Variant]
+    node: NodeStatus, name: str, endpoint: Endpoint, variants: Sequence[FeatureVariant]
 ) -> Json | None:
     """What one Envoy has of it; None for a node of a group that is not to have the pool."""
     served = any(
@@ -240,15 +240,15 @@ def _addresses(body: bytes) -> frozenset[str]:
     )
 
 
-def _absence(query: str, evidence: Evidence) -> Iterator[Json]:
+def _absence(query: str, inputs: Inputs) -> Iterator[Json]:
     """Reasons for which nothing of this name is there, the most telling first."""
-    for one in evidence.world.absent:
+    for one in inputs.world.absent:
         if _is_absent_one(query, one):
             where = f" of InferencePool {one.pool}" if one.pool is not None else ""
             address = f" ({one.address})" if one.address else ""
             yield {"reason": "absent", "text": f"{one.name}{address}{where}: {one.reason}"}
     last = next(
-        (d for d in evidence.departures if _names(query, d.endpoint)),
+        (d for d in inputs.removals if _names(query, d.endpoint)),
         None,
     )
     if last is not None:
@@ -258,7 +258,7 @@ def _absence(query: str, evidence: Evidence) -> Iterator[Json]:
             "text": f"{last.endpoint.key} ({last.endpoint.name}) left InferencePool {last.pool} at "
             f"{time_json(last.at)}, with revision {last.revision}: {last.cause}{where}",
         }
-    named, others = _split(query, evidence.world.problems)
+    named, others = _split(query, inputs.world.problems)
     for problem in named:
         yield {"reason": "problem", "text": str(problem), "problem": problem.parts()}
     if last is None and not named:
@@ -268,9 +268,9 @@ def _absence(query: str, evidence: Evidence) -> Iterator[Json]:
                 "text": str(problem),
                 "problem": problem.parts(),
             }
-    pool = next((p for n, p in evidence.world.pools.items() if query in (str(n), n.name)), None)
+    pool = next((p for n, p in inputs.world.pools.items() if query in (str(n), n.name)), None)
     if pool is not None:
-        count = len(evidence.world.endpoints_of(pool.name))
+        count = len(inputs.world.endpoints_of(pool.name))
         yield {
             "reason": "pool",
             "text": f"this is the name of {pool.origin or pool.name}, which has {count} endpoints",
@@ -298,7 +298,7 @@ def _split(query: str, problems: Iterable[Problem]) -> tuple[list[Problem], list
     return named, others
 
 
-def _departure(one: Departure) -> Json:
+def _departure(one: Removal) -> Json:
     return {
         "endpoint": one.endpoint.key,
         "name": one.endpoint.name,

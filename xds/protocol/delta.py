@@ -34,10 +34,10 @@ class DeltaWatch(Watch):
         self._ask(change.uncovered)
         return replace(received, names=tuple(sorted(change.added))) if change.added else received
 
-    def _fall_due(self, now: float) -> None:
+    def _apply_due(self, now: float) -> None:
         """Nothing is ever put off."""
 
-    def _tells_absence(self, known: bool) -> bool:
+    def _reports_absence(self, known: bool) -> bool:
         return True
 
     def _compose(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
-from xds.protocol.view import EMPTY, Target, View
+from xds.protocol.view import EMPTY, SnapshotView, View
 from xds.protocol.watch import Watch
 from xds.resource import CLUSTER, ENDPOINT, RUNTIME, SECRET, Resource
 
@@ -21,7 +21,7 @@ SUPPORT = (CLUSTER, ENDPOINT, SECRET)
 _WAITED_FOR = (ENDPOINT, SECRET)
 _LONGEST = 5
 """New snapshots renew a wait, but not beyond this many time-outs."""
-_REJOIN = 0.05
+_RECONNECT_WINDOW = 0.05
 """Seconds in which a client that comes back may be expected to ask for its clusters."""
 
 
@@ -38,7 +38,7 @@ class Phase(StrEnum):
 class Rollout:
     """The way of one aggregated stream to its target."""
 
-    __slots__ = ("_began", "_deadline", "_rejoins_until", "held", "kept", "phase", "timed_out")
+    __slots__ = ("_began", "_deadline", "_reconnects_until", "held", "kept", "phase", "timed_out")
 
     def __init__(self) -> None:
         self.phase = Phase.DONE
@@ -50,7 +50,7 @@ class Rollout:
         self.timed_out = 0
         self._began = 0.0
         self._deadline = 0.0
-        self._rejoins_until = 0.0
+        self._reconnects_until = 0.0
 
     def retarget(self, now: float, timeout: float) -> None:
         """The target has changed: begin anew, at the first phase."""
@@ -61,12 +61,12 @@ class Rollout:
             self._deadline = min(now + timeout, self._began + _LONGEST * timeout)
         self.phase = Phase.MAKE
 
-    def rejoined(self, now: float) -> None:
+    def reconnected(self, now: float) -> None:
         """The client was here before: it will ask for its clusters soon, if it has any."""
-        self._rejoins_until = now + _REJOIN
+        self._reconnects_until = now + _RECONNECT_WINDOW
 
     def advance(
-        self, target: Target, watches: Mapping[str, Watch], now: float, timeout: float
+        self, target: SnapshotView, watches: Mapping[str, Watch], now: float, timeout: float
     ) -> None:
         """Show each watch what it may see by now."""
         if self.phase is Phase.DONE and any(watch.view is None for watch in watches.values()):
@@ -74,21 +74,21 @@ class Rollout:
         if self.phase is Phase.MAKE:
             for type_url, watch in watches.items():
                 if type_url in SUPPORT:
-                    watch.show(target.of(type_url).over(watch.view or EMPTY))
+                    watch.set_view(target.of(type_url).overlay(watch.view or EMPTY))
                 elif type_url == RUNTIME:
-                    watch.show(target.of(type_url))
+                    watch.set_view(target.of(type_url))
                 else:
-                    watch.coming = target.of(type_url)
-            if not self._over(self._made(watches, now), now, timeout):
+                    watch.upcoming = target.of(type_url)
+            if not self._phase_over(self._make_acked(watches, now), now, timeout):
                 return
             self.phase = Phase.SWITCH
         if self.phase is Phase.SWITCH:
             for type_url, watch in watches.items():
                 if type_url in SUPPORT and watch.view is None:
-                    watch.show(target.of(type_url))
+                    watch.set_view(target.of(type_url))
             self._switch(target, watches)
             done = all(w.settled for t, w in watches.items() if t not in SUPPORT)
-            if not self._over(done, now, timeout):
+            if not self._phase_over(done, now, timeout):
                 return
             self.phase = Phase.BREAK
         if self.phase is Phase.BREAK or self.kept or self.held:
@@ -99,11 +99,11 @@ class Rollout:
     def deadline(self, now: float) -> float | None:
         if self.phase is Phase.DONE:
             return None
-        if now < self._rejoins_until:
-            return min(self._rejoins_until, self._deadline)
+        if now < self._reconnects_until:
+            return min(self._reconnects_until, self._deadline)
         return self._deadline
 
-    def _over(self, done: bool, now: float, timeout: float) -> bool:
+    def _phase_over(self, done: bool, now: float, timeout: float) -> bool:
         if not done and now < self._deadline:
             return False
         if not done:
@@ -111,10 +111,10 @@ class Rollout:
         self._deadline = now + timeout
         return True
 
-    def _made(self, watches: Mapping[str, Watch], now: float) -> bool:
+    def _make_acked(self, watches: Mapping[str, Watch], now: float) -> bool:
         clusters = watches.get(CLUSTER)
         if clusters is None:
-            return now >= self._rejoins_until
+            return now >= self._reconnects_until
         if not clusters.settled:
             return False
         for type_url in _WAITED_FOR:
@@ -127,32 +127,32 @@ class Rollout:
                     return False
         return True
 
-    def _switch(self, target: Target, watches: Mapping[str, Watch]) -> None:
+    def _switch(self, target: SnapshotView, watches: Mapping[str, Watch]) -> None:
         clusters = watches.get(CLUSTER)
         untold = clusters is not None and clusters.stuck
-        refused = _refused(watches)
+        rejected = _rejected_clusters(watches)
         held: dict[tuple[str, str], str] = {}
         for type_url, watch in watches.items():
             if type_url in SUPPORT:
                 continue
-            watch.coming = EMPTY
+            watch.upcoming = EMPTY
             view = target.of(type_url)
-            if refused:
-                view = self._holding(view, watch, refused, held, untold=untold)
+            if rejected:
+                view = self._holding(view, watch, rejected, held, untold=untold)
             if watch.view is None or view.since(watch.view).names:
-                watch.show(view)
+                watch.set_view(view)
         self.held = held
 
     def _holding(
         self,
         view: View,
         watch: Watch,
-        refused: set[str],
+        rejected: set[str],
         held: dict[tuple[str, str], str],
         *,
         untold: bool,
     ) -> View:
-        """The view, but what would refer to a refused cluster stays as the client has it.
+        """The view, but what would refer to a rejected cluster stays as the client has it.
 
         ``untold``: what that is, nobody knows yet; then nothing is said about it at all.
         """
@@ -166,7 +166,7 @@ class Rollout:
                 continue
             for need in resource.needs:
                 new = had is None or need not in had.needs
-                if new and need[0] == CLUSTER and need[1] in refused:
+                if new and need[0] == CLUSTER and need[1] in rejected:
                     old[name] = had
                     held[watch.type_url, name] = need[1]
         if not old:
@@ -174,7 +174,7 @@ class Rollout:
         kept = {**view.resources, **old}
         return View({name: resource for name, resource in kept.items() if resource is not None})
 
-    def _break(self, target: Target, watches: Mapping[str, Watch]) -> None:
+    def _break(self, target: SnapshotView, watches: Mapping[str, Watch]) -> None:
         needed = set(_needs(_in_use(target, watches)))
         kept: set[str] = set()
         for type_url in SUPPORT:  # Clusters first: what they need is kept too.
@@ -193,27 +193,27 @@ class Rollout:
                 if type_url == CLUSTER:
                     kept.update(stale)
             if watch.view is None or view.since(watch.view).names:
-                watch.show(view)
+                watch.set_view(view)
         self.kept = frozenset(kept)
 
 
-def _refused(watches: Mapping[str, Watch]) -> set[str]:
+def _rejected_clusters(watches: Mapping[str, Watch]) -> set[str]:
     """Clusters that the client does not have, and will not have."""
     clusters, endpoints = watches.get(CLUSTER), watches.get(ENDPOINT)
     if clusters is None:
         return set()
-    refused = {name for name in clusters.isolation.rejected if name not in clusters.have}
+    rejected = {name for name in clusters.quarantine.rejected if name not in clusters.have}
     if clusters.stuck and clusters.view is not None:
         # Nobody knows which of them it has, but for those whose endpoints it takes.
         proven = endpoints.have if endpoints is not None else {}
         for name, cluster in clusters.view.resources.items():
             needed = [need for kind, need in cluster.needs if kind == ENDPOINT]
             if name not in clusters.have and not any(need in proven for need in needed):
-                refused.add(name)
-    return refused
+                rejected.add(name)
+    return rejected
 
 
-def _in_use(target: Target, watches: Mapping[str, Watch]) -> Iterable[Resource]:
+def _in_use(target: SnapshotView, watches: Mapping[str, Watch]) -> Iterable[Resource]:
     """What the client has, or may have, that is not what the target says."""
     for type_url, watch in watches.items():
         if type_url in SUPPORT:

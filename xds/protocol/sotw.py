@@ -8,7 +8,7 @@ from dataclasses import replace
 from xds.protocol.message import Response, SotwRequest
 from xds.protocol.subscription import WILDCARD
 from xds.protocol.view import EMPTY, set_version
-from xds.protocol.watch import Answered, Kind, LastGood, Recall, Received, Watch
+from xds.protocol.watch import AckedSetOf, Answered, Kind, LastGood, Received, Watch
 from xds.resource import CLUSTER, LISTENER, SCOPED_ROUTE, Resource
 
 FULL_STATE = frozenset({LISTENER, CLUSTER, SCOPED_ROUTE})
@@ -19,8 +19,8 @@ _REPEAT_INTERVAL = 1.0
 
 
 class SotwWatch(Watch):
-    def __init__(self, type_url: str, recall: Recall, last_good: LastGood) -> None:
-        super().__init__(type_url, recall, last_good)
+    def __init__(self, type_url: str, acked_set: AckedSetOf, last_good: LastGood) -> None:
+        super().__init__(type_url, acked_set, last_good)
         self.full_state = type_url in FULL_STATE
         self._claimed = ""
         self._exact = True
@@ -76,19 +76,19 @@ class SotwWatch(Watch):
             self._given_up.clear()
         if self.full_state and change.added:
             # Absence from a full answer is how these types say "does not exist".
-            self._must_answer = True
+            self._response_due = True
         return Received(
             Kind.SUBSCRIBE, self.type_url, request.nonce, names=tuple(sorted(change.added))
         )
 
-    def _fall_due(self, now: float) -> None:
-        self._come_back(now)
+    def _apply_due(self, now: float) -> None:
+        self._restore_claimed(now)
         if self._repeat_at is not None and now >= self._repeat_at:
             self._repeat_at = None
             self._repeated_at = now
-            self.touch(tuple(self.subscription.names))
+            self.resend(tuple(self.subscription.names))
 
-    def _tells_absence(self, known: bool) -> bool:
+    def _reports_absence(self, known: bool) -> bool:
         return self.full_state and known
 
     def _compose(
@@ -114,27 +114,26 @@ class SotwWatch(Watch):
         version = view.version if whole else set_version(resources)
         return Response(self.type_url, nonce, version, resources, changes=changes)
 
-    def _come_back(self, now: float) -> None:
+    def _restore_claimed(self, now: float) -> None:
         """A client that comes back tells which set it has accepted. If that is known, only what
         changed since need be sent, and nothing at all if nothing did."""
         claimed, self._claimed = self._claimed, ""
         if not claimed or not self.full_state:
             return
-        recollection = self._recall(self.type_url, claimed)
-        if recollection is None:
+        acked = self._acked_set(self.type_url, claimed)
+        if acked is None:
             return
-        has = recollection.has
-        self.have = {n: r for n, r in has.items() if self.subscription.covers(n)}
+        self.have = {n: r for n, r in acked.resources.items() if self.subscription.covers(n)}
         # Who says what it wants may have wanted something else before, and thrown away what it had
         # then: the version that it claims does not tell.
-        certain = recollection.certain and self.subscription.legacy
+        certain = acked.certain and self.subscription.legacy
         if not certain:
             self._uncertain |= self.have.keys()
         self._dirty |= self.have.keys()
         self._exact = True
         self.acked = Answered(claimed, "", now)
         if certain:
-            self._must_answer = False
+            self._response_due = False
 
     def _everything(self, upserts: Mapping[str, Resource]) -> tuple[Resource, ...] | None:
         """The whole set, with ``upserts`` in their new form and the rest as the client has it.

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from xds.protocol.ack_history import AckedSet, AckHistory
 from xds.protocol.delta import DeltaWatch
-from xds.protocol.memory import Recollection
 from xds.protocol.message import DeltaRequest, Request, Response, SotwRequest
 from xds.protocol.rollout import Rollout
 from xds.protocol.sotw import SotwWatch
-from xds.protocol.view import Target
-from xds.protocol.watch import LastGood, Recall, Received, Watch
+from xds.protocol.view import SnapshotView
+from xds.protocol.watch import Kind, Received, Watch
 from xds.resource import CLUSTER, ENDPOINT, LISTENER, SECRET, TYPES, Resource
 
 _ORDER = {type_url: rank for rank, type_url in enumerate(TYPES)}
@@ -30,14 +30,6 @@ class StreamSettings:
     max_types: int = 32
 
 
-def _forgotten(_type_url: str, _version: str) -> Recollection | None:
-    return None
-
-
-def _unknown(_type_url: str, _name: str) -> Resource | None:
-    return None
-
-
 class Stream:
     """All the state of one stream. Aggregated where ``type_url`` is None."""
 
@@ -47,18 +39,21 @@ class Stream:
         delta: bool,
         type_url: str | None = None,
         settings: StreamSettings | None = None,
-        recall: Recall = _forgotten,
-        last_good: LastGood = _unknown,
     ) -> None:
         self.delta = delta
         self.type_url = type_url
         self.settings = settings or StreamSettings()
         self.watches: dict[str, Watch] = {}
-        self.target: Target | None = None
+        self.target: SnapshotView | None = None
         self.rollout = Rollout()
-        self._recall = recall
-        self._last_good = last_good
+        self._node_id = ""
+        self._ack_history = AckHistory()
         self._nonce = 0
+
+    def join(self, node_id: str, ack_history: AckHistory) -> None:
+        """Tell whose stream it is, and what its node and others like it have acknowledged."""
+        self._node_id = node_id
+        self._ack_history = ack_history
 
     def receive(self, request: Request, now: float) -> Received:
         """Take in a request. Raises ProtocolError where the stream must end."""
@@ -69,16 +64,17 @@ class Stream:
                 raise ProtocolError(f"more than {self.settings.max_types} types on one stream")
             watch = self._watch(type_url)
             if _says_it_was_here(request):
-                self.rollout.rejoined(now)
+                self.rollout.reconnected(now)
         received = self._read(watch, request, now)
         if len(watch.subscription.names) > self.settings.max_names:
             raise ProtocolError(
                 f"{len(watch.subscription.names)} names of {type_url} subscribed, "
                 f"at most {self.settings.max_names} are allowed; use the wildcard '*'"
             )
+        self._remember(watch, received)
         return received
 
-    def offer(self, target: Target, now: float) -> None:
+    def offer(self, target: SnapshotView, now: float) -> None:
         """Make ``target`` what the client is meant to have in the end."""
         if self.target is not None and target.snapshot.version == self.target.snapshot.version:
             return
@@ -100,13 +96,13 @@ class Stream:
             self.rollout.advance(self.target, self.watches, now, self.settings.phase_timeout)
         else:
             for type_url, watch in self.watches.items():
-                watch.show(self.target.of(type_url))
+                watch.set_view(self.target.of(type_url))
         for type_url in sorted(self.watches, key=lambda t: _ORDER.get(t, len(_ORDER))):
             watch = self.watches[type_url]
             response = watch.next(str(self._nonce + 1), now)
             if response is not None:
                 self._nonce += 1
-                self._touch_dependants(response)
+                self._resend_dependants(response)
                 yield response
 
     def deadline(self, now: float) -> float | None:
@@ -126,7 +122,7 @@ class Stream:
         if self.type_url is None and (self.rollout.phase != "done" or self.rollout.held):
             return False
         return all(
-            watch.settled and not watch.isolation.rejected for watch in self.watches.values()
+            watch.settled and not watch.quarantine.rejected for watch in self.watches.values()
         )
 
     def _type_of(self, request: Request) -> str:
@@ -140,8 +136,30 @@ class Stream:
 
     def _watch(self, type_url: str) -> Watch:
         kind = DeltaWatch if self.delta else SotwWatch
-        watch = self.watches[type_url] = kind(type_url, self._recall, self._last_good)
+        watch = self.watches[type_url] = kind(type_url, self._acked_set, self._last_good)
         return watch
+
+    def _acked_set(self, type_url: str, version: str) -> AckedSet | None:
+        if self.target is None:
+            return None
+        view = self.target.of(type_url)
+        current = {view.version: view.resources}
+        return self._ack_history.acked_set(self._node_id, type_url, version, current)
+
+    def _last_good(self, type_url: str, name: str) -> Resource | None:
+        if self.target is None:
+            return None
+        return self._ack_history.last_good(type_url, name, self.target)
+
+    def _remember(self, watch: Watch, received: Received) -> None:
+        history, type_url = self._ack_history, received.type_url
+        if received.kind is Kind.ACK:
+            if self.target is not None:
+                history.accept(received.accepted, self.target)
+            if watch.full_state:
+                history.acked(self._node_id, type_url, received.version, watch.have)
+        elif received.kind is Kind.NACK and watch.full_state:
+            history.nacked(self._node_id, type_url)
 
     def _read(self, watch: Watch, request: Request, now: float) -> Received:
         if isinstance(watch, DeltaWatch) and isinstance(request, DeltaRequest):
@@ -150,7 +168,7 @@ class Stream:
             return watch.receive(request, now)
         raise TypeError(f"{type(request).__name__} on a {'delta' if self.delta else 'SotW'} stream")
 
-    def _touch_dependants(self, response: Response) -> None:
+    def _resend_dependants(self, response: Response) -> None:
         """A cluster or listener that is replaced warms anew: it waits for its endpoints and
         secrets although these did not change, and in Delta it does not even ask."""
         if response.type_url not in (CLUSTER, LISTENER):
@@ -166,9 +184,9 @@ class Stream:
                 needs = ((ENDPOINT, resource.name),)
             for type_url, name in needs:
                 if type_url == ENDPOINT and endpoints is not None:
-                    endpoints.touch((name,))
+                    endpoints.resend((name,))
                 elif type_url == SECRET and secrets is not None:
-                    secrets.touch((name,))
+                    secrets.resend((name,))
 
 
 def _says_it_was_here(request: Request) -> bool:

@@ -70,7 +70,7 @@ class View:
             self._since[older] = known
         return known
 
-    def over(self, older: View) -> View:
+    def overlay(self, older: View) -> View:
         """This, and what only ``older`` has."""
         left = self.since(older).removed
         if not left:
@@ -81,12 +81,12 @@ class View:
 EMPTY = View({})
 
 
-class Target:
+class SnapshotView:
     """A snapshot as streams look at it: a view for each type."""
 
     __slots__ = ("snapshot", "views")
 
-    def __init__(self, snapshot: Snapshot, previous: Target | None = None) -> None:
+    def __init__(self, snapshot: Snapshot, previous: SnapshotView | None = None) -> None:
         """With ``previous``, types that did not change share its views."""
         self.snapshot = snapshot
         self.views: dict[str, View] = {}

@@ -11,17 +11,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from xds.protocol.isolation import Isolation, plain_words
-from xds.protocol.memory import Recollection
+from xds.protocol.ack_history import AckedSet
 from xds.protocol.message import ErrorDetail, Response
+from xds.protocol.quarantine import Quarantine, normalize_error
 from xds.protocol.subscription import NOTHING, Change, Subscription
 from xds.protocol.view import EMPTY, View
 from xds.resource import SECRET, Resource
 
-Recall = Callable[[str, str], Recollection | None]
+AckedSetOf = Callable[[str, str], AckedSet | None]
 """(type URL, version) to what this client has that says it has accepted this version of the whole
 set; None where nobody knows."""
-
 
 LastGood = Callable[[str, str], Resource | None]
 """(type URL, name) to the form of a resource that others like this client have accepted."""
@@ -115,19 +114,19 @@ class Watch(ABC):
     full_state = False
     """Each response carries everything, and what is missing in it is deleted."""
 
-    def __init__(self, type_url: str, recall: Recall, last_good: LastGood) -> None:
+    def __init__(self, type_url: str, acked_set: AckedSetOf, last_good: LastGood) -> None:
         self.type_url = type_url
         self.subscription = Subscription(type_url)
         self.view: View | None = None
         """What the client is meant to have; None: nothing may be said yet."""
-        self.coming = EMPTY
+        self.upcoming = EMPTY
         """What it will be meant to have once the rollout gets there: of a name that is in here the
         client is not told that it does not exist."""
         self.have: dict[str, Resource] = {}
         """What the client has acknowledged (in Delta also what it claimed at the start: then
         without a body)."""
         self.pending: Pending | None = None
-        self.isolation = Isolation()
+        self.quarantine = Quarantine()
         self.started = False
         self.last_nonce = ""
         self.sent: Answered | None = None
@@ -135,18 +134,18 @@ class Watch(ABC):
         self.error: LastError | None = None
         self.counters = Counters()
         self.not_before = 0.0
-        self._recall = recall
+        self._acked_set = acked_set
         self._last_good = last_good
         self._dirty: set[str] = set()
         self._forced: set[str] = set()
         self._uncertain: set[str] = set()
-        self._must_answer = False
+        self._response_due = False
         self._held: View | None = None
         """A view that cannot be sent to this client without deleting what it may have."""
 
     # What the server side wants.
 
-    def show(self, view: View) -> None:
+    def set_view(self, view: View) -> None:
         """Make ``view`` what the client is meant to have."""
         old = self.view if self.view is not None else EMPTY
         first = self.view is None
@@ -160,7 +159,7 @@ class Watch(ABC):
             else:
                 self._dirty.update(name for name in names if self.subscription.covers(name))
 
-    def touch(self, names: Iterable[str]) -> None:
+    def resend(self, names: Iterable[str]) -> None:
         """Send these once more even if nothing changed: a cluster or listener that was replaced
         waits for them anew."""
         for name in names:
@@ -172,16 +171,16 @@ class Watch(ABC):
         """The response to send now, if any; afterwards it is pending."""
         if self._must_wait or now < self.not_before:
             return None
-        self._fall_due(now)
+        self._apply_due(now)
         work = self._work()
-        if not work and not self._must_answer:
+        if not work and not self._response_due:
             return None
         versions = {name: resource.version for name, resource in work.upserts.items()}
-        batch = self.isolation.choose(versions)
+        batch = self.quarantine.next_batch(versions)
         if self.type_url == SECRET:
             batch = self._one_at_a_time(batch, work.upserts)
         upserts = {name: work.upserts[name] for name in sorted(batch)}
-        if not upserts and not work.removals and not self._must_answer:
+        if not upserts and not work.removals and not self._response_due:
             return None
         response = self._compose(nonce, upserts, work.removals)
         if response is None:
@@ -192,7 +191,7 @@ class Watch(ABC):
             if response is None or response.version == rejected:
                 self._held = self.view
                 return None
-        self._must_answer = False
+        self._response_due = False
         self._forced -= response.changes.keys()
         self._dirty -= response.changes.keys()
         self.pending = Pending(response, now, {r.name: r for r in response.resources})
@@ -220,7 +219,7 @@ class Watch(ABC):
     @property
     def settled(self) -> bool:
         """Whether the client has, or has rejected, all that it is meant to have."""
-        return self.pending is None and self.view is not None and not self._owes()
+        return self.pending is None and self.view is not None and not self._has_work()
 
     @property
     def stuck(self) -> bool:
@@ -231,7 +230,7 @@ class Watch(ABC):
     def rejects(self, name: str) -> bool:
         """Whether the present content of this name was rejected."""
         wanted = (self.view or EMPTY).resources.get(name)
-        return self.isolation.refuses(name, wanted.version if wanted else None)
+        return self.quarantine.rejects(name, wanted.version if wanted else None)
 
     def deadline(self) -> float | None:
         """When to look again although nothing happens. Not before something could be sent then: who
@@ -241,7 +240,7 @@ class Watch(ABC):
 
     def _due(self) -> float | None:
         """When something that was put off is to be sent."""
-        return self.not_before if self.not_before and self._owes() else None
+        return self.not_before if self.not_before and self._has_work() else None
 
     @property
     def _must_wait(self) -> bool:
@@ -261,10 +260,10 @@ class Watch(ABC):
                 self.have[name] = pending.by_name[name]
         self._uncertain -= response.changes.keys()
         self._dirty |= response.changes.keys()
-        self.isolation.acked(response.changes)
+        self.quarantine.acked(response.changes)
         self.not_before = 0.0
         self.acked = Answered(response.version, response.nonce, now)
-        if not self.isolation.active and not self.isolation.rejected:
+        if not self.quarantine.searching and not self.quarantine.rejected:
             self.error = None
         self.counters.acked += 1
         return Received(
@@ -283,12 +282,12 @@ class Watch(ABC):
         assert self.pending is not None
         pending, self.pending = self.pending, None
         response = pending.response
-        words = plain_words(error.message)
+        words = normalize_error(error.message)
         self._uncertain |= response.changes.keys()
         self._dirty |= response.changes.keys()
-        culprits = tuple(sorted(self.isolation.nacked(response.changes, words, now)))
-        pause = self.isolation.pause()
-        self.not_before = now + pause if pause else 0.0
+        culprits = tuple(sorted(self.quarantine.nacked(response.changes, words, now)))
+        backoff = self.quarantine.backoff()
+        self.not_before = now + backoff if backoff else 0.0
         self.error = LastError(words, error.code, response.version, response.nonce, now, culprits)
         self.counters.nacked += 1
         return Received(
@@ -309,7 +308,7 @@ class Watch(ABC):
         for name in change.dropped:
             self._forget(name)
         if change.wildcard_added:
-            self._must_answer = True
+            self._response_due = True
             self._dirty.update((self.view or EMPTY).resources, self.have)
         if change.wildcard_dropped:
             for name in [name for name in self.have if not self.subscription.covers(name)]:
@@ -319,13 +318,13 @@ class Watch(ABC):
         """The client wants these told, whatever it is believed to have."""
         for name in names:
             if self.subscription.is_namespace(name):
-                self._must_answer = True
+                self._response_due = True
                 inside = (n for n in (self.view or EMPTY).resources if n.startswith(f"{name}/"))
                 self._ask(inside)
                 continue
             self._forced.add(name)
             self._dirty.add(name)
-            self.isolation.rejected.pop(name, None)
+            self.quarantine.rejected.pop(name, None)
 
     def _forget(self, name: str) -> None:
         self.have.pop(name, None)
@@ -349,18 +348,18 @@ class Watch(ABC):
             known = self.have.get(name)
             asked = name in self._forced or name in self._uncertain
             if wanted is None:
-                if (known is None and not asked) or self.isolation.refuses(name, None):
+                if (known is None and not asked) or self.quarantine.rejects(name, None):
                     done.append(name)
-                elif known is None and name in self.coming.resources:
+                elif known is None and name in self.upcoming.resources:
                     continue  # Soon: it stays to be told.
-                elif self._tells_absence(known is not None or name in self._uncertain):
+                elif self._reports_absence(known is not None or name in self._uncertain):
                     removals.add(name)
                 else:
                     self.have.pop(name, None)
                     done.append(name)
-            elif self.isolation.refuses(name, wanted.version):
+            elif self.quarantine.rejects(name, wanted.version):
                 good = self._last_good(self.type_url, name) if known is None else None
-                if good is None or self.isolation.unfit(name, good.version):
+                if good is None or self.quarantine.rejects_fallback(name, good.version):
                     done.append(name)
                 else:
                     upserts[name] = good
@@ -378,15 +377,15 @@ class Watch(ABC):
         resources = (self.view or EMPTY).resources
         return {n: r for n, r in resources.items() if self.subscription.covers(n)}
 
-    def _owes(self) -> bool:
+    def _has_work(self) -> bool:
         return bool(self._dirty) and not self.stuck and bool(self._work())
 
     @abstractmethod
-    def _fall_due(self, now: float) -> None:
+    def _apply_due(self, now: float) -> None:
         """Take up what was put off until now."""
 
     @abstractmethod
-    def _tells_absence(self, known: bool) -> bool:
+    def _reports_absence(self, known: bool) -> bool:
         """Whether the client is told that a name does not exist; ``known``: it may have it."""
 
     @abstractmethod

@@ -78,5 +78,5 @@ class Memo(Generic[V]):
         self._used[key] = found
         return found[1]
 
-    def turn(self) -> None:
+    def evict_unused(self) -> None:
         self._older, self._used = self._used, {}

@@ -98,7 +98,7 @@ def _is_only_the_default(pool: InferencePool) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Listens:
+class ListenerContext:
     """What routes must know of the listeners that serve them."""
 
     port: int
@@ -108,7 +108,7 @@ class Listens:
 
 
 def ranked_entries(
-    attached: Attached, backends: Backends, listens: Listens, notes: list[str]
+    attached: Attached, backends: Backends, context: ListenerContext, notes: list[str]
 ) -> Iterator[tuple[Rank, Entry]]:
     route = attached.route
     for i, rule in enumerate(route.rules):
@@ -126,10 +126,10 @@ def ranked_entries(
                 notes.append(f"{where}: {why}. Until then its requests are answered with 500")
                 entries: Iterable[Entry] = (Entry(name, match, _NOT_SERVED),)
             elif rule.filters.redirect is not None:
-                redirection = Redirection(rule.filters, listens.scheme, listens.port)
+                redirection = Redirection(rule.filters, context.scheme, context.port)
                 entries = (Entry(name, match, redirection),)
             elif route.by_model and any(isinstance(t, PoolTarget) for t in targets):
-                entries = _by_model(name, match, rule, targets, listens)
+                entries = _by_model(name, match, rule, targets, context)
             else:
                 entries = (Entry(name, match, _action(rule, targets, lost)),)
             for k, entry in enumerate(entries):
@@ -174,11 +174,15 @@ def _action(rule: RouteRule, targets: tuple[Target, ...], lost: int) -> Forward 
 
 
 def _by_model(
-    name: str, match: RouteMatch, rule: RouteRule, targets: tuple[Target, ...], listens: Listens
+    name: str,
+    match: RouteMatch,
+    rule: RouteRule,
+    targets: tuple[Target, ...],
+    context: ListenerContext,
 ) -> Iterator[Entry]:
     """One entry for each pool, to which the picker leads, also for those that cannot be used; one
     for the pools of other rules; and the one with which a request comes to the picker."""
-    if not listens.by_model:
+    if not context.by_model:
         yield Entry(name, match, _CANNOT_ASK)
         return
     pools = [target for target in targets if isinstance(target, PoolTarget)]

@@ -35,7 +35,7 @@ from xds.translate.listeners import Chain, http_listener
 from xds.translate.names import picker_cluster, service_cluster
 from xds.translate.pack import Memo
 from xds.translate.routes import route_configuration
-from xds.translate.rules import Attached, Backends, Listens
+from xds.translate.rules import Attached, Backends, ListenerContext
 from xds.translate.settings import SocketAddress, TranslateSettings
 from xds.translate.table import ServiceTarget, Table
 from xds.translate.virtual_hosts import table_for, table_of_pools
@@ -75,7 +75,7 @@ class Translator:
     def next_world(self) -> None:
         """Call between Worlds: forgets what the last one did not use."""
         for memo in (self._bytes, self._entries, self._resources, self._tables):
-            memo.turn()
+            memo.evict_unused()
 
     def translate(
         self,
@@ -154,11 +154,11 @@ class Translator:
             for one in overview.routes(gateway)
             if (sections := names & one.sections(gateway.name) if gateway else names)
         )
-        listens = Listens(port, _scheme(plain), by_model=by_model)
+        context = ListenerContext(port, _scheme(plain), by_model=by_model)
         return self._tables.get(
             (gateway.name if gateway else None, port, serving, by_model),
             (plain, attached, backends),
-            lambda: table_for(plain, attached, backends, listens, serving),
+            lambda: table_for(plain, attached, backends, context, serving),
         )
 
     def _listener(
@@ -188,7 +188,7 @@ class Translator:
         entries = self._entries.get((name, features), None, Memo)
 
         def make() -> Resource:
-            entries.turn()
+            entries.evict_unused()
             return route_configuration(name, table, features, self.settings, entries, origin=origin)
 
         return self._resources.get(("routes", name, features), (table, origin), make)
@@ -348,30 +348,30 @@ def _unattached(world: World, attachments: Attachments) -> Iterable[str]:
         if any(parent.sections for parent in attached.parents):
             continue
         route = attached.route
-        told = [
+        messages = [
             condition.message
             for parent in attached.parents
             for condition in parent.conditions
             if condition.type == "Accepted" and condition.message
         ]
-        if not told:
+        if not messages:
             wanted = ", ".join(str(parent.gateway) for parent in route.parents) or "nothing"
-            told = [f"parentRefs name {wanted}; the Gateways are: {there}"]
+            messages = [f"parentRefs name {wanted}; the Gateways are: {there}"]
         yield (
             f"{route.origin or f'HTTPRoute {route.name}'}: it serves nothing: "
-            f"{'; '.join(dict.fromkeys(told))}"
+            f"{'; '.join(dict.fromkeys(messages))}"
         )
 
 
 def _unserved(gateway: Gateway, attachments: Attachments, origin: str) -> Iterable[str]:
     """Listeners that take no requests, and certificates that are not shown."""
     for one in attachments.gateways[gateway.name].listeners:
-        told = [
+        messages = [
             condition.message
             for condition in one.conditions
             if condition.message and condition.status is (condition.type == "Conflicted")
         ]
-        if not told:
+        if not messages:
             continue
         what = "has a problem" if one.served else "is not served"
-        yield f"{origin}: listener {one.listener.name} {what}: {'; '.join(dict.fromkeys(told))}"
+        yield f"{origin}: listener {one.listener.name} {what}: {'; '.join(dict.fromkeys(messages))}"

@@ -22,7 +22,14 @@ from pools.model import (
     ValueMatch,
 )
 from xds.translate.names import POOL_HEADER
-from xds.translate.rules import Attached, Backends, Listens, Rank, ranked_entries, shared_mode
+from xds.translate.rules import (
+    Attached,
+    Backends,
+    ListenerContext,
+    Rank,
+    ranked_entries,
+    shared_mode,
+)
 from xds.translate.table import Answer, ByModel, Entry, Forward, Host, Table
 
 _OWN_PREFIX = Filters(rewrite=UrlRewrite(path=PathChange(PathChangeType.PREFIX, "/")))
@@ -40,7 +47,7 @@ def table_for(
     listeners: Sequence[GatewayListener],
     routes: Iterable[Attached],
     backends: Backends,
-    listens: Listens,
+    context: ListenerContext,
     serving: str | None = None,
 ) -> Table:
     """The table of one port, all of whose listeners are given. ``serving``: of that listener alone,
@@ -50,7 +57,7 @@ def table_for(
     joined: dict[tuple[str, str], list[_Joined]] = {}
     """By listener and hostname."""
     for attached in routes:
-        entries = tuple(ranked_entries(attached, backends, listens, notes))
+        entries = tuple(ranked_entries(attached, backends, context, notes))
         for listener in listeners:
             if listener.name in attached.sections:
                 for hostname in attached.route.hostnames or (ANY_HOST,):

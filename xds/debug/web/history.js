@@ -25,7 +25,6 @@ export function changesLine(entry) {
 
 export function convergence(entry) {
   const c = entry.convergence;
-  if (entry.refused) return h("p", {}, badge("refused", "Refused"), " It would be inconsistent, so nobody was sent it.");
   if (!c.nodes) return h("p", { class: "dim" }, "No Envoy was connected for it.");
   const done = c.acked === c.nodes;
   return h("div", { class: "convergence" },
@@ -45,10 +44,10 @@ export const history = {
       !groups.some((group) => group.history.length) && empty("Nothing has been sent yet.", h("p", { class: "dim" }, "A history begins when the first Envoy connects.")),
       groups.filter((group) => group.history.length).map((group) => {
         const shown = group.history.filter((e) => matches(context.filter, e.cause, e.version, JSON.stringify(e.changes)));
-        return card(group.group, h("span", { class: "dim" }, plural(group.nodes, "stream")),
+        return card(group.group, h("span", { class: "dim" }, plural(group.nodes, "node")),
           shown.length === 0 ? empty("No change matches the filter.") :
           h("ol", { class: "timeline" }, shown.map((entry) =>
-            h("li", { class: "item", key: entry.id, "data-look": entry.refused ? "ERROR" : entry.waiting_for.length ? "STALE" : "SYNCED" },
+            h("li", { class: "item", key: entry.id, "data-look": entry.waiting_for.length ? "STALE" : "SYNCED" },
               h("div", { class: "item-head" },
                 h("a", { class: "row", href: entryHref(group.group, entry) }, entry.cause || "changed"),
                 kindOfEnvoy(entry), h("span", { class: "dim" }, when(entry.at), " · ", version(entry.version))),
@@ -70,8 +69,8 @@ export const historyEntry = {
     const c = entry.convergence;
     return [
       heading(entry.cause || "Change", kindOfEnvoy(entry), h("span", { class: "dim" }, entry.group, " · ", when(entry.at), " · ", version(entry.version))),
-      entry.problems.length > 0 && h("section", { class: "card notice", "data-look": entry.refused ? "ERROR" : "STALE", key: "problems" },
-        h("h2", {}, entry.refused ? "Refused" : "Problems"), entry.problems.map((text) => h("p", { class: "words" }, text))),
+      entry.problems.length > 0 && h("section", { class: "card notice", "data-look": "STALE", key: "problems" },
+        h("h2", {}, "Problems"), entry.problems.map((text) => h("p", { class: "words" }, text))),
       card("Who has it", c.acked > 1 && c.p50_seconds !== null && h("span", { class: "dim" }, `half after ${duration(c.p50_seconds)}`, c.p95_seconds !== null && `, 95 % after ${duration(c.p95_seconds)}`),
         convergence(entry),
         acks.length > 0 && h("details", { class: "more-details", open: acks.length <= 12 }, h("summary", {}, plural(acks.length, "acknowledgement")),

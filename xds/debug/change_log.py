@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from pools.model import AbsentEndpoint, Endpoint, ObjectName, World
 
-_MOST = 2000
-"""Departures that are remembered."""
+_MAX_REMOVALS = 2000
+"""Removals that are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
-class Departure:
+class Removal:
     endpoint: Endpoint
     pool: ObjectName
     at: float
@@ -25,11 +25,11 @@ class Departure:
     """Where it was described."""
 
 
-class Chronicle:
+class ChangeLog:
     """Remembers what Worlds said that the newest one does not."""
 
-    def __init__(self, most: int = _MOST) -> None:
-        self._departures: deque[Departure] = deque(maxlen=most)
+    def __init__(self, max_removals: int = _MAX_REMOVALS) -> None:
+        self._removals: deque[Removal] = deque(maxlen=max_removals)
 
     def note(self, before: World | None, after: World, now: float) -> None:
         """The World has become another one."""
@@ -45,8 +45,8 @@ class Chronicle:
             for endpoint in endpoints:
                 if endpoint.key not in keys:
                     origin = before.endpoint_origins.get(endpoint.key)
-                    self._departures.append(
-                        Departure(
+                    self._removals.append(
+                        Removal(
                             endpoint,
                             pool,
                             now,
@@ -56,9 +56,9 @@ class Chronicle:
                         )
                     )
 
-    def departures(self) -> Iterator[Departure]:
+    def removals(self) -> Iterator[Removal]:
         """Newest first."""
-        return reversed(self._departures)
+        return reversed(self._removals)
 
 
 class _Absences:

@@ -11,7 +11,7 @@ _NAMED = 3
 """Changes that are spelled out; the rest is counted."""
 
 
-def cause_of(old: World | None, new: World) -> str:
+def describe_changes(old: World | None, new: World) -> str:
     """A line for people, such as ``Endpoint 10.0.0.3:8000 added to InferencePool default/llama``.
 
     Empty if nothing changed that Envoy's configuration depends on.

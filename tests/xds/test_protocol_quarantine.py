@@ -8,10 +8,16 @@ from dataclasses import replace
 import pytest
 
 from tests.xds.model import DeltaClient, ModelClient, SotwClient, bad_content, content, is_bad
-from xds.protocol.isolation import PATIENCE, Isolation, named_in, plain_words
+from xds.protocol.ack_history import AckHistory
 from xds.protocol.message import ErrorDetail, Response, SotwRequest
+from xds.protocol.quarantine import (
+    NACKS_WITHOUT_BACKOFF,
+    Quarantine,
+    names_in_error,
+    normalize_error,
+)
 from xds.protocol.stream import Stream
-from xds.protocol.view import Target
+from xds.protocol.view import SnapshotView
 from xds.resource import CLUSTER, SECRET, Resource
 from xds.snapshot import Snapshot
 
@@ -43,24 +49,22 @@ class Conversation:
         type_url: str = CLUSTER,
     ) -> None:
         """``good``: what peers of this client have accepted."""
-        accepted = {one.name: one for one in good}
+        history = AckHistory()
+        history.accept(good, SnapshotView(Snapshot.of(good)))
         kind = DeltaClient if delta else SotwClient
         if type_url == SECRET:
             kind = AcknowledgesAgain.over(kind)
         self.client: ModelClient = kind(takes_good_part=takes, names_culprit=names)
         self.type_url = type_url
-        self.stream = Stream(
-            delta=delta,
-            type_url=type_url,
-            last_good=lambda _type, name: accepted.get(name),
-        )
-        self.target: Target | None = None
+        self.stream = Stream(delta=delta, type_url=type_url)
+        self.stream.join("peer", history)
+        self.target: SnapshotView | None = None
         self.now = 0.0
         self.sent: list[Response] = []
         self.client.subscribe(type_url, wildcard=True)
 
     def publish(self, *resources: Resource) -> None:
-        self.target = Target(Snapshot.of(resources), self.target)
+        self.target = SnapshotView(Snapshot.of(resources), self.target)
         self.stream.offer(self.target, self.now)
         for _ in range(500):
             while self.client.outbox:
@@ -79,7 +83,7 @@ class Conversation:
 
     @property
     def rejected(self) -> set[str]:
-        return set(self.stream.watches[self.type_url].isolation.rejected)
+        return set(self.stream.watches[self.type_url].quarantine.rejected)
 
 
 @pytest.fixture(params=["sotw", "delta"])
@@ -176,56 +180,56 @@ def test_a_change_elsewhere_does_not_bring_the_rejected_content_back(delta):
 
 
 def test_words_that_name_a_neighbour_too_do_not_condemn_it():
-    isolation = Isolation()
+    quarantine = Quarantine()
     sent = {"l1": "1", "l2": "1", "l3": "1"}
-    isolation.nacked(sent, "l2 has the same address as l1", 0.0)
-    assert isolation.choose(sent) == {"l3"}
-    isolation.acked({"l3": "1"})
+    quarantine.nacked(sent, "l2 has the same address as l1", 0.0)
+    assert quarantine.next_batch(sent) == {"l3"}
+    quarantine.acked({"l3": "1"})
     left = {"l1": "1", "l2": "1"}
-    alone = isolation.choose(left)
+    alone = quarantine.next_batch(left)
     assert len(alone) == 1
-    assert not isolation.rejected
+    assert not quarantine.rejected
 
 
 def test_words_that_only_seem_to_name_somebody_are_found_out():
-    isolation = Isolation()
+    quarantine = Quarantine()
     sent = {"a": "1", "x": "1", "y": "1"}
     words = "a duration must be positive"
-    assert isolation.nacked(sent, words, 0.0) == {"a"}
-    rest = isolation.choose({"x": "1", "y": "1"})
+    assert quarantine.nacked(sent, words, 0.0) == {"a"}
+    rest = quarantine.next_batch({"x": "1", "y": "1"})
     assert rest == {"x", "y"}
-    isolation.nacked({"x": "1", "y": "1"}, words, 0.0)
-    assert "a" not in isolation.rejected
+    quarantine.nacked({"x": "1", "y": "1"}, words, 0.0)
+    assert "a" not in quarantine.rejected
 
 
 def test_a_name_is_found_only_as_a_whole_word():
-    assert named_in("cluster(s) pool-a: bad", {"pool", "pool-a", "a"}) == {"pool-a"}
-    assert named_in("cluster pool.", {"pool"}) == {"pool"}
-    assert named_in("cluster pool.x", {"pool"}) == frozenset()
+    assert names_in_error("cluster(s) pool-a: bad", {"pool", "pool-a", "a"}) == {"pool-a"}
+    assert names_in_error("cluster pool.", {"pool"}) == {"pool"}
+    assert names_in_error("cluster pool.x", {"pool"}) == frozenset()
 
 
 def test_salt_is_taken_out_of_the_words():
-    assert plain_words("Expected: goo.gle/debugstr   \nseconds: -1") == "Expected: seconds: -1"
-    assert plain_words("x goo.gle/debugonly y") == plain_words("x  goo.gle/debugproto  y")
+    assert normalize_error("Expected: goo.gle/debugstr   \nseconds: -1") == "Expected: seconds: -1"
+    assert normalize_error("x goo.gle/debugonly y") == normalize_error("x  goo.gle/debugproto  y")
 
 
 def test_a_client_that_rejects_everything_for_ever_is_asked_ever_more_rarely():
-    isolation = Isolation()
-    for _ in range(PATIENCE):
-        isolation.nacked({"a": "1"}, "no", 0.0)
-    assert isolation.pause() == 0.0
+    quarantine = Quarantine()
+    for _ in range(NACKS_WITHOUT_BACKOFF):
+        quarantine.nacked({"a": "1"}, "no", 0.0)
+    assert quarantine.backoff() == 0.0
     pauses = []
     for _ in range(30):
-        isolation.nacked({"a": "1"}, "no", 0.0)
-        pauses.append(isolation.pause())
+        quarantine.nacked({"a": "1"}, "no", 0.0)
+        pauses.append(quarantine.backoff())
     assert pauses == sorted(pauses)
     assert pauses[-1] == 30.0
-    isolation.acked({"a": "1"})
-    assert isolation.pause() == 0.0
+    quarantine.acked({"a": "1"})
+    assert quarantine.backoff() == 0.0
 
 
 def test_what_a_returning_client_may_have_is_not_deleted_to_get_around_a_bad_resource():
-    target = Target(Snapshot.of([bad_content(CLUSTER, "a"), content(CLUSTER, "b")]))
+    target = SnapshotView(Snapshot.of([bad_content(CLUSTER, "a"), content(CLUSTER, "b")]))
     stream = Stream(delta=False, type_url=CLUSTER)
     stream.offer(target, 0.0)
     # After a restart of the server nobody knows what "before the restart" stands for.
@@ -234,7 +238,7 @@ def test_what_a_returning_client_may_have_is_not_deleted_to_get_around_a_bad_res
     words = ErrorDetail(3, "cluster(s) a: no")
     stream.receive(SotwRequest(CLUSTER, nonce=response.nonce, error=words), 0.0)
     assert list(stream.poll(0.0)) == []
-    stream.offer(Target(Snapshot.of([content(CLUSTER, "a", 2), content(CLUSTER, "b")])), 1.0)
+    stream.offer(SnapshotView(Snapshot.of([content(CLUSTER, "a", 2), content(CLUSTER, "b")])), 1.0)
     (repaired,) = stream.poll(1.0)
     assert {r.name for r in repaired.resources} == {"a", "b"}
 
