@@ -32,6 +32,7 @@ from extproc.picking.model_index import ModelIndex
 from extproc.picking.scheduling.prefix import NO_MATCH, PrefixMatch
 from extproc.picking.scheduling.profile import Decision, SchedulingRequest, Verdict
 from extproc.request import Completed, InferenceRequest, Outcome, Refused, Routed
+from pools.contract import EXPLANATION_HEADER, POOL_HEADER
 from pools.model import World
 
 log = structlog.get_logger(__name__)
@@ -41,14 +42,9 @@ MAX_NAME: Final = 256
 """Characters kept of what clients name: a model name may be as long as a body."""
 MAX_LISTED: Final = 20
 """Model names in an error message."""
-POOL_HEADER: Final = "x-poolpilot-pool"
-"""Request header that leads to the pool's route, where the route named no pool: ``namespace/name``.
-Envoy takes it from nobody else."""
 
 EXPLAIN_HEADER: Final = "x-poolpilot-explain"
 """With the value ``true``, a request asks to be told why it went where it went."""
-EXPLANATION_HEADER: Final = "x-poolpilot-explanation"
-"""Carries that to the pod; our Envoy configuration copies it into the response."""
 
 
 def nothing_to_withdraw() -> None:
