@@ -53,13 +53,14 @@ from bench.transport import (
 )
 from extproc.exchange import BodyMode
 from extproc.service.access_log import METHOD as COMPLETIONS
-from extproc.service.ext_proc import METHOD, POOL_METADATA
+from extproc.service.ext_proc import METHOD
 from extproc.service.grpc_health import Health
 from extproc.transport.api import Deaf, Services, Stream
 from extproc.transport.native import serve_native
 from extproc.wire import ext_proc_pb2 as pb
 from extproc.wire.decode import request_body
 from extproc.wire.encode import headers_response, streamed_body
+from pools.contract import POOL_METADATA
 from pools.files import read_once
 from xds.bootstrap import BootstrapSettings, static_bootstrap
 from xds.translate import TranslateSettings, translate

@@ -11,6 +11,7 @@ from extproc.exchange.subset import subset_of
 from extproc.request import Api, InferenceRequest
 from extproc.wire import ext_proc_pb2 as pb
 from extproc.wire.decode import RequestHeaders
+from pools.contract import REQUEST_ID
 from pools.model import ObjectName
 
 MODEL_HEADER: Final = "x-gateway-model-name"
@@ -24,7 +25,7 @@ def describe(opening: RequestHeaders, pool: ObjectName | None) -> InferenceReque
     headers = opening.values
     method, path = headers.get(":method", ""), headers.get(":path", "")
     request = InferenceRequest(
-        headers.get("x-request-id", ""),
+        headers.get(REQUEST_ID, ""),
         pool,
         path,
         method,

@@ -17,16 +17,14 @@ from extproc.exchange.settings import BodyMode
 from extproc.request import Completed
 from extproc.wire import encode
 from extproc.wire import ext_proc_pb2 as pb
-
-SERVED: Final = "x-gateway-destination-endpoint-served"
-"""``envoy.lb`` key of the endpoint that answered (endpoint picker protocol P18)."""
+from pools.contract import LB_NAMESPACE, SERVED
 
 
 def served_endpoint(metadata: pb.Metadata) -> str:
     """``ip:port``; empty where the gateway does not tell."""
-    if "envoy.lb" not in metadata.filter_metadata:
+    if LB_NAMESPACE not in metadata.filter_metadata:
         return ""
-    lb = metadata.filter_metadata["envoy.lb"].fields
+    lb = metadata.filter_metadata[LB_NAMESPACE].fields
     return lb[SERVED].string_value if SERVED in lb else ""
 
 

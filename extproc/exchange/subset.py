@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from extproc.wire import ext_proc_pb2 as pb
-
-NAMESPACE: Final = "envoy.lb.subset_hint"
-KEY: Final = "x-gateway-destination-endpoint-subset"
+from pools.contract import SUBSET_KEY, SUBSET_NAMESPACE
 
 
 def subset_of(metadata: pb.Metadata) -> tuple[str, ...] | None:
@@ -17,12 +13,12 @@ def subset_of(metadata: pb.Metadata) -> tuple[str, ...] | None:
     type allows nothing (P6): sending the request anywhere might break what the hint is there for.
     """
     hints = metadata.filter_metadata
-    if NAMESPACE not in hints:
+    if SUBSET_NAMESPACE not in hints:
         return None
-    fields = hints[NAMESPACE].fields
-    if KEY not in fields:
+    fields = hints[SUBSET_NAMESPACE].fields
+    if SUBSET_KEY not in fields:
         return None
-    value = fields[KEY]
+    value = fields[SUBSET_KEY]
     kind = value.WhichOneof("kind")
     if kind == "list_value":
         entries = [item.string_value for item in value.list_value.values]

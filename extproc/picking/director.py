@@ -20,6 +20,7 @@ from extproc.picking.model_index import ModelIndex
 from extproc.picking.scheduling.profile import Decision, Verdict
 from extproc.reasons import Reason
 from extproc.request import Completed, InferenceRequest, Outcome, Refused, Routed, refused
+from pools.contract import EXPLANATION_HEADER, POOL_HEADER
 from pools.model import World
 
 ENDPOINTS_PER_PICK: Final = 3
@@ -27,14 +28,9 @@ IN_FLIGHT_EXPIRY: Final = 900.0
 """Seconds after which a request whose end nobody reported is taken to be over."""
 MAX_LISTED: Final = 20
 """Model names in an error message."""
-POOL_HEADER: Final = "x-poolpilot-pool"
-"""Request header that leads to the pool's route, where the route named no pool: ``namespace/name``.
-Envoy takes it from nobody else."""
 
 EXPLAIN_HEADER: Final = "x-poolpilot-explain"
 """With the value ``true``, a request asks to be told why it went where it went."""
-EXPLANATION_HEADER: Final = "x-poolpilot-explanation"
-"""Carries that to the pod; our Envoy configuration copies it into the response."""
 
 
 def nothing_to_withdraw() -> None:

@@ -15,21 +15,26 @@ import structlog
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct, Value
 
-from extproc.exchange.response import SERVED
 from extproc.request import Completed, Picker
 from extproc.service.sent_picks import SentPicks
 from extproc.transport.api import Handler, Services, Stream
 from extproc.wire import access_log_pb2 as pb
+from pools.contract import (
+    CACHE_CREATION_TOKENS,
+    CACHE_READ_TOKENS,
+    CACHED_TOKENS,
+    COMPLETION_TOKENS,
+    LB_NAMESPACE,
+    OWN_NAMESPACE,
+    PICK_KEY,
+    PROMPT_TOKENS,
+    SERVED,
+    USAGE_NAMESPACE,
+)
 
 log = structlog.get_logger(__name__)
 
 METHOD: Final = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
-OWN: Final = "poolpilot"
-"""Metadata namespace in which the answer to Envoy put the pick's id."""
-USAGE: Final = "poolpilot.usage"
-"""Metadata namespace into which Envoy's filters put the token usage of a response: numbers under
-``prompt_tokens``, ``cached_tokens``, ``cache_read_tokens``, ``cache_creation_tokens`` and
-``completion_tokens``."""
 
 FLAGS: Final[dict[str, str]] = {
     "failed_local_healthcheck": "LH",
@@ -77,7 +82,7 @@ def completions(
         if common.access_log_type not in _ENDS:
             continue
         metadata = common.metadata.filter_metadata
-        pick_id = pick_of(entry.request.request_id, _text(metadata.get(OWN), "pick"))
+        pick_id = pick_of(entry.request.request_id, _text(metadata.get(OWN_NAMESPACE), PICK_KEY))
         if pick_id:
             ends.append(_completed(pick_id, entry, common, metadata))
     return ends
@@ -99,22 +104,22 @@ def _completed(
         common.duration if common.HasField("duration") else common.time_to_last_downstream_tx_byte
     )
     tried = _endpoint(common.upstream_remote_address.socket_address)
-    answered = _text(metadata.get("envoy.lb"), SERVED) or tried
+    answered = _text(metadata.get(LB_NAMESPACE), SERVED) or tried
     flags = (
         frozenset(FLAGS[name.name] for name, _ in common.response_flags.ListFields())
         if common.HasField("response_flags")
         else _NO_FLAGS
     )
-    usage = metadata.get(USAGE)
+    usage = metadata.get(USAGE_NAMESPACE)
     counts = usage.fields if usage is not None else _NO_COUNTS
-    prompt_tokens = _tokens(counts.get("prompt_tokens"))
-    cached_tokens = _tokens(counts.get("cached_tokens"))
+    prompt_tokens = _tokens(counts.get(PROMPT_TOKENS))
+    cached_tokens = _tokens(counts.get(CACHED_TOKENS))
     if cached_tokens is None:
         # The Anthropic API leaves what came from the cache, and what went there, out of the
         # prompt's tokens.
-        cached_tokens = _tokens(counts.get("cache_read_tokens"))
+        cached_tokens = _tokens(counts.get(CACHE_READ_TOKENS))
         if prompt_tokens is not None:
-            created = _tokens(counts.get("cache_creation_tokens"))
+            created = _tokens(counts.get(CACHE_CREATION_TOKENS))
             prompt_tokens += (cached_tokens or 0) + (created or 0)
     request, response = entry.request, entry.response
     return Completed(
@@ -129,7 +134,7 @@ def _completed(
         flags=flags,
         prompt_tokens=prompt_tokens,
         cached_tokens=cached_tokens,
-        completion_tokens=_tokens(counts.get("completion_tokens")),
+        completion_tokens=_tokens(counts.get(COMPLETION_TOKENS)),
         request_bytes=request.request_body_bytes,
         response_bytes=response.response_body_bytes,
     )

@@ -14,13 +14,12 @@ from extproc.request import Answer, Completed, InferenceRequest, Picker, Refused
 from extproc.service.deadlines import Deadlines
 from extproc.service.sent_picks import SentPicks
 from extproc.transport.api import Deaf, GrpcStatus, Handler, Services, Stream
+from pools.contract import POOL_METADATA
 from pools.model import ObjectName
 
 log = structlog.get_logger(__name__)
 
 METHOD: Final = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
-POOL_METADATA: Final = "x-inference-pool"
-"""gRPC metadata by which Envoy's route tells the pool: ``namespace/name``."""
 
 
 _COMPLAINTS: Final = 100

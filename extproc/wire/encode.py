@@ -12,9 +12,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from extproc.wire import ext_proc_pb2 as pb
+from pools.contract import DESTINATION, LB_NAMESPACE, OWN_NAMESPACE, PICK_KEY
 
-DESTINATION: Final = "x-gateway-destination-endpoint"
-"""Request header and ``envoy.lb`` key of the picked endpoints (endpoint picker protocol P8, P9)."""
 CHUNK_LIMIT: Final = 65_536
 """Bytes of body in one streamed answer (Envoy recommends at most 64 KiB)."""
 
@@ -64,14 +63,14 @@ def _destination(endpoints: str) -> tuple[bytes, bytes]:
     value = endpoints.encode()
     return (
         _set_header(DESTINATION, value),
-        _struct_entry("envoy.lb", _string_entry(DESTINATION, value)),
+        _struct_entry(LB_NAMESPACE, _string_entry(DESTINATION, value)),
     )
 
 
 @functools.lru_cache(maxsize=64)
 def _pick_entry(size: int) -> bytes:
     """The ``poolpilot`` entry for a pick id of that many bytes, without the id itself."""
-    return _struct_entry("poolpilot", _string_entry("pick", bytes(size)))[: -size or None]
+    return _struct_entry(OWN_NAMESPACE, _string_entry(PICK_KEY, bytes(size)))[: -size or None]
 
 
 @functools.lru_cache(maxsize=4096)

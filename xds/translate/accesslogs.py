@@ -11,17 +11,17 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager i
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 from envoy_data_plane.google.protobuf import Struct
 
-from xds.translate.extproc import log_clusters
-from xds.translate.features import Features
-from xds.translate.names import (
-    ACCESS_LOG,
+from pools.contract import (
     DESTINATION,
     LB_NAMESPACE,
     OWN_NAMESPACE,
     PICK_KEY,
-    POOL_CLUSTERS,
+    REQUEST_ID,
     USAGE_NAMESPACE,
 )
+from xds.translate.extproc import log_clusters
+from xds.translate.features import Features
+from xds.translate.names import ACCESS_LOG, POOL_CLUSTERS
 from xds.translate.pack import any_of, seconds
 from xds.translate.settings import TranslateSettings
 
@@ -126,7 +126,7 @@ def _completions(settings: TranslateSettings, picker: str) -> grpc_log.HttpGrpcA
             buffer_flush_interval=seconds(settings.completion_interval),
             buffer_size_bytes=16384,
         ),
-        additional_request_headers_to_log=["x-request-id", DESTINATION],
+        additional_request_headers_to_log=[REQUEST_ID, DESTINATION],
     )
 
 

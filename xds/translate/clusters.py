@@ -13,17 +13,11 @@ from envoy_data_plane.envoy.type import v3 as kind
 from envoy_data_plane.envoy.type.metadata import v3 as metadata
 
 from pools.attachment import ServiceRef
+from pools.contract import DESTINATION, LB_NAMESPACE, SERVED
 from pools.model import AppProtocol, InferencePool, ObjectName, ServicePort
 from xds.resource import CLUSTER, ENDPOINT, Resource
 from xds.translate.features import Features
-from xds.translate.names import (
-    DESTINATION,
-    LB_NAMESPACE,
-    SERVED,
-    picker_cluster,
-    pool_cluster,
-    service_cluster,
-)
+from xds.translate.names import picker_cluster, pool_cluster, service_cluster
 from xds.translate.pack import Memo, any_of, resource, seconds
 from xds.translate.protocol import http1_options, http2_options, lifted_breakers
 from xds.translate.settings import TranslateSettings

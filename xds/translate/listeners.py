@@ -16,20 +16,13 @@ from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutatio
 )
 from envoy_data_plane.google.protobuf import Any
 
+from pools.contract import DESTINATION, EXPLANATION_HEADER, POOL_HEADER, SERVED
 from pools.model import ObjectName
 from xds.resource import CLUSTER, LISTENER, ROUTE, SECRET, Resource
 from xds.translate.accesslogs import access_logs, error_bodies
 from xds.translate.extproc import ext_proc_filter, picker_cluster_names, pool_picker_filter
 from xds.translate.features import Features
-from xds.translate.names import (
-    DESTINATION,
-    EXPLANATION_HEADER,
-    EXT_PROC_FILTER,
-    POOL_HEADER,
-    POOL_PICKER_FILTER,
-    SERVED,
-    certificate_secret,
-)
+from xds.translate.names import EXT_PROC_FILTER, POOL_PICKER_FILTER, certificate_secret
 from xds.translate.pack import any_of, resource, seconds
 from xds.translate.settings import MEBIBYTE, TranslateSettings
 from xds.translate.usage import usage_filters

@@ -14,6 +14,7 @@ from envoy_data_plane.envoy.type.matcher import v3 as matcher
 from envoy_data_plane.envoy.type.v3 import FractionalPercent, FractionalPercentDenominatorType
 from envoy_data_plane.google.protobuf import Any
 
+from pools.contract import EXPLANATION_HEADER, POOL_HEADER
 from pools.model import (
     Filters,
     HeaderChanges,
@@ -28,9 +29,7 @@ from xds.translate import extproc
 from xds.translate.features import Features
 from xds.translate.filters import headers_to_add, host_of, merged, redirect_action, rewrite_path
 from xds.translate.names import (
-    EXPLANATION_HEADER,
     EXT_PROC_FILTER,
-    POOL_HEADER,
     POOL_PICKER_FILTER,
     picker_cluster,
     pool_cluster,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from pools.attachment import AttachedPool
+from pools.contract import POOL_HEADER
 from pools.model import (
     BackendKind,
     BodyMode,
@@ -22,7 +23,6 @@ from pools.model import (
     seniority,
 )
 from xds.translate.matches import match_rank, normal, problem_of_match
-from xds.translate.names import POOL_HEADER
 from xds.translate.table import (
     NO_FILTERS,
     Answer,

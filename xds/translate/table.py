@@ -83,7 +83,7 @@ class Redirection:
 @dataclass(frozen=True, slots=True)
 class ByModel:
     """The picker finds the pool by the request's model, and leads to the pool's own entry with the
-    header :data:`xds.translate.names.POOL_HEADER`. It refuses what it finds no pool for."""
+    header :data:`pools.contract.POOL_HEADER`. It refuses what it finds no pool for."""
 
     body_mode: BodyMode
 

@@ -19,8 +19,15 @@ from envoy_data_plane.envoy.type.matcher.v3 import HttpResponseHeaderMatchInput,
 from envoy_data_plane.xds.core import v3 as cncf
 from envoy_data_plane.xds.type.matcher import v3 as matcher
 
+from pools.contract import (
+    CACHE_CREATION_TOKENS,
+    CACHE_READ_TOKENS,
+    CACHED_TOKENS,
+    COMPLETION_TOKENS,
+    PROMPT_TOKENS,
+    USAGE_NAMESPACE,
+)
 from xds.translate.features import Features
-from xds.translate.names import USAGE_NAMESPACE
 from xds.translate.pack import any_of
 from xds.translate.settings import TranslateSettings
 
@@ -31,30 +38,30 @@ an earlier path or event said, one that is missing or null does not."""
 # Every path is tried on every document (about 0.2 us), so there is none that no API has.
 _EITHER: _Paths = (
     # Anthropic's messages, and vLLM's at the end of a stream as well: all but what was cached.
-    ("prompt_tokens", ("usage", "input_tokens")),
-    ("completion_tokens", ("usage", "output_tokens")),
-    ("cache_read_tokens", ("usage", "cache_read_input_tokens")),
-    ("cache_creation_tokens", ("usage", "cache_creation_input_tokens")),
+    (PROMPT_TOKENS, ("usage", "input_tokens")),
+    (COMPLETION_TOKENS, ("usage", "output_tokens")),
+    (CACHE_READ_TOKENS, ("usage", "cache_read_input_tokens")),
+    (CACHE_CREATION_TOKENS, ("usage", "cache_creation_input_tokens")),
     # OpenAI's completions and chat completions.
-    ("prompt_tokens", ("usage", "prompt_tokens")),
-    ("completion_tokens", ("usage", "completion_tokens")),
-    ("cached_tokens", ("usage", "prompt_tokens_details", "cached_tokens")),
+    (PROMPT_TOKENS, ("usage", "prompt_tokens")),
+    (COMPLETION_TOKENS, ("usage", "completion_tokens")),
+    (CACHED_TOKENS, ("usage", "prompt_tokens_details", "cached_tokens")),
 )
 _PLAIN: _Paths = (
     *_EITHER,
     # OpenAI's responses; the other two counts are called as Anthropic's.
-    ("cached_tokens", ("usage", "input_tokens_details", "cached_tokens")),
+    (CACHED_TOKENS, ("usage", "input_tokens_details", "cached_tokens")),
 )
 _STREAMED: _Paths = (
     # Anthropic's first event (message_start), before the last one (message_delta).
-    ("prompt_tokens", ("message", "usage", "input_tokens")),
-    ("cache_read_tokens", ("message", "usage", "cache_read_input_tokens")),
-    ("cache_creation_tokens", ("message", "usage", "cache_creation_input_tokens")),
+    (PROMPT_TOKENS, ("message", "usage", "input_tokens")),
+    (CACHE_READ_TOKENS, ("message", "usage", "cache_read_input_tokens")),
+    (CACHE_CREATION_TOKENS, ("message", "usage", "cache_creation_input_tokens")),
     *_EITHER,
     # OpenAI's response.completed, or response.incomplete.
-    ("prompt_tokens", ("response", "usage", "input_tokens")),
-    ("completion_tokens", ("response", "usage", "output_tokens")),
-    ("cached_tokens", ("response", "usage", "input_tokens_details", "cached_tokens")),
+    (PROMPT_TOKENS, ("response", "usage", "input_tokens")),
+    (COMPLETION_TOKENS, ("response", "usage", "output_tokens")),
+    (CACHED_TOKENS, ("response", "usage", "input_tokens_details", "cached_tokens")),
 )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pools.attachment import ANY_HOST, covering, covers, shared_hostname
+from pools.contract import POOL_HEADER
 from pools.model import (
     Filters,
     GatewayListener,
@@ -21,7 +22,6 @@ from pools.model import (
     UrlRewrite,
     ValueMatch,
 )
-from xds.translate.names import POOL_HEADER
 from xds.translate.rules import (
     Attached,
     Backends,
