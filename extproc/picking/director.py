@@ -134,6 +134,11 @@ class Director:
         candidates = view.eligible(request.subset, now, rng, asked.trace)
         decision = view.profile.decide(asked, candidates, self._count)
         chosen = decision.endpoints
+        if view.impaired and chosen:
+            view.picked(chosen[0], now)
+            if len(chosen) < self._count:
+                chosen = (*chosen, *view.fallbacks(self._count - len(chosen), now))
+                decision.endpoints = chosen
         if not chosen:
             refusal = _refusal(view, request, decision.verdict, priority)
             return self._refuse(request, refusal, now, view, target, priority, decision, queued)
@@ -179,11 +184,7 @@ class Director:
         fleet = memory.fleet
         outcome = record.outcome
         endpoints = outcome.endpoints if isinstance(outcome, Routed) else ()
-        faults, served = judge(completed, endpoints)
-        for key, fault in faults:
-            fleet.failed(key, fault, now, record.at)
-        if served:
-            fleet.succeeded(served, now)
+        fleet.judged(judge(completed, endpoints), charge.at, now)
         load = fleet.load
         if completed.served:
             load.served(charge, fleet.candidate(completed.served))

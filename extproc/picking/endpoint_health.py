@@ -2,12 +2,17 @@
 
 Envoy sends a request wherever the picker says, healthy or not, so this is the only thing between a
 broken pod and the users. It learns from finished requests (connect failures, resets, 5xx), from
-scrapes that fail, and from active checks where they are asked for. Pure: time is passed in.
+scrapes that fail, from active checks where they are asked for, and from how an endpoint compares
+with its peers (:mod:`extproc.picking.outliers`). Pure: time is passed in.
 
 An endpoint that fails too often in a row is *out* for a cool-down that doubles each time. Then it
-is *returning*: it gets a share of picks that grows from a tenth to all, and a single failure sends
-it out again. Where its scrapes failed too, the first that succeeds ends the cool-down early: the
-server was away, and is back.
+is *returning*: at first *unproven*, with a few probes (:mod:`extproc.picking.probing`), of which a
+single failure sends it out again. Once it has done well, its share of picks grows from a tenth to
+all. Where its scrapes failed too, the first that succeeds ends the cool-down early: the server was
+away, and is back.
+
+An endpoint that is *full* is not ill. It answers 503 or 429 while it has other requests, and gets
+none beyond those for a while.
 """
 
 from __future__ import annotations
@@ -29,6 +34,12 @@ class Fault(enum.StrEnum):
     """Envoy went on to the next endpoint: no connection could be made, or it answered with 503."""
     RESET = "reset"
     ERROR = "5xx"
+    UNAVAILABLE = "unavailable"
+    """It answered 503: it is full, or broken."""
+    BUSY = "busy"
+    """It answered 429: it is full, or knows its limits wrongly."""
+    OUTLIER = "outlier"
+    """More of its answers are 4xx, or come too late for the route's time-out, than its peers'."""
     SCRAPE = "scrape-failure"
     CHECK = "health-check"
     ASLEEP = "asleep"
@@ -57,8 +68,8 @@ class HealthPolicy:
     max_cool_down: float = 60.0
     slow_start: float = 10.0
     """Seconds over which a returning endpoint's share of picks grows to the full."""
-    floor: float = 0.3
-    """At least this share of the endpoints stays in use: beyond it the least bad are kept."""
+    full_for: float = 5.0
+    """Seconds for which an endpoint that said it was full gets no more than it had then."""
 
     def limit(self, fault: Fault) -> int:
         match fault:
@@ -66,27 +77,36 @@ class HealthPolicy:
                 return self.connect_failures
             case Fault.RESET:
                 return self.resets
-            case Fault.ERROR:
+            case Fault.ERROR | Fault.UNAVAILABLE:
                 return self.errors
             case Fault.SCRAPE:
                 return self.scrape_failures
-            case Fault.CHECK | Fault.ASLEEP | Fault.STALLED:
+            case Fault.CHECK | Fault.OUTLIER | Fault.BUSY | Fault.ASLEEP | Fault.STALLED:
                 return 1
 
 
 LEAST_SHARE: Final = 0.1
+VOUCHES_FOR: Final = 0.5
+"""Seconds for which an answer says that a server is alive."""
+_UNREACHABLE: Final = frozenset({Fault.CONNECT, Fault.PASSED_OVER, Fault.SCRAPE})
+"""Faults that are over when the server can be reached again."""
 
 
 class EndpointHealth:
     """The standing of one endpoint."""
 
     __slots__ = (
+        "_answered_at",
+        "_full_at",
+        "_full_until",
         "_metrics_distrusted",
+        "_out_since",
         "_policy",
+        "_proven_at",
         "_scrape_failures",
         "_scrape_ok",
+        "_scraped_at",
         "_strain",
-        "_taken_out_at",
         "ejections",
         "fault",
         "out_until",
@@ -99,7 +119,16 @@ class EndpointHealth:
         self._scrape_failures = 0
         self._scrape_ok = False
         self._metrics_distrusted = False
-        self._taken_out_at = -math.inf
+        self._answered_at = -math.inf
+        """When it last answered a request well."""
+        self._scraped_at = -math.inf
+        """When the last scrape began that the server of its requests answered."""
+        self._out_since = -math.inf
+        self._proven_at: float | None = None
+        """When it first did well after it was out; None: it has not yet."""
+        self._full_at = 0
+        """Requests in flight with which it was full, until :attr:`_full_until`."""
+        self._full_until = -math.inf
         self.ejections = 0
         """How often it was taken out since it last was all well."""
         self.out_until: float | None = None
@@ -120,34 +149,68 @@ class EndpointHealth:
             return 1.0
         if now < self.out_until:
             return 0.0
+        if self._proven_at is None:
+            return LEAST_SHARE
         slow_start = self._policy.slow_start
-        back_for = now - self.out_until
+        back_for = now - max(self._proven_at, self.out_until)
         if back_for >= slow_start:
             return 1.0
         return max(LEAST_SHARE, back_for / slow_start)
+
+    def unproven(self, now: float) -> bool:
+        """Its cool-down is over, and nothing yet says that it is well again."""
+        return self.out_until is not None and now >= self.out_until and self._proven_at is None
 
     def badness(self, now: float) -> tuple[float, int]:
         """Sorts the least bad first."""
         return (1.0 - self.share(now), self.ejections)
 
-    def succeeded(self, now: float) -> None:
-        """It answered a request properly."""
+    def limited(self, now: float) -> bool:
+        """It said a short while ago that it was full."""
+        return now < self._full_until
+
+    def full(self, in_flight: int, now: float) -> bool:
+        """It has as many requests as when it said that it was full."""
+        return now < self._full_until and in_flight >= self._full_at
+
+    def alive(self, since: float) -> bool:
+        """The server answered something that was asked after ``since``, or so shortly before that
+        three scrapes would not yet have told of its death."""
+        since -= VOUCHES_FOR
+        return self._answered_at > since or self._scraped_at > since
+
+    def succeeded(self, now: float, began: float) -> None:
+        """It answered a request properly, one that was picked at ``began``."""
         self._strain = 0.0
+        self._answered_at = now
         if self._scrape_failures:
             # It serves although its metrics cannot be read: they say nothing about its health.
             self._metrics_distrusted = True
-        if self.out_until is not None and now >= self.out_until + self._policy.slow_start:
-            self.out_until = None
+        if self.out_until is None:
+            return
+        if now < self.out_until:
+            # Picked because there was nobody better, and it is not as ill as it was thought.
+            if began > self._out_since:
+                self.out_until = self._proven_at = now
+        elif self._proven_at is None:
+            self._proven_at = now
+        elif now >= self._proven_at + self._policy.slow_start:
+            self.out_until = self._proven_at = None
             self.ejections = 0
 
-    def failed(self, fault: Fault, now: float, sent: float = math.inf) -> bool:
+    def refused(self, in_flight: int, now: float) -> None:
+        """It said that it is full, with so many other requests in flight."""
+        self._full_at = min(self._full_at, in_flight) if now < self._full_until else in_flight
+        self._full_until = now + self._policy.full_for
+
+    def failed(self, fault: Fault, now: float, began: float = math.inf) -> bool:
         """A request failed there. Returns whether that took it out.
 
-        ``sent``: when the request was. That it failed may be reported much later, at the end of the
-        answer that another endpoint gave; of one that was sent before the endpoint was taken out,
-        that says nothing new.
+        ``began``: when it was picked for. That it failed may be reported much later, at the end of
+        the answer that another endpoint gave; of one from before the endpoint was taken out, that
+        says nothing new.
         """
-        if self.standing(now) is Standing.OUT or sent < self._taken_out_at:
+        if self.standing(now) is Standing.OUT or began < self._out_since:
             return False
         self._strain += 1.0 / self._policy.limit(fault)
         if self._strain < 1.0 - 1e-9 and self.standing(now) is not Standing.RETURNING:
@@ -155,19 +218,20 @@ class EndpointHealth:
         self._take_out(fault, now)
         return True
 
-    def scrape_succeeded(self, now: float) -> None:
+    def scrape_succeeded(self, began: float, same_server: bool = True) -> None:
+        """``same_server``: what serves its metrics is what serves its requests."""
         was_away = self._scrape_failures > 0
         self._scrape_failures = 0
         self._scrape_ok = True
         self._metrics_distrusted = False
-        if (
-            was_away
-            and self.out_until is not None
-            and now < self.out_until
-            # Those ask something else than the metrics, which another process may serve.
-            and self.fault is not Fault.CHECK
-        ):
-            self.out_until = now
+        if same_server:
+            self._scraped_at = began
+        if not was_away or self.out_until is None or self.fault is Fault.CHECK:
+            # Checks ask something else than the metrics, which another process may serve.
+            return
+        self.out_until = min(self.out_until, began)
+        if same_server and self.fault in _UNREACHABLE and self._proven_at is None:
+            self._proven_at = began
 
     def scrape_failed(self, now: float) -> bool:
         """Its metrics could not be fetched at all. Returns whether that took it out.
@@ -198,8 +262,10 @@ class EndpointHealth:
 
     def check_passed(self, now: float) -> None:
         """Active checks say that it is well: what they alone kept out may return."""
-        if self.fault is Fault.CHECK and self.out_until is not None and now < self.out_until:
-            self.out_until = now
+        if self.fault is not Fault.CHECK or self.out_until is None or self._proven_at is not None:
+            return
+        self.out_until = min(self.out_until, now)
+        self._proven_at = now
 
     def _take_out(self, fault: Fault, now: float) -> None:
         if self.standing(now) is Standing.IN and self.out_until is not None:
@@ -207,23 +273,41 @@ class EndpointHealth:
         policy = self._policy
         cool_down = min(policy.cool_down * 2.0 ** min(self.ejections, 30), policy.max_cool_down)
         self.out_until = now + cool_down
-        self._taken_out_at = now
+        self._out_since = now
+        self._proven_at = None
         self.ejections += 1
         self.fault = fault
         self._strain = 0.0
 
 
-_TIMED_OUT: Final = frozenset({"UT", "UPE"})
 _LOCAL: Final = frozenset(
     {"UH", "NR", "NC", "UO", "RL", "UAEX", "FI", "LH", "DPE", "SI", "DI", "OM", "IH"}
 )
 """Flags of answers that Envoy made itself, for reasons that are not the endpoint's."""
 
 
-def judge(
-    completed: Completed, endpoints: Sequence[str]
-) -> tuple[tuple[tuple[str, Fault], ...], str]:
-    """Which endpoints failed, and which one did well (empty: none), in one finished request.
+class Judgement:
+    """What one finished request says of the endpoints of its pick."""
+
+    __slots__ = ("faults", "odd", "well")
+
+    def __init__(
+        self, faults: Sequence[tuple[str, Fault]] = (), well: str = "", odd: str = ""
+    ) -> None:
+        self.faults = faults
+        """Who failed, and how."""
+        self.well = well
+        """Who did well; empty: nobody."""
+        self.odd = odd
+        """Who answered with 4xx, or too late for the route: the client's doing, or the
+        endpoint's, which only the comparison with its peers can tell; empty: nobody."""
+
+    def __repr__(self) -> str:
+        return f"<Judgement {self.faults} well={self.well!r} odd={self.odd!r}>"
+
+
+def judge(completed: Completed, endpoints: Sequence[str]) -> Judgement:
+    """Who failed and who did well in one finished request.
 
     ``endpoints`` is the ordered list of its pick. Envoy walks down it, so those before the one that
     it tried last have failed in a way that it retries: a connection that could not be made, or an
@@ -235,18 +319,28 @@ def judge(
         again = min(again, endpoints.index(tried))
     faults = [(key, Fault.PASSED_OVER) for key in endpoints[:again]]
     flags = completed.flags
+    code = completed.code
     if not tried:
-        pass
-    elif "UF" in flags:
+        return Judgement(faults)
+    if "UF" in flags:
         faults.append((tried, Fault.CONNECT))
     elif "UC" in flags or "UR" in flags:
         faults.append((tried, Fault.RESET))
-    elif flags & _TIMED_OUT:
+    elif "UPE" in flags:
         faults.append((tried, Fault.ERROR))
+    elif "UT" in flags:
+        # Its answer was not there in the time that the route gives: too little, or too slow.
+        return Judgement(faults, odd=tried)
     elif flags & _LOCAL or not completed.served:
         pass
-    elif completed.code >= 500:
+    elif code == 503:
+        faults.append((tried, Fault.UNAVAILABLE))
+    elif code >= 500:
         faults.append((tried, Fault.ERROR))
-    elif completed.code > 0:
-        return tuple(faults), tried
-    return tuple(faults), ""
+    elif code == 429:
+        faults.append((tried, Fault.BUSY))
+    elif code >= 400:
+        return Judgement(faults, odd=tried)
+    elif code > 0:
+        return Judgement(faults, well=tried)
+    return Judgement(faults)

@@ -11,9 +11,18 @@ import math
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
-from extproc.picking.endpoint_health import EndpointHealth, Fault, HealthPolicy, Standing
+from extproc.picking.endpoint_health import (
+    EndpointHealth,
+    Fault,
+    HealthPolicy,
+    Judgement,
+    Standing,
+)
 from extproc.picking.observer import Observer, Unobserved
+from extproc.picking.outliers import Answers, Tally, differs, unusual
+from extproc.picking.probing import PATIENCE, Probing
 from extproc.picking.progress import Progress
 from extproc.picking.scheduling.candidate import Candidate, assume_missing
 from extproc.picking.scheduling.load import Load, LoadSettings
@@ -42,6 +51,10 @@ class Member:
     paused: bool = False
     """Whether it said, when asked, that it works on nothing for now."""
 
+    answers: Answers = field(default_factory=Answers)
+    probed_at: float = -math.inf
+    """When it was last tried out; infinitely long ago once that has a result."""
+
     @property
     def held(self) -> Fault | None:
         """Why what it is sent would hang; None: it would not."""
@@ -56,6 +69,19 @@ class Member:
     def standing(self, now: float) -> Standing:
         return Standing.OUT if self.held else self.health.standing(now)
 
+    def may_be_probed(self, now: float) -> bool:
+        return self.health.unproven(now) and now - self.probed_at >= PATIENCE
+
+
+class PoolHistory:
+    """What is remembered of a pool from World to World."""
+
+    __slots__ = ("answers", "probing")
+
+    def __init__(self) -> None:
+        self.answers = Tally()
+        self.probing = Probing()
+
 
 class PoolView:
     """One pool, as its picks see it."""
@@ -63,9 +89,10 @@ class PoolView:
     __slots__ = (
         "_by_address",
         "_by_key",
-        "_floor",
+        "_left_out",
         "assuming",
         "candidates",
+        "history",
         "impaired",
         "label",
         "members",
@@ -81,7 +108,7 @@ class PoolView:
         members: Sequence[Member],
         resolver: Resolver,
         profile: Profile,
-        floor: float,
+        history: PoolHistory,
     ) -> None:
         self.pool = pool
         self.label = str(pool.name)
@@ -94,7 +121,9 @@ class PoolView:
         """Whether some members may have to be left out; checked when it next matters."""
         self.assuming = True
         """Whether some signals had to be assumed."""
-        self._floor = floor
+        self.history = history
+        self._left_out: Sequence[Member] = ()
+        """By the last :meth:`eligible`."""
         self._by_key = {member.candidate.key: member for member in members}
         self._by_address: dict[str, list[Member]] = {}
         for member in members:
@@ -120,10 +149,11 @@ class PoolView:
         """The endpoints that may be picked now: in the subset, not draining, in good health.
 
         What leaves some out leaves a step in the trace. Rules (P5, P6): an empty subset, or one
-        that names none of ours, leaves nothing. Draining and ill endpoints are used if there is
-        nothing better.
+        that names none of ours, leaves nothing. Draining, ill and full endpoints are used if there
+        is nothing better.
         """
         members: Sequence[Member] = self.members
+        self._left_out = ()
         if subset is not None:
             members = self.in_subset(subset)
             trace.append(("subset", [member.candidate for member in members]))
@@ -147,37 +177,77 @@ class PoolView:
                     wanted[member.candidate.key] = member
         return list(wanted.values())
 
+    def fallbacks(self, count: int, now: float) -> list[Candidate]:
+        """Up to ``count`` of those that the last :meth:`eligible` left out, the best first, for
+        when all that were picked fail."""
+        left_out = sorted(
+            self._left_out,
+            key=lambda member: (member.health.badness(now), member.candidate.endpoint.draining),
+        )
+        return [member.candidate for member in left_out[:count]]
+
+    def picked(self, candidate: Candidate, now: float) -> None:
+        """A request goes there, which may be to try it out."""
+        member = self._by_key[candidate.key]
+        if member.health.unproven(now):
+            member.probed_at = now
+
     def _fit(
         self, members: Sequence[Member], now: float, rng: random.Random, trace: list[Step]
     ) -> Sequence[Candidate]:
         if len(members) == len(self.members) and not any(
-            member.candidate.endpoint.draining or member.standing(now) is not Standing.IN
+            member.candidate.endpoint.draining
+            or member.standing(now) is not Standing.IN
+            or member.health.limited(now)
             for member in members
         ):
             self.impaired = False
             return self.candidates
-        staying = [member for member in members if not member.candidate.endpoint.draining]
-        if staying and len(staying) < len(members):
-            members = staying
-            trace.append(("not-draining", [member.candidate for member in members]))
-        awake = [member for member in members if not member.held]
-        if awake and len(awake) < len(members):
-            members = awake
-            trace.append(("awake", [member.candidate for member in members]))
+        kept = [member for member in members if not member.candidate.endpoint.draining]
+        if not kept:
+            kept = list(members)
+        elif len(kept) < len(members):
+            trace.append(("not-draining", [member.candidate for member in kept]))
+        awake = [member for member in kept if not member.held]
+        if awake and len(awake) < len(kept):
+            kept = awake
+            trace.append(("awake", [member.candidate for member in kept]))
+        healthy = self._healthy(kept, now, rng)
+        if len(healthy) < len(kept):
+            kept = healthy
+            trace.append(("healthy", [member.candidate for member in kept]))
+        free = [
+            member for member in kept if not member.health.full(member.candidate.in_flight, now)
+        ]
+        if free and len(free) < len(kept):
+            kept = free
+            trace.append(("not-full", [member.candidate for member in kept]))
+        if len(kept) < len(members):
+            taken = set(map(id, kept))
+            self._left_out = [member for member in members if id(member) not in taken]
+        return [member.candidate for member in kept]
+
+    def _healthy(self, members: Sequence[Member], now: float, rng: random.Random) -> list[Member]:
+        """Those in good health, of the returning as many as their share says, and now and then one
+        to be tried out. If there are none, those that may be well again; if none, all of them."""
         fit: list[Member] = []
-        unfit: list[Member] = []
+        returning: list[Member] = []
+        unproven: list[Member] = []
         for member in members:
-            share = member.health.share(now)
-            (fit if share >= 1.0 or rng.random() < share else unfit).append(member)
-        if not unfit:
-            return [member.candidate for member in members]
-        least = max(1, round(self._floor * len(members)))
-        if len(fit) < least:
-            unfit.sort(key=lambda member: member.health.badness(now))
-            fit += unfit[: least - len(fit)]
-        candidates = [member.candidate for member in fit]
-        trace.append(("healthy", candidates))
-        return candidates
+            health = member.health
+            share = health.share(now)
+            if share >= 1.0:
+                fit.append(member)
+            elif health.unproven(now):
+                unproven.append(member)
+            elif share > 0.0:
+                (fit if rng.random() < share else returning).append(member)
+        if not fit:
+            return returning or unproven or list(members)
+        waiting = [member for member in unproven if member.may_be_probed(now)]
+        if waiting and (probe := self.history.probing.choose(waiting, now, rng)) is not None:
+            fit.append(probe)
+        return fit
 
 
 def _canonical(address: str) -> str:
@@ -194,6 +264,10 @@ def _endpoints_of(world: World) -> dict[str, Endpoint]:
             if known is None or (endpoint.draining and not known.draining):
                 endpoints[endpoint.key] = endpoint
     return endpoints
+
+
+_REFUSALS: Final = frozenset({Fault.PASSED_OVER, Fault.UNAVAILABLE, Fault.BUSY})
+"""Of these, those of a server that is alive may just say that it is full."""
 
 
 class Fleet:
@@ -236,7 +310,7 @@ class Fleet:
                 [members[endpoint.key] for endpoint in world.endpoints_of(name)],
                 Resolver.of_pool(world, name),
                 self._profile_of(pool),
-                self._health.floor,
+                self.pools[name].history if name in self.pools else PoolHistory(),
             )
             for name, pool in world.pools.items()
         }
@@ -353,7 +427,8 @@ class Fleet:
         if candidate.restarts != restarts:
             self.load.forget(candidate)
         self.load.observed(candidate, began)
-        member.health.scrape_succeeded(began)
+        endpoint = candidate.endpoint
+        member.health.scrape_succeeded(began, endpoint.metrics_address == endpoint.key)
         changed = candidate.complete() != was_complete or (
             (candidate.signals.adapters is None) != (adapters is None)
         )
@@ -395,26 +470,84 @@ class Fleet:
         if (member := self.members.get(key)) is not None:
             member.health.check_passed(now)
 
-    def failed(self, key: str, fault: Fault, now: float, sent: float = math.inf) -> bool:
-        """A request that was ``sent`` to an endpoint failed there. Returns whether that took it out
-        of picks."""
+    def judged(self, judgement: Judgement, began: float, now: float) -> None:
+        """A request that was picked for at ``began`` is over."""
+        for key, fault in judgement.faults:
+            self.failed(key, fault, now, began)
+        if judgement.well:
+            self._succeeded(judgement.well, began, now)
+        elif judgement.odd and (member := self.members.get(judgement.odd)) is not None:
+            self._answered_oddly(member, now)
+
+    def failed(self, key: str, fault: Fault, now: float, began: float = math.inf) -> bool:
+        """A request that was picked for at ``began`` failed at an endpoint. Returns whether that
+        took it out of picks."""
         member = self.members.get(key)
         if member is None:
             return False
+        health = member.health
+        if fault in _REFUSALS and (fault is not Fault.PASSED_OVER or health.alive(began)):
+            # It said no. With other requests under way that means: enough.
+            candidate = member.candidate
+            if candidate.in_flight > 0 or candidate.signals.running:
+                health.refused(candidate.in_flight, now)
+                for view in member.views:
+                    view.impaired = True
+                return False
+            if fault is Fault.BUSY:
+                return self._answered_oddly(member, now)
+            fault = Fault.ERROR
         member.candidate.answered(well=False)
-        if not member.health.failed(fault, now, sent):
+        probed = health.unproven(now)
+        if not health.failed(fault, now, began):
             return False
+        if probed:
+            self._probe_ended(member, False)
         self._taken_out(member, fault)
         if fault is Fault.CONNECT:
             # Nobody listens there: when somebody does again, it will be with an empty cache.
             self.load.forget(member.candidate)
         return True
 
-    def succeeded(self, key: str, now: float) -> None:
+    def _succeeded(self, key: str, began: float, now: float) -> None:
         if (member := self.members.get(key)) is not None:
-            member.health.succeeded(now)
+            if member.health.unproven(now):
+                self._probe_ended(member, True)
+            member.health.succeeded(now, began)
             member.candidate.answered(well=True)
             member.progress.worked(member.candidate.picked, now)
+            self._count(member, False, now)
+
+    def _answered_oddly(self, member: Member, now: float) -> bool:
+        """With 4xx, or not within the route's time: its own fault if its peers do not. Returns
+        whether that took it out of picks."""
+        self._count(member, True, now)
+        health, answers = member.health, member.answers
+        if health.standing(now) is Standing.OUT:
+            return False
+        tell = unusual if health.unproven(now) else differs
+        if not any(tell(answers, view.history.answers, now) for view in member.views):
+            return False
+        if health.unproven(now):
+            self._probe_ended(member, False)
+        answers.begin_anew(now)
+        member.candidate.answered(well=False)
+        health.failed(Fault.OUTLIER, now)
+        self._taken_out(member, Fault.OUTLIER)
+        return True
+
+    def _count(self, member: Member, odd: bool, now: float) -> None:
+        member.answers.add(odd, now)
+        for view in member.views:
+            view.history.answers.add(odd, now)
+
+    def _probe_ended(self, member: Member, well: bool) -> None:
+        member.probed_at = -math.inf
+        for view in member.views:
+            if well:
+                view.history.probing.succeeded()
+            else:
+                view.history.probing.failed()
 
     def candidate(self, key: str) -> Candidate | None:
         member = self.members.get(key)

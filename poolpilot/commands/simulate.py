@@ -125,15 +125,6 @@ def simulate(
             rich_help_panel=PICKER,
         ),
     ] = None,
-    health_floor: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Share of the pods that stays in use, however many fail; without it 0.3.",
-            rich_help_panel=PICKER,
-        ),
-    ] = None,
     processes: Annotated[
         int | None, typer.Option("--processes", "-j", min=1, help="Runs at once; default: cores.")
     ] = None,
@@ -187,7 +178,7 @@ def simulate(
         return
     chosen = _workload(workload)
     picker = _profiles(profiles)
-    health = {"cool_down": cool_down, "slow_start": slow_start, "floor": health_floor}
+    health = {"cool_down": cool_down, "slow_start": slow_start}
     runs = _runs(
         chosen,
         policies=_policies(policy, picker),

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from extproc.picking.endpoint_health import Fault, HealthPolicy
+from extproc.picking.endpoint_health import Fault, HealthPolicy, Judgement
 from extproc.picking.fleet import Fleet
 from extproc.picking.observer import Unobserved
 from extproc.picking.scheduling import PROFILES, Signals, Step
@@ -52,6 +52,14 @@ def take_out(fleet: Fleet, *numbers: int, now: float = 0.0) -> None:
             pass
 
 
+class Ejections(Unobserved):
+    def __init__(self) -> None:
+        self.told: list[tuple[str, Fault]] = []
+
+    def ejected(self, endpoint: str, fault: Fault) -> None:
+        self.told.append((endpoint, fault))
+
+
 def test_what_leaves_endpoints_out_is_in_the_trace() -> None:
     pods = fleet(endpoint(1), endpoint(2, draining=True), endpoint(3), endpoint(4))
     take_out(pods, 3)
@@ -66,21 +74,170 @@ def test_when_all_is_well_nothing_is_traced() -> None:
     assert trace == []
 
 
-@pytest.mark.parametrize(("out", "left"), [(1, 9), (7, 3), (8, 3), (10, 3)])
-def test_below_the_floor_the_least_bad_are_kept(out: int, left: int) -> None:
-    pods = fleet(*(endpoint(n) for n in range(10)), policy=HealthPolicy(floor=0.3))
+@pytest.mark.parametrize("out", [1, 7, 9])
+def test_only_the_healthy_are_eligible_however_few_they_are(out: int) -> None:
+    pods = fleet(*(endpoint(n) for n in range(10)))
     take_out(pods, *range(out))
-    keys, _ = eligible(pods)
-    assert len(keys) == left
-    well = {key(n) for n in range(out, 10)}
-    assert well <= set(keys)
+    assert eligible(pods)[0] == [key(n) for n in range(out, 10)]
 
 
-def test_the_least_bad_are_those_that_failed_least_often() -> None:
-    pods = fleet(endpoint(1), endpoint(2), policy=HealthPolicy(floor=0.5))
+def test_the_ill_stand_behind_as_fallbacks_the_least_bad_first() -> None:
+    pods = fleet(endpoint(1), endpoint(2), endpoint(3))
     take_out(pods, 1, 2)
     take_out(pods, 1, now=2.5)
-    assert eligible(pods, 2.6)[0] in ([key(2)],)
+    assert eligible(pods, 2.6)[0][0] == key(3)
+    fallbacks = pods.pools[POOL].fallbacks(2, 2.6)
+    assert [candidate.key for candidate in fallbacks] == [key(2), key(1)][-len(fallbacks) :]
+
+
+def test_if_all_are_ill_all_are_used() -> None:
+    pods = fleet(endpoint(1), endpoint(2))
+    take_out(pods, 1, 2)
+    assert eligible(pods)[0] == [key(1), key(2)]
+
+
+def test_if_nobody_is_well_those_whose_cool_down_is_over_are_tried() -> None:
+    pods = fleet(endpoint(1), endpoint(2))
+    take_out(pods, 1, 2)
+    take_out(pods, 1, now=2.5)
+    assert eligible(pods, 2.6)[0] == [key(2)]
+
+
+def probes(pods: Fleet, picks: int, now: float, well: bool) -> int:
+    """Of so many picks, those that tried out an endpoint, which did well or not."""
+    view, tried = pods.pools[POOL], 0
+    rng = random.Random(7)
+    for _ in range(picks):
+        chosen = view.eligible(None, now, rng, [])
+        unproven = [c for c in chosen if pods.members[c.key].health.unproven(now)]
+        assert len(unproven) <= 1
+        if unproven:
+            tried += 1
+            view.picked(unproven[0], now)
+            if well:
+                pods.judged(Judgement(well=unproven[0].key), now, now)
+            else:
+                pods.failed(unproven[0].key, Fault.CONNECT, now)
+    return tried
+
+
+def test_half_of_a_fleet_that_is_dead_is_tried_out_by_few_picks() -> None:
+    pods = fleet(*(endpoint(n) for n in range(200)))
+    take_out(pods, *range(197))
+    assert 3 <= probes(pods, 1000, 2.5, well=False) <= 40
+
+
+def test_probes_that_do_well_bring_a_fleet_back_that_was_misjudged() -> None:
+    pods = fleet(*(endpoint(n) for n in range(50)))
+    take_out(pods, *range(47))
+    assert probes(pods, 1000, 2.5, well=True) == 47
+
+
+def test_an_endpoint_is_not_tried_twice_at_once() -> None:
+    pods = fleet(endpoint(1), endpoint(2))
+    take_out(pods, 1)
+    view, rng = pods.pools[POOL], random.Random(1)
+    view.eligible(None, 2.5, rng, [])
+    view.picked(pods.members[key(1)].candidate, 2.5)
+    assert all(len(view.eligible(None, 2.6, rng, [])) == 1 for _ in range(500))
+
+
+# Who answers otherwise than its peers.
+
+
+def answer(pods: Fleet, number: int, odd: bool, now: float, times: int = 1) -> None:
+    for _ in range(times):
+        pods.judged(Judgement(odd=key(number)) if odd else Judgement(well=key(number)), now, now)
+
+
+def standings(pods: Fleet, now: float) -> list[str]:
+    return [member.health.standing(now).value for member in pods.members.values()]
+
+
+def test_one_that_answers_4xx_where_its_peers_do_not_is_taken_out() -> None:
+    pods = fleet(*(endpoint(n) for n in range(4)))
+    for now in range(10):
+        for number in range(4):
+            answer(pods, number, number == 2, float(now))
+    assert standings(pods, 9.0)[2] == "out"
+    assert standings(pods, 9.0).count("in") == 3
+    assert pods.members[key(2)].health.fault is Fault.OUTLIER
+
+
+def test_errors_that_all_give_alike_are_the_clients() -> None:
+    pods = fleet(*(endpoint(n) for n in range(4)))
+    rng = random.Random(3)
+    for step in range(4000):
+        answer(pods, rng.randrange(4), rng.random() < 0.3, step * 0.05)
+    assert standings(pods, 200.0) == ["in"] * 4
+
+
+def test_a_client_whose_errors_move_on_with_it_takes_out_one_endpoint_and_no_more() -> None:
+    pods = fleet(*(endpoint(n) for n in range(4)))
+    for step in range(30):
+        for number in range(4):
+            answer(pods, number, False, step * 0.1)
+        answer(pods, 0, True, step * 0.1)
+    assert standings(pods, 3.0)[0] == "out"
+    for step in range(30, 60):
+        for number in range(1, 4):
+            answer(pods, number, False, step * 0.1)
+        answer(pods, 1, True, step * 0.1)
+    assert standings(pods, 6.0)[1:] == ["in"] * 3
+
+
+def test_an_odd_answer_on_probation_counts_at_once() -> None:
+    pods = fleet(endpoint(1), endpoint(2))
+    take_out(pods, 1)
+    answer(pods, 2, False, 2.4, times=5)
+    answer(pods, 1, True, 2.5)
+    assert standings(pods, 2.5) == ["out", "in"]
+
+
+def test_the_only_endpoint_of_a_pool_has_nobody_to_be_compared_with() -> None:
+    pods = fleet(endpoint(1))
+    answer(pods, 1, True, 0.0, times=100)
+    assert standings(pods, 0.0) == ["in"]
+
+
+# Who is full.
+
+
+def test_one_that_says_no_while_it_is_at_work_is_full_and_not_ill() -> None:
+    pods = fleet(endpoint(1), endpoint(2))
+    busy = pods.members[key(1)]
+    for _ in range(4):
+        busy.candidate.charge()
+    for fault in (Fault.UNAVAILABLE, Fault.BUSY) * 10:
+        assert not pods.failed(key(1), fault, 1.0, 0.5)
+    assert standings(pods, 1.0) == ["in", "in"]
+    keys, trace = eligible(pods, 1.0)
+    assert keys == [key(2)]
+    assert [name for name, _ in trace] == ["not-full"]
+    assert key(1) in eligible(pods, 7.0)[0]
+
+
+def test_if_all_are_full_all_are_asked() -> None:
+    pods = fleet(endpoint(1), endpoint(2))
+    for number in (1, 2):
+        pods.members[key(number)].candidate.charge()
+        pods.failed(key(number), Fault.BUSY, 1.0, 0.5)
+    assert eligible(pods, 1.0)[0] == [key(1), key(2)]
+
+
+def test_one_that_says_no_with_nothing_to_do_is_broken() -> None:
+    pods = fleet(endpoint(1), endpoint(2))
+    assert [pods.failed(key(1), Fault.UNAVAILABLE, 1.0, 0.5) for _ in range(5)][-1]
+
+
+def test_one_that_was_passed_over_and_is_alive_has_said_no() -> None:
+    pods = fleet(endpoint(1), endpoint(2))
+    scrape(pods, 1, Signals(running=4, waiting=0), 1.2)
+    for _ in range(5):
+        assert not pods.failed(key(1), Fault.PASSED_OVER, 1.3, 1.0)
+    # Nothing was heard of it since this one was picked for.
+    pods.failed(key(1), Fault.PASSED_OVER, 2.0, 1.9)
+    assert pods.failed(key(1), Fault.PASSED_OVER, 2.0, 1.9)
 
 
 def test_a_pool_of_one_ill_endpoint_still_uses_it() -> None:
@@ -162,40 +319,33 @@ def test_numbers_that_are_not_renewed_are_no_longer_believed() -> None:
 
 
 def test_whoever_wants_to_know_is_told_when_an_endpoint_goes_out() -> None:
-    told: list[tuple[str, Fault]] = []
-
-    class Ejections(Unobserved):
-        def ejected(self, endpoint: str, fault: Fault) -> None:
-            told.append((endpoint, fault))
-
     pods = fleet(endpoint(1), endpoint(2))
-    pods.observer = Ejections()
+    pods.observer = ejections = Ejections()
     take_out(pods, 1)
     scrape(pods, 2, Signals(waiting=0), 0.0)
     for _ in range(3):
         pods.scrape_failed(key(2), "refused", False, 0.5)
-    assert told == [(key(1), Fault.CONNECT), (key(2), Fault.SCRAPE)]
+    assert ejections.told == [(key(1), Fault.CONNECT), (key(2), Fault.SCRAPE)]
 
 
 def test_news_of_an_endpoint_that_is_gone_is_ignored() -> None:
     pods = fleet(endpoint(1))
     scrape(pods, 9, Signals(waiting=1), 0.0)
     pods.scrape_failed(key(9), "refused", False, 0.0)
-    pods.succeeded(key(9), 0.0)
+    pods.judged(Judgement(well=key(9)), 0.0, 0.0)
     assert not pods.failed(key(9), Fault.CONNECT, 0.0)
 
 
 def test_one_that_sleeps_gets_no_picks_however_few_are_awake_until_it_is_woken_up() -> None:
-    pods = fleet(*(endpoint(n) for n in range(4)), policy=HealthPolicy(floor=0.5))
-    told: list[tuple[str, Fault]] = []
-    pods.on_out = lambda one, fault: told.append((one, fault))
+    pods = fleet(*(endpoint(n) for n in range(4)))
+    pods.observer = ejections = Ejections()
     for n in range(3):
         pods.scraped(key(n), Signals(waiting=0, kv_usage=0.0, asleep=True), 1.0)
         pods.scraped(key(n), Signals(waiting=0, kv_usage=0.0, asleep=True), 1.2)
     keys, trace = eligible(pods, 1.3)
     assert keys == [key(3)]
     assert [name for name, _ in trace] == ["awake"]
-    assert told == [(key(n), Fault.ASLEEP) for n in range(3)]
+    assert ejections.told == [(key(n), Fault.ASLEEP) for n in range(3)]
     pods.scraped(key(0), Signals(waiting=0, kv_usage=0.0, asleep=False), 1.4)
     assert eligible(pods, 1.5)[0] == [key(0), key(3)]
 
@@ -211,7 +361,7 @@ def test_one_that_is_paused_or_has_stalled_gets_no_picks_either() -> None:
         pods.scraped(key(2), sample, now)
     assert eligible(pods, 8.0)[0] == [key(3)]
     pods.paused(key(1), False)
-    pods.succeeded(key(2), 8.0)
+    pods.judged(Judgement(well=key(2)), 8.0, 8.0)
     assert eligible(pods, 8.0)[0] == [key(1), key(2), key(3)]
 
 

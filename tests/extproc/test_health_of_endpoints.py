@@ -34,7 +34,7 @@ def test_a_success_in_between_starts_the_count_anew() -> None:
     health = fresh()
     for _ in range(10):
         assert not health.failed(Fault.CONNECT, 0.0)
-        health.succeeded(0.0)
+        health.succeeded(0.0, 0.0)
 
 
 def test_failures_of_different_kinds_add_up() -> None:
@@ -44,13 +44,31 @@ def test_failures_of_different_kinds_add_up() -> None:
     assert health.failed(Fault.ERROR, 0.0)
 
 
-def test_after_the_cool_down_its_share_grows_from_a_tenth_to_all() -> None:
+def test_once_it_has_done_well_again_its_share_grows_from_a_tenth_to_all() -> None:
     health = fresh()
     take_out(health, 0.0)
     assert health.standing(1.9) is Standing.OUT
     assert health.standing(2.0) is Standing.RETURNING
+    health.succeeded(2.0, 2.0)
     assert [round(health.share(now), 2) for now in (2.0, 7.0, 11.0, 12.0)] == [0.1, 0.5, 0.9, 1.0]
     assert health.standing(12.0) is Standing.IN
+
+
+def test_time_alone_does_not_heal() -> None:
+    health = fresh()
+    take_out(health, 0.0)
+    assert health.unproven(1e6)
+    assert health.standing(1e6) is Standing.RETURNING
+
+
+def test_a_success_of_somebody_nobody_trusted_ends_its_cool_down() -> None:
+    health = fresh()
+    take_out(health, 10.0)
+    health.succeeded(10.5, 9.0)  # picked before it failed
+    assert health.standing(10.5) is Standing.OUT
+    health.succeeded(11.0, 10.6)
+    assert health.standing(11.0) is Standing.RETURNING
+    assert not health.unproven(11.0)
 
 
 def test_one_failure_on_return_takes_it_out_for_twice_as_long_up_to_a_limit() -> None:
@@ -69,6 +87,7 @@ def test_once_fully_back_the_past_is_forgotten() -> None:
     health = fresh()
     take_out(health, 0.0)
     assert health.failed(Fault.CONNECT, 2.0)
+    health.succeeded(50.0, 49.0)
     take_out(health, 100.0)
     assert health.out_until == 102.0
 
@@ -78,9 +97,9 @@ def test_a_failure_from_before_it_was_taken_out_is_no_news_when_it_has_returned(
     take_out(health, 10.0)
     assert health.standing(12.5) is Standing.RETURNING
     # Of these Envoy tells at their end, seconds after they went on to another endpoint.
-    assert not health.failed(Fault.PASSED_OVER, 12.5, sent=9.0)
+    assert not health.failed(Fault.PASSED_OVER, 12.5, began=9.0)
     assert health.standing(12.5) is Standing.RETURNING
-    assert health.failed(Fault.PASSED_OVER, 12.5, sent=12.1)
+    assert health.failed(Fault.PASSED_OVER, 12.5, began=12.1)
 
 
 def test_the_first_good_scrape_of_a_pod_that_was_away_ends_its_cool_down() -> None:
@@ -89,6 +108,26 @@ def test_the_first_good_scrape_of_a_pod_that_was_away_ends_its_cool_down() -> No
     health.scrape_failed(0.2)
     health.scrape_succeeded(0.5)
     assert health.standing(0.5) is Standing.RETURNING
+    assert not health.unproven(0.5)
+
+
+def test_metrics_of_another_process_do_not_prove_the_server_well() -> None:
+    health = fresh()
+    take_out(health, 0.0)
+    health.scrape_failed(0.2)
+    health.scrape_succeeded(0.5, same_server=False)
+    assert health.unproven(0.5)
+
+
+def test_a_full_endpoint_is_not_ill_and_gets_no_more_than_it_had_for_a_while() -> None:
+    health = fresh()
+    health.refused(6, 0.0)
+    health.refused(4, 0.1)
+    assert health.standing(0.1) is Standing.IN
+    assert [health.full(n, 1.0) for n in (3, 4, 9)] == [False, True, True]
+    assert not health.full(9, 5.2)
+    health.refused(7, 6.0)
+    assert not health.full(6, 6.0)
 
 
 @pytest.mark.parametrize("fault", [Fault.CONNECT, Fault.RESET, Fault.ERROR])
@@ -117,7 +156,7 @@ def test_a_pod_that_serves_is_not_taken_out_for_a_metrics_port_that_is_blocked()
     health = fresh()
     health.scrape_succeeded(0.0)
     health.scrape_failed(1.0)
-    health.succeeded(1.1)
+    health.succeeded(1.1, 1.0)
     assert not any(health.scrape_failed(2.0) for _ in range(50))
     health.scrape_succeeded(3.0)
     assert [health.scrape_failed(4.0) for _ in range(3)] == [False, False, True]
@@ -136,35 +175,46 @@ def completed(
     return Completed("p", code, served=served, tried=tried, attempts=attempts, flags=flags)
 
 
+def judged(entry: Completed) -> tuple[tuple[tuple[str, Fault], ...], str, str]:
+    judgement = judge(entry, ENDPOINTS)
+    return tuple(judgement.faults), judgement.well, judgement.odd
+
+
 def test_an_answer_is_to_the_credit_of_whoever_gave_it() -> None:
-    assert judge(completed(served="a:1"), ENDPOINTS) == ((), "a:1")
-    assert judge(completed(404, served="a:1"), ENDPOINTS) == ((), "a:1")
+    assert judged(completed(served="a:1")) == ((), "a:1", "")
+
+
+@pytest.mark.parametrize("code", [400, 401, 404, 422])
+def test_whose_fault_an_error_of_the_client_is_one_request_cannot_tell(code: int) -> None:
+    assert judged(completed(code, served="a:1")) == ((), "", "a:1")
 
 
 def test_those_that_envoy_passed_over_have_failed() -> None:
-    assert judge(completed(served="c:1", attempts=3), ENDPOINTS) == (
+    assert judged(completed(served="c:1", attempts=3)) == (
         (("a:1", Fault.PASSED_OVER), ("b:1", Fault.PASSED_OVER)),
         "c:1",
+        "",
     )
 
 
 def test_one_that_envoy_no_longer_knew_is_not_blamed() -> None:
-    assert judge(completed(served="c:1", attempts=1), ENDPOINTS) == ((), "c:1")
+    assert judged(completed(served="c:1", attempts=1)) == ((), "c:1", "")
 
 
 def test_an_endpoint_is_not_blamed_twice_over_however_often_envoy_tried() -> None:
-    assert judge(completed(served="b:1", attempts=4), ENDPOINTS) == (
+    assert judged(completed(served="b:1", attempts=4)) == (
         (("a:1", Fault.PASSED_OVER),),
         "b:1",
+        "",
     )
 
 
 def test_when_all_were_tried_in_vain_all_failed() -> None:
-    faults, served = judge(
-        completed(503, tried="z:1", attempts=4, flags=frozenset({"UF", "URX"})), ENDPOINTS
+    faults, well, _ = judged(
+        completed(503, tried="z:1", attempts=4, flags=frozenset({"UF", "URX"}))
     )
     assert faults == (*((key, Fault.PASSED_OVER) for key in ENDPOINTS), ("z:1", Fault.CONNECT))
-    assert served == ""
+    assert well == ""
 
 
 @pytest.mark.parametrize(
@@ -173,20 +223,30 @@ def test_when_all_were_tried_in_vain_all_failed() -> None:
         (503, "UF", Fault.CONNECT),
         (503, "UC", Fault.RESET),
         (502, "UR", Fault.RESET),
-        (504, "UT", Fault.ERROR),
+        (502, "UPE", Fault.ERROR),
     ],
 )
 def test_a_flag_says_how_the_last_try_failed(code: int, flag: str, fault: Fault) -> None:
     entry = completed(code, tried="a:1", flags=frozenset({flag}))
-    assert judge(entry, ENDPOINTS) == ((("a:1", fault),), "")
+    assert judged(entry) == ((("a:1", fault),), "", "")
 
 
-def test_a_5xx_of_the_pod_is_its_fault_and_one_of_envoy_is_not() -> None:
-    assert judge(completed(500, served="a:1"), ENDPOINTS) == ((("a:1", Fault.ERROR),), "")
+def test_whose_fault_a_time_out_of_the_route_is_one_request_cannot_tell() -> None:
+    assert judged(completed(504, tried="a:1", flags=frozenset({"UT"}))) == ((), "", "a:1")
+
+
+@pytest.mark.parametrize(
+    ("code", "fault"), [(500, Fault.ERROR), (503, Fault.UNAVAILABLE), (429, Fault.BUSY)]
+)
+def test_an_error_of_the_pod_is_its_own(code: int, fault: Fault) -> None:
+    assert judged(completed(code, served="a:1")) == ((("a:1", fault),), "", "")
+
+
+def test_an_error_of_envoy_is_not_the_pods() -> None:
     for flag in ("UO", "UH", "NR"):
-        assert judge(completed(503, tried="a:1", flags=frozenset({flag})), ENDPOINTS) == ((), "")
-    assert judge(completed(500), ENDPOINTS) == ((), "")
+        assert judged(completed(503, tried="a:1", flags=frozenset({flag}))) == ((), "", "")
+    assert judged(completed(500)) == ((), "", "")
 
 
 def test_a_client_that_hung_up_tells_nothing() -> None:
-    assert judge(completed(0, tried="a:1", flags=frozenset({"DC"})), ENDPOINTS) == ((), "")
+    assert judged(completed(0, tried="a:1", flags=frozenset({"DC"}))) == ((), "", "")

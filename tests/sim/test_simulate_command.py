@@ -103,9 +103,9 @@ def test_the_table_tells_priorities_apart(profiles):
 
 def test_health_is_as_it_is_asked_for():
     arguments = ("w11", "-p", "random", "--load", "20", "--seeds", "1", "-j", "1", "--json")
-    health = ("--cool-down", "7", "--slow-start", "3", "--health-floor", "0.5")
+    health = ("--cool-down", "7", "--slow-start", "3")
     document = json.loads(simulate("simulate", *arguments, *health).stdout)
-    asked = {"cool_down": 7, "slow_start": 3, "floor": 0.5}
+    asked = {"cool_down": 7, "slow_start": 3}
     assert asked.items() <= document["fleet"]["health"].items()
 
 
@@ -114,7 +114,7 @@ def test_health_is_productions_unless_asked_for_and_the_help_says_what_that_is()
     assert document["fleet"]["health"] == asdict(HealthPolicy())
     told = re.sub(r"\s*│\s*", " ", simulate("simulate", "--help").output)
     production = HealthPolicy()
-    for value in (production.cool_down, production.slow_start, production.floor):
+    for value in (production.cool_down, production.slow_start):
         assert f"without it {value:g}." in told
 
 

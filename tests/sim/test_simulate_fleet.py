@@ -145,22 +145,12 @@ def test_how_fast_a_pod_returns_is_the_health_policys():
     assert soon(100.0) < 0.06
 
 
-def test_however_many_are_out_the_floor_stays_in_use():
-    # All but one are gone, and Envoy tries one endpoint only: what is picked is what is tried.
+def test_however_many_are_out_requests_go_to_the_one_that_is_well():
+    # Envoy tries one endpoint only: what is picked is what is tried.
     deaths = [Death(2.0, pod, away=1e6) for pod in (1, 2, 3)]
-
-    def served(floor: float) -> float:
-        trace = run(
-            poisson(600, 30),
-            incidents=deaths,
-            health=HealthPolicy(floor=floor),
-            endpoints_per_pick=1,
-        )
-        late = [record for record in trace.records if record.arrived > 6.0]
-        return sum(record.outcome is Outcome.OK for record in late) / len(late)
-
-    assert served(0.25) == pytest.approx(1.0, abs=0.05)
-    assert served(1.0) == pytest.approx(0.25, abs=0.05)
+    trace = run(poisson(600, 30), incidents=deaths, endpoints_per_pick=1)
+    late = [record for record in trace.records if record.arrived > 6.0]
+    assert sum(record.outcome is Outcome.OK for record in late) / len(late) > 0.98
 
 
 ONE_EACH = AdmissionSettings(ConcurrencySettings(1))
