@@ -7,7 +7,7 @@ and reports the events.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xds.group import Group
 from xds.protocol.stream import Stream
@@ -140,10 +140,15 @@ class Fanout:
 
     def _offer(self, connection: Connection, now: float) -> Published:
         stream = connection.stream
-        last = stream.target.snapshot if stream.target is not None else connection.group.newest
-        published = publish(Published(last), lambda: self._newest(connection))
+        has = stream.target.snapshot if stream.target is not None else None
+        published = publish(Published(has), lambda: self._newest(connection))
+        group = connection.group
+        if published.problem:
+            if stream.target is not None:
+                # It may be another group's, whose node has moved here: not for others to get.
+                return published
+            published = replace(published, snapshot=group.newest)
         if published.snapshot is not None:
-            group = connection.group
             target, new = group.target(published.snapshot, stream.target, self.cause, now)
             if new:
                 self._events.append(Event(group.name))

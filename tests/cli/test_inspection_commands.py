@@ -128,7 +128,7 @@ async def test_what_a_node_has_is_compared_with_what_it_should_have(
 async def test_an_envoy_that_lost_something_is_found_out(
     control: ControlPlane, node: ScriptedNode
 ) -> None:
-    snapshot = control.provider.preview(control.status().nodes[0].node)
+    snapshot = control.provider.preview(control.status().nodes[0].node).snapshot
     assert snapshot is not None
     everything = {
         type_url: [DumpEntry(r) for r in named.values() if r.name != "ext-proc"]

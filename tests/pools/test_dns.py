@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from pools.dns import RETRY, Lookups, system_resolve
-from pools.resolution import Lookup, Names
+from pools.dns import Lookups, system_resolve
+from pools.resolution import RETRY, Lookup, Names
 
 
 def test_a_name_is_due_at_once_and_then_on_its_refresh() -> None:

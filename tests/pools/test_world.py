@@ -203,4 +203,4 @@ def test_that_world_serves_what_it_describes() -> None:
     assert [one.served for one in attached.gateways[GATEWAY].listeners] == [True, False]
     assert attached.routes[ROUTE].sections(GATEWAY) == {"chat"}
     assert attached.pools[POOL].picker is not None
-    assert not translate(BASE, gateway=CHAT, features=ALL).dangling()
+    assert translate(BASE, gateway=CHAT, features=ALL).resources

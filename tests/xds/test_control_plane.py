@@ -412,7 +412,7 @@ async def test_it_ends_when_what_reports_ends():
     reports = Reports()
     running = asyncio.create_task(plane(Script(), reports).run(grace=0))
     reports.end.set()
-    with pytest.raises(RuntimeError, match="reports"):
+    with pytest.raises(PartEndedError, match="status writer ended by itself"):
         await running
 
 

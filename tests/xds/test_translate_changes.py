@@ -171,11 +171,11 @@ def test_what_is_not_used_any_more_is_forgotten():
         memo.get(key, (), lambda: made.append(key) or 0)
 
     get("a")
-    memo.turn()
+    memo.evict_unused()
     get("a")
     assert made == ["a"]
-    memo.turn()
-    memo.turn()
+    memo.evict_unused()
+    memo.evict_unused()
     get("a")
     assert made == ["a", "a"]
 
@@ -184,7 +184,7 @@ def test_another_input_under_the_same_name_is_made_anew():
     memo: Memo[int] = Memo()
     assert memo.get("a", (1,), lambda: 1) == 1
     assert memo.get("a", (2,), lambda: 2) == 2
-    memo.turn()
+    memo.evict_unused()
     assert memo.get("a", (3,), lambda: 3) == 3
 
 
