@@ -381,6 +381,7 @@ def test_an_answer_in_between_starts_the_count_of_failures_anew() -> None:
 def test_what_is_only_told_at_the_end_of_a_long_answer_takes_nobody_out_a_second_time() -> None:
     clock, seen = Clock(), Seen()
     director = make(world(endpoints(1, 2)), clock, profile="round-robin", observer=seen)
+    clock.now += 1.0  # nothing says that it was alive when it was tried
     long = [routed(director) for _ in range(10)]
     first = long[0].endpoints[0]
     clock.now += 1.0

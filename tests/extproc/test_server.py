@@ -21,7 +21,6 @@ from extproc.picking.scraping import ScrapeSettings
 from extproc.service.access_log import METHOD as ACCESS_LOG
 from extproc.service.ext_proc import METHOD as EXT_PROC
 from extproc.service.server import EndpointPickerServer
-from extproc.signals import scraper
 from extproc.transport.h2 import Limits
 from extproc.transport.native import Upkeep
 from extproc.wire import access_log_pb2, ext_proc_pb2, health_pb2
@@ -385,7 +384,7 @@ async def test_it_stops_with_an_error_when_nobody_reads_the_metrics_of_a_pod_any
     def broken(*_: object) -> float:
         raise ArithmeticError("no delay")
 
-    monkeypatch.setattr(scraper, "delay_before_next", broken)
+    monkeypatch.setattr(ScrapeSettings, "delay_before_next", broken)
     worlds = Worlds()
     worlds.give(world(POD))
     with pytest.raises(PartEndedError, match=r"scraper ended: scrape .*:9 ended: no delay"):

@@ -160,7 +160,7 @@ def test_plots_are_png_files_one_for_each_chart(tmp_path):
 
 def test_without_matplotlib_plots_say_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    with pytest.raises(PoolPilotError, match=r"poolpilot\[plots\]"):
+    with pytest.raises(PoolPilotError, match=r"--plots needs matplotlib: .*install"):
         plots.prepare_plots(tmp_path)
 
 
