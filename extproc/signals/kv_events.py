@@ -11,7 +11,6 @@ Needs pyzmq.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -27,6 +26,7 @@ from extproc.signals.endpoint_loops import EndpointLoops
 from extproc.signals.fetch import ScrapeError
 from extproc.signals.scraper import Fetch
 from pools.model import Endpoint, host_port
+from pools.tasks import PartEndedError, Parts
 
 log = structlog.get_logger(__name__)
 
@@ -234,26 +234,29 @@ class KVEvents:
     async def _follow(self, key: str, address: str) -> None:
         host = self._hosts[key]
         while True:
+            ranks = Parts()
             try:
                 publishers = await self._publishers(key, address)
                 self._sink.events_followed(key, [one.rank for one in publishers])
-                async with asyncio.TaskGroup() as listening:
-                    for publisher in publishers:
-                        name = f"KV events {key} rank {publisher.rank}"
-                        listener = _Listener(self._context, self._sink, key, host, publisher)
-                        listening.create_task(listener.run(), name=name)
-            except* _BrokenError:
-                pass
-            except* (ScrapeError, TimeoutError, ValueError) as errors:
-                error = errors.exceptions[0]
+                for publisher in publishers:
+                    listener = _Listener(self._context, self._sink, key, host, publisher)
+                    ranks.start(f"KV events {key} rank {publisher.rank}", listener.run())
+                await ranks.run()
+            except PartEndedError as ended:
+                if not isinstance(ended.cause, _BrokenError):
+                    self._failed(key, ended.cause or ended)
+            except (ScrapeError, TimeoutError, ValueError) as error:
                 reason = str(error) or f"no answer within {ASK_TIMEOUT:g} s"
                 self._sink.troubled(key, QUESTION, f"where it publishes is not known: {reason}")
-            except* Exception as errors:
-                # A loop must not end: nobody would listen to this endpoint again.
-                log.exception("KV events failed", endpoint=key)
-                self._sink.troubled(key, QUESTION, repr(errors.exceptions[0]))
+            except Exception as error:
+                self._failed(key, error)
             self._sink.events_lost(key)
             await asyncio.sleep(AGAIN_AFTER)
+
+    def _failed(self, key: str, error: BaseException) -> None:
+        # A loop must not end: nobody would listen to this endpoint again.
+        log.error("KV events failed", endpoint=key, exc_info=error)
+        self._sink.troubled(key, QUESTION, repr(error))
 
     async def _publishers(self, key: str, address: str) -> Sequence[Publisher]:
         url = f"http://{address}/kv_event_sources"
@@ -301,7 +304,7 @@ class _Listener:
         socket.setsockopt(zmq.HEARTBEAT_IVL, 5_000)
         socket.subscribe(b"")
         monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
-        watching: asyncio.Task[None] | None = None
+        reading = Parts()
         try:
             socket.connect(address)
             try:
@@ -311,22 +314,11 @@ class _Listener:
                 self._trouble(f"nobody publishes at {address}")
                 await _seen(monitor, zmq.EVENT_HANDSHAKE_SUCCEEDED)
             self._trouble("")
-            watching = asyncio.ensure_future(_seen(monitor, zmq.EVENT_DISCONNECTED))
-            reading = asyncio.ensure_future(self._read(socket))
-            try:
-                await asyncio.wait((watching, reading), return_when=asyncio.FIRST_COMPLETED)
-                if reading.done():
-                    reading.result()
-            finally:
-                reading.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await reading
+            reading.start("reading", self._read(socket))
+            await reading.watch(_seen(monitor, zmq.EVENT_DISCONNECTED))
             raise _BrokenError
         finally:
-            if watching is not None:
-                watching.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await watching
+            await reading.stop()
             socket.disable_monitor()
             socket.close(linger=0)
 

@@ -246,11 +246,12 @@ def test_every_option_that_is_mentioned_is_there() -> None:
 
 def _check_options(place: str, words: Sequence[str]) -> None:
     command: Any = typer.main.get_command(app)
+    context = typer.Context(command)
     rest = list(words)
     while rest and hasattr(command, "commands") and not rest[0].startswith("-"):
         name = rest.pop(0)
-        assert name in command.commands, f"{place}: there is no command {name}"
-        command = command.commands[name]
+        command = command.get_command(context, name)
+        assert command is not None, f"{place}: there is no command {name}"
     options = {option for one in command.params for option in (*one.opts, *one.secondary_opts)}
     for word in rest:
         if word.startswith("-") and word != "-":
