@@ -55,7 +55,7 @@ class ReferencePicker:
             await self._server.stop(0)
             self._server = None
 
-    def next_batch(self, selection: str) -> list[str]:
+    def choose(self, selection: str) -> list[str]:
         wanted = [one.strip() for one in selection.split(",") if one.strip()]
         return [
             endpoint

@@ -85,7 +85,7 @@ class ModelServer:
     @property
     def asked(self) -> list[dict[str, Any]]:
         """The bodies of the completions it was asked for."""
-        return [json.loads(seen.body) for seen in self.pod.requests if seen.path != "/metrics"]
+        return [json.loads(seen.body) for seen in self.pod.requests if seen.body]
 
     def _reply(self, seen: Seen) -> web.Response:
         if seen.path != "/metrics":

@@ -77,6 +77,8 @@ IDLE_TIMEOUT = 1.5
 ROBUST = HealthPolicy(connect_failures=10**6, resets=10**6, errors=10**6, scrape_failures=10**6)
 """Nobody is taken out of picks, so that each test gets the endpoints that it orders."""
 COMPLETION = {"model": "asked", "prompt": "Say hi"}
+BACKGROUND = ("/metrics", "/is_paused")
+"""Paths that the picker itself asks for."""
 
 
 def scripted() -> Profile:
@@ -222,7 +224,8 @@ class Site:
 
     def received(self) -> list[Seen]:
         """Inference requests that pods have got."""
-        return [r for pod in self.pods.values() for r in pod.requests if r.path != "/metrics"]
+        asked = [request for pod in self.pods.values() for request in pod.requests]
+        return [request for request in asked if request.path not in BACKGROUND]
 
     async def in_flight(self) -> int:
         url = f"http://{self.server.http_address}/debug/endpoints"
