@@ -8,10 +8,10 @@ from typing import Annotated, ClassVar
 
 import typer
 
-from poolpilot.commands.addresses import collector_address
-from poolpilot.commands.picker_tls import read_picker_tls
+from poolpilot.addresses import collector_address
 from poolpilot.grouping import option
 from poolpilot.options import SERVING, TLS, TRACES, listen_address
+from poolpilot.picker_tls import read_picker_tls
 from pools.model import host_port
 from xds.config import GRACE, TlsConfig, XdsServerConfig
 from xds.http import HttpConfig
