@@ -30,7 +30,13 @@ from extproc.picking.scheduling.prefix.exact import CacheEvent
 from extproc.picking.scheduling.profile import Profile, Step
 from extproc.picking.scheduling.resolution import Resolver
 from extproc.picking.scheduling.signals import Signals
-from pools.model import Endpoint, InferencePool, ObjectName, World, is_ip
+from pools.addresses import is_ip
+from pools.model import (
+    Endpoint,
+    InferencePool,
+    ObjectName,
+    World,
+)
 
 
 @dataclass(slots=True, eq=False)

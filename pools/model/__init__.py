@@ -46,8 +46,6 @@ from pools.model.inference import (
     PickerRef,
     RewriteRule,
     TargetModel,
-    host_port,
-    is_ip,
 )
 from pools.model.objects import DEFAULT_NAMESPACE, ObjectName, Origin, Problem, Severity, seniority
 from pools.model.route import (
@@ -131,7 +129,5 @@ __all__ = [
     "ValueMatch",
     "ValueMatchType",
     "World",
-    "host_port",
-    "is_ip",
     "seniority",
 ]

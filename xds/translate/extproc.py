@@ -19,8 +19,12 @@ from envoy_data_plane.envoy.extensions.retry.priority.previous_priorities.v3 imp
 from envoy_data_plane.envoy.type import v3 as kind
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
+from pools.addresses import is_ip
 from pools.contract import DESTINATION, LB_NAMESPACE, OWN_NAMESPACE, POOL_METADATA, SUBSET_NAMESPACE
-from pools.model import BodyMode, FailureMode, is_ip
+from pools.model import (
+    BodyMode,
+    FailureMode,
+)
 from xds.resource import CLUSTER, Resource
 from xds.translate.features import Features
 from xds.translate.names import EXT_PROC_CLUSTER, picker_cluster
