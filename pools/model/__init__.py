@@ -26,8 +26,6 @@ from pools.model.gateway import (
     Gateway,
     GatewayClass,
     GatewayListener,
-    LabelRequirement,
-    LabelSelector,
     ListenerProblem,
     ListenerProtocol,
     NamespacesFrom,
@@ -47,6 +45,7 @@ from pools.model.inference import (
     RewriteRule,
     TargetModel,
 )
+from pools.model.labels import LabelOperator, LabelRequirement, LabelSelector
 from pools.model.objects import DEFAULT_NAMESPACE, ObjectName, Origin, Problem, Severity, seniority
 from pools.model.route import (
     HTTP_TOKEN,
@@ -96,6 +95,7 @@ __all__ = [
     "InferenceModelRewrite",
     "InferenceObjective",
     "InferencePool",
+    "LabelOperator",
     "LabelRequirement",
     "LabelSelector",
     "ListenerProblem",
