@@ -180,7 +180,7 @@ def _processing_mode(mode: BodyMode) -> ext_proc.ProcessingMode:
 
 def _show_responses(mode: ext_proc.ProcessingMode | None, features: Features) -> None:
     """A picker that is not ours reads no access log: it learns from the response itself which
-    endpoint served (endpoint picker protocol P18), and when it ended."""
+    endpoint served (the endpoint picker protocol has gateways report it), and when it ended."""
     assert mode is not None
     mode.response_header_mode = ext_proc.ProcessingModeHeaderSendMode.SEND
     if features.full_duplex:
