@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inspection.answers import failure
-from pools.model import is_ip
+from pools.addresses import is_ip
 
 UNGUARDED = frozenset({"/metrics", "/healthz", "/readyz"})
 """Asked for by machines, under whatever name a cluster gives this server."""

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 
-from poolpilot.demo.table import PodRow
 from poolpilot.errors import PoolPilotError
 
 LIMIT = aiohttp.ClientTimeout(total=10)
+
+
+@dataclass(frozen=True, slots=True)
+class PodRow:
+    """What the endpoint picker knows of one pod."""
+
+    name: str
+    address: str
+    running: int | None = None
+    """None: its metrics were not read yet."""
+    waiting: int | None = None
+    kv_usage: float | None = None
+    """0 to 1."""
+    adapters: tuple[str, ...] = ()
+    """LoRA adapters that requests use now."""
+    picked: int = 0
+    """Requests that were sent to it since the picker started."""
 
 
 class NoAnswerError(PoolPilotError):

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
-from urllib.parse import urlsplit
 
 import typer
 
 from poolpilot.logs import LogFormat, LogLevel
+from pools.addresses import split_host_port
 
 SERVING = "Serving"
 LOGS = "Logs"
@@ -47,13 +47,8 @@ class LogOptions:
 
 
 def listen_address(text: str) -> tuple[str, int]:
-    """Host and port to listen on, from ``host:port`` or ``[ipv6]:port``; port 0 is any free one.
-    Raises ValueError."""
-    try:
-        parts = urlsplit(f"//{text}")
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise ValueError(f"{text!r}: {error}") from error
-    if not host or port is None or parts.netloc != text:
-        raise ValueError(f"{text!r} is not of the form host:port, or [address]:port for IPv6")
+    """Host and port to listen on; port 0 is any free one. Raises ValueError."""
+    host, port = split_host_port(text)
+    if not host:
+        raise ValueError(f"{text!r} is not of the form host:port: a host is missing")
     return host, port

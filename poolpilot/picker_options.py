@@ -15,9 +15,9 @@ from extproc.picking.scraping import ScrapeSettings
 from extproc.signals.active_checks import CheckSettings
 from extproc.transport.listen import parse_address
 from extproc.transport.tls import TlsFiles
-from poolpilot.commands.limits import transport_limits
 from poolpilot.grouping import option
 from poolpilot.options import LOGS, SERVING, TLS, TRACES
+from poolpilot.transport_limits import transport_limits
 
 PICKING = "Picking"
 

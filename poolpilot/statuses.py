@@ -11,8 +11,8 @@ import typer
 
 from poolpilot.grouping import option
 from poolpilot.sources import MakeSource, Where
+from pools.addresses import is_ip
 from pools.kubernetes.status import StatusSettings, StatusWriter
-from pools.model import is_ip
 from pools.well_known import CONTROLLER, OWN_PICKER
 
 MakeStatusWriter = Callable[[], StatusWriter]

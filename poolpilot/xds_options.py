@@ -8,11 +8,11 @@ from typing import Annotated, ClassVar
 
 import typer
 
-from poolpilot.commands.addresses import collector_address
-from poolpilot.commands.picker_tls import read_picker_tls
+from poolpilot.addresses import collector_address
 from poolpilot.grouping import option
 from poolpilot.options import SERVING, TLS, TRACES, listen_address
-from pools.model import host_port
+from poolpilot.picker_tls import read_picker_tls
+from pools.addresses import host_port
 from xds.config import GRACE, TlsConfig, XdsServerConfig
 from xds.http import HttpConfig
 from xds.translate import ExtProcSettings, SocketAddress, TranslateSettings, parse_target

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import msgspec
 from aiohttp import web
 
+from sim.failures import Orders
 from sim.openai import ApiError
 from sim.replies import json_reply, read_json, refusing
 
-if TYPE_CHECKING:
-    from sim.pod import Pod
+
+class Pod(Protocol):
+    """What is changed and shown here."""
+
+    orders: Orders
+    healthy: bool
+
+    @property
+    def recent(self) -> Sequence[dict[str, Any]]: ...
+    def state(self) -> dict[str, Any]: ...
+    def reset(self) -> None: ...
 
 
 class _FailBody(msgspec.Struct, forbid_unknown_fields=True):

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from pools.addresses import host_port
 from sim import openai
 from sim.admin import Admin
 from sim.answers import Answer, EventStream, PlainChoice, StreamedChoice, cut, end_stream
@@ -71,8 +72,7 @@ class Pod:
 
     @property
     def url(self) -> str:
-        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
-        return f"http://{host}:{self.port}"
+        return f"http://{host_port(self.config.host, self.port)}"
 
     async def start(self) -> None:
         """Listen; afterwards ``port`` is the real one. OSError if it is taken."""

@@ -10,6 +10,7 @@ by ``make contracts``.
 
 from __future__ import annotations
 
+import signal
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -117,4 +118,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # "| head" reads no further: end quietly
     raise SystemExit(main(sys.argv[1:]))

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import yaml
 
+from pools.addresses import is_ip
 from pools.expressions import MOST_INSTRUCTIONS
-from pools.model import is_ip
 from xds.translate.settings import Pipe, SocketAddress, TargetAddress
 
 ACTIVE_LISTENERS = "/stats?format=json&filter=^listener_manager.total_listeners_active$"

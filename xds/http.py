@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 
-from pools.model import host_port
+from pools.addresses import host_port
 
 
 @dataclass(frozen=True, slots=True)

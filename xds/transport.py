@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 
+from pools.addresses import host_port
 from xds.config import XdsServerConfig
 from xds.services import Service
 from xds.tls import CertificateFiles
@@ -39,8 +40,7 @@ def options(config: XdsServerConfig) -> list[tuple[str, int]]:
 def listen(server: grpc.aio.Server, config: XdsServerConfig) -> int:
     """Returns the port. Raises OSError where the address cannot be had, TlsError for bad
     certificates."""
-    host, port = config.host, config.port
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    address = host_port(config.host, config.port)
     try:
         if config.tls is None:
             return server.add_insecure_port(address)

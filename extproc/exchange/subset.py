@@ -1,4 +1,7 @@
-"""The subset hint: which endpoints a gateway allows (endpoint picker protocol P3 to P7)."""
+"""The subset hint: which endpoints a gateway allows (endpoint picker protocol).
+
+See :mod:`pools.contract` for its names and for where it is written.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,11 @@ from pools.contract import SUBSET_KEY, SUBSET_NAMESPACE
 
 
 def subset_of(metadata: pb.Metadata) -> tuple[str, ...] | None:
-    """``ip`` or ``ip:port``, in the gateway's order; None where there is no hint (P7).
+    """``ip`` or ``ip:port``, in the gateway's order; None where there is no hint.
 
     The protocol asks for a list; some gateways send a comma-joined string. A hint of any other
-    type allows nothing (P6): sending the request anywhere might break what the hint is there for.
+    type allows nothing, like an empty list: sending the request anywhere might break what the hint
+    is there for.
     """
     hints = metadata.filter_metadata
     if SUBSET_NAMESPACE not in hints:

@@ -21,6 +21,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from extproc.request import Answer, Answered, Api, Completed, InferenceRequest, Picker, Refused
+from pools.addresses import split_host_port
 
 _OPERATIONS = {
     Api.CHAT_COMPLETIONS: "chat",
@@ -151,12 +152,12 @@ def _tell_outcome(span: Span, outcome: Answer) -> None:
         if outcome.status >= 500:
             span.set_status(StatusCode.ERROR, outcome.message)
         return
-    address, _, port = outcome.endpoints[0].rpartition(":")
+    address, port = split_host_port(outcome.endpoints[0])
     span.set_attribute("poolpilot.outcome", "routed")
     span.set_attribute("poolpilot.pool", str(outcome.pool))
     span.set_attribute("poolpilot.pick", outcome.pick_id)
     span.set_attribute("poolpilot.endpoints", outcome.endpoints)
-    span.set_attribute("server.address", address.strip("[]"))
-    span.set_attribute("server.port", int(port))
+    span.set_attribute("server.address", address)
+    span.set_attribute("server.port", port)
     if outcome.model is not None:
         span.set_attribute("poolpilot.target_model", outcome.model)

@@ -30,7 +30,13 @@ from extproc.picking.scheduling.prefix.exact import CacheEvent
 from extproc.picking.scheduling.profile import Profile, Step
 from extproc.picking.scheduling.resolution import Resolver
 from extproc.picking.scheduling.signals import Signals
-from pools.model import Endpoint, InferencePool, ObjectName, World, is_ip
+from pools.addresses import is_ip
+from pools.model import (
+    Endpoint,
+    InferencePool,
+    ObjectName,
+    World,
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -148,9 +154,9 @@ class PoolView:
     ) -> Sequence[Candidate]:
         """The endpoints that may be picked now: in the subset, not draining, in good health.
 
-        What leaves some out leaves a step in the trace. Rules (P5, P6): an empty subset, or one
-        that names none of ours, leaves nothing. Draining, ill and full endpoints are used if there
-        is nothing better.
+        What leaves some out leaves a step in the trace. The endpoint picker protocol wants it so:
+        an empty subset, or one that names no member, leaves nothing. Draining, ill and full
+        endpoints are used if there is nothing better.
         """
         members: Sequence[Member] = self.members
         self._left_out = ()

@@ -19,6 +19,7 @@ from extproc.request import Completed, Picker
 from extproc.service.sent_picks import SentPicks
 from extproc.transport.api import Handler, Services, Stream
 from extproc.wire import access_log_pb2 as pb
+from pools.addresses import host_port
 from pools.contract import (
     CACHE_CREATION_TOKENS,
     CACHE_READ_TOKENS,
@@ -155,10 +156,7 @@ def _text(namespace: Struct | None, key: str) -> str:
 
 
 def _endpoint(socket: pb.SocketAddress) -> str:
-    address = socket.address
-    if ":" in address:
-        return f"[{address}]:{socket.port_value}"
-    return f"{address}:{socket.port_value}" if address else ""
+    return host_port(socket.address, socket.port_value) if socket.address else ""
 
 
 def _tokens(value: Value | None) -> int | None:

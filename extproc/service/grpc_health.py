@@ -1,4 +1,5 @@
-"""The gRPC health protocol (endpoint picker protocol P20, P21), for Envoy and kubelet."""
+"""The gRPC health protocol, for Envoy and kubelet. Its services are those that the endpoint picker
+protocol names."""
 
 from __future__ import annotations
 

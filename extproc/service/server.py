@@ -43,10 +43,11 @@ from extproc.signals.scraper import Scraper
 from extproc.signals.served_models import ServedModels
 from extproc.transport.api import Server, Services
 from extproc.transport.grpcio import serve_grpcio
-from extproc.transport.listen import TcpAddress, bind, join_host_port, parse_address
+from extproc.transport.listen import TcpAddress, bind, parse_address
 from extproc.transport.tls import TlsFiles
 from inspection.http import HttpServer
 from inspection.live import Live
+from pools.addresses import host_port
 from pools.extras import install_command
 from pools.model import World
 from pools.source import Source
@@ -171,7 +172,7 @@ class EndpointPickerServer:
     def http_address(self) -> str:
         """Where debug pages and metrics really are."""
         name = self._http.listener.getsockname()
-        return name if isinstance(name, str) else join_host_port(name[0], name[1])
+        return name if isinstance(name, str) else host_port(name[0], name[1])
 
     async def start(self) -> None:
         """Listen and begin to follow the source. Raises OSError when an address is taken."""

@@ -25,7 +25,10 @@ from extproc.picking.scheduling.prefix.exact import CacheEvent, Cleared, Removed
 from extproc.signals.endpoint_loops import EndpointLoops
 from extproc.signals.fetch import ScrapeError
 from extproc.signals.scraper import Fetch
-from pools.model import Endpoint, host_port
+from pools.addresses import host_port
+from pools.model import (
+    Endpoint,
+)
 from pools.tasks import PartEndedError, Parts
 
 log = structlog.get_logger(__name__)

@@ -10,6 +10,8 @@ import stat
 from dataclasses import dataclass
 from typing import Final
 
+from pools.addresses import host_port, split_host_port
+
 _BACKLOG: Final = 1024
 _UNIX: Final = "unix:"
 
@@ -22,7 +24,7 @@ class TcpAddress:
     port: int
 
     def __str__(self) -> str:
-        return join_host_port(self.host, self.port)
+        return host_port(self.host, self.port)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +36,6 @@ class UnixAddress:
 
 
 Address = TcpAddress | UnixAddress
-
-
-def join_host_port(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def parse_address(text: str) -> Address:
@@ -52,18 +50,8 @@ def parse_address(text: str) -> Address:
         if path:
             return UnixAddress(path)
     else:
-        host, colon, port = text.rpartition(":")
-        bracketed = host.startswith("[") and host.endswith("]")
-        if bracketed:
-            host = host[1:-1]
-        if (
-            colon
-            and port.isascii()
-            and port.isdigit()
-            and int(port) <= 65_535
-            and (bracketed or ":" not in host)
-        ):
-            return TcpAddress(host, int(port))
+        with contextlib.suppress(ValueError):
+            return TcpAddress(*split_host_port(text))
     raise ValueError(
         f"{text!r} is no address to listen on: use host:port, [ipv6]:port, :port or unix:/path"
     )

@@ -18,9 +18,10 @@ import structlog
 from extproc.transport.api import Services
 from extproc.transport.busy_poll import BusyPoll
 from extproc.transport.h2 import Limits
-from extproc.transport.listen import UnixAddress, bind, join_host_port, parse_address
+from extproc.transport.listen import UnixAddress, bind, parse_address
 from extproc.transport.native_connection import TICK, ServerConnection
 from extproc.transport.tls import ServerTls, TlsFiles
+from pools.addresses import host_port
 from pools.waiting import set_within
 
 log = structlog.get_logger(__name__)
@@ -80,7 +81,7 @@ class NativeServer:
                 self._new_connection, sock=listener, ssl=context, ssl_handshake_timeout=within
             )
         else:
-            self._address = join_host_port(
+            self._address = host_port(
                 where.host or listener.getsockname()[0], listener.getsockname()[1]
             )
             self._listener = await self._loop.create_server(

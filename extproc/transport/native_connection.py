@@ -18,7 +18,7 @@ from extproc.transport.h2 import (
     StreamOpened,
 )
 from extproc.transport.h2.request import Request
-from extproc.transport.listen import join_host_port
+from pools.addresses import host_port
 
 if TYPE_CHECKING:
     from extproc.transport.native import NativeServer
@@ -93,7 +93,7 @@ class ServerConnection(asyncio.Protocol):
         transport = cast(asyncio.Transport, base)  # uvloop's is one without saying so
         address = transport.get_extra_info("peername")
         if isinstance(address, tuple):
-            self.peer = join_host_port(address[0], address[1])
+            self.peer = host_port(address[0], address[1])
             with contextlib.suppress(OSError):
                 transport.get_extra_info("socket").setsockopt(
                     socket.IPPROTO_TCP, socket.TCP_NODELAY, 1

@@ -59,7 +59,7 @@ def _struct_entry(key: str, fields: bytes) -> bytes:
 
 @functools.lru_cache(maxsize=4096)
 def _destination(endpoints: str) -> tuple[bytes, bytes]:
-    """The same value as a header mutation and as metadata (P17: they must never differ)."""
+    """The same value as a header mutation and as metadata: the protocol lets them never differ."""
     value = endpoints.encode()
     return (
         _set_header(DESTINATION, value),

@@ -59,7 +59,7 @@ def bootstrap(
 
       poolpilot bootstrap --xds xds:18000 > envoy.yaml && envoy -c envoy.yaml
     """
-    from poolpilot.commands.addresses import socket_address, target_address
+    from poolpilot.addresses import socket_address, target_address
     from pools.model import ObjectName
     from xds.bootstrap import BootstrapSettings, TlsFiles, bootstrap_yaml
 

@@ -16,7 +16,7 @@ from poolpilot.picker_options import PickerOptions
 from poolpilot.sources import Where
 from poolpilot.statuses import GatewayOptions
 from poolpilot.xds_options import XdsOptions
-from pools.model import host_port
+from pools.addresses import host_port
 
 CLOSING = 2.0
 """Seconds that a server may take to close after the grace period it gives others."""

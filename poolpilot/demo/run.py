@@ -24,7 +24,7 @@ from poolpilot.demo.load import Report, ask, mix, send
 from poolpilot.demo.ports import Ports
 from poolpilot.demo.processes import ChildDiedError
 from poolpilot.demo.stack import POLL, Stack
-from poolpilot.demo.table import PodRow, line, table
+from poolpilot.demo.table import line, table
 from poolpilot.envoy_binary import find_envoy
 from poolpilot.errors import PoolPilotError
 from poolpilot.lifecycle import explained, stop_signals
@@ -157,7 +157,7 @@ async def _watch(stack: Stack, console: Console) -> None:
             console.print(f"{time.strftime('%H:%M:%S')} {line(rows)}", soft_wrap=True)
 
 
-async def _frames(stack: Stack, interval: float) -> AsyncIterator[list[PodRow]]:
+async def _frames(stack: Stack, interval: float) -> AsyncIterator[list[debug.PodRow]]:
     async with aiohttp.ClientSession(timeout=debug.LIMIT) as session:
         while True:
             # A picker that does not answer is busy, or dead, which is the guard's business.

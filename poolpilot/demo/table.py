@@ -3,26 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from rich.table import Table
 
-
-@dataclass(frozen=True, slots=True)
-class PodRow:
-    """What the endpoint picker knows of one pod."""
-
-    name: str
-    address: str
-    running: int | None = None
-    """None: its metrics were not read yet."""
-    waiting: int | None = None
-    kv_usage: float | None = None
-    """0 to 1."""
-    adapters: tuple[str, ...] = ()
-    """LoRA adapters that requests use now."""
-    picked: int = 0
-    """Requests that were sent to it since the picker started."""
+from poolpilot.debug import PodRow
 
 
 def table(rows: Sequence[PodRow]) -> Table:

@@ -5,7 +5,13 @@ from __future__ import annotations
 
 import msgspec
 
-from pools.model import EndpointSlice, ObjectName, Origin, Problem, is_ip
+from pools.addresses import is_ip
+from pools.model import (
+    EndpointSlice,
+    ObjectName,
+    Origin,
+    Problem,
+)
 from pools.services import SERVICE_LABEL, conditions
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pools.addresses import is_ip
 from pools.manifests.fields import (
     Fields,
     Place,
@@ -12,7 +13,13 @@ from pools.manifests.fields import (
     text,
 )
 from pools.manifests.meta import Meta
-from pools.model import EndpointSlice, Namespace, ObjectName, Service, ServicePort, is_ip
+from pools.model import (
+    EndpointSlice,
+    Namespace,
+    ObjectName,
+    Service,
+    ServicePort,
+)
 from pools.services import SERVICE_LABEL, conditions
 
 _read_text = text("text", high=253)

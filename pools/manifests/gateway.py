@@ -34,6 +34,7 @@ from pools.model import (
     Gateway,
     GatewayClass,
     GatewayListener,
+    LabelOperator,
     LabelRequirement,
     LabelSelector,
     ListenerProblem,
@@ -50,7 +51,7 @@ Build = Callable[[Fields], T]
 
 _HOSTNAME = re.compile(r"(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _PROTOCOL = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?(/[A-Za-z0-9]+)?")
-_OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist")
+_OPERATORS = [*map(str, LabelOperator)]
 _NO_CLIENT_CHECK = "clients would not be asked for certificates, which is not supported"
 
 section_name = text("a listener's name", re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"), high=253)
@@ -204,12 +205,7 @@ def _label_selector(faults: _Faults) -> Build[LabelSelector]:
     def build(fields: Fields) -> LabelSelector:
         equal = fields.optional("matchLabels", string_map, {})
         others = fields.optional("matchExpressions", list_of(struct(_requirement(faults))), ())
-        return LabelSelector(
-            (
-                *(LabelRequirement(key, "In", (value,)) for key, value in equal.items()),
-                *(requirement for requirement in others if requirement is not None),
-            )
-        )
+        return LabelSelector.of(equal, filter(None, others))
 
     return build
 
@@ -224,12 +220,11 @@ def _requirement(faults: _Faults) -> Build[LabelRequirement | None]:
         if operator not in _OPERATORS:
             message = f"{operator!r} is no operator{did_you_mean(operator, _OPERATORS)}"
             faults.add(fields.at("operator"), "Invalid", message)
-        elif operator in ("In", "NotIn") and not values:
-            faults.add(fields.at("values"), "Invalid", f"{operator} needs values")
-        elif operator in ("Exists", "DoesNotExist") and values:
-            faults.add(fields.at("values"), "Invalid", f"{operator} takes no values")
+        elif (needed := LabelOperator(operator).needs_values) != bool(values):
+            message = f"{operator} {'needs' if needed else 'takes no'} values"
+            faults.add(fields.at("values"), "Invalid", message)
         else:
-            return LabelRequirement(key, operator, values)
+            return LabelRequirement(key, LabelOperator(operator), values)
         return None
 
     return build

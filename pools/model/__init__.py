@@ -26,8 +26,6 @@ from pools.model.gateway import (
     Gateway,
     GatewayClass,
     GatewayListener,
-    LabelRequirement,
-    LabelSelector,
     ListenerProblem,
     ListenerProtocol,
     NamespacesFrom,
@@ -46,9 +44,8 @@ from pools.model.inference import (
     PickerRef,
     RewriteRule,
     TargetModel,
-    host_port,
-    is_ip,
 )
+from pools.model.labels import LabelOperator, LabelRequirement, LabelSelector
 from pools.model.objects import DEFAULT_NAMESPACE, ObjectName, Origin, Problem, Severity, seniority
 from pools.model.route import (
     HTTP_TOKEN,
@@ -98,6 +95,7 @@ __all__ = [
     "InferenceModelRewrite",
     "InferenceObjective",
     "InferencePool",
+    "LabelOperator",
     "LabelRequirement",
     "LabelSelector",
     "ListenerProblem",
@@ -131,7 +129,5 @@ __all__ = [
     "ValueMatch",
     "ValueMatchType",
     "World",
-    "host_port",
-    "is_ip",
     "seniority",
 ]

@@ -3,48 +3,15 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from pools.model.labels import LabelSelector
 from pools.model.objects import ObjectName, Origin
 
 
 class ListenerProtocol(enum.StrEnum):
     HTTP = "HTTP"
     HTTPS = "HTTPS"
-
-
-@dataclass(frozen=True, slots=True)
-class LabelRequirement:
-    """One of a label selector's ``matchExpressions``."""
-
-    key: str
-    operator: str
-    """``In``, ``NotIn``, ``Exists`` or ``DoesNotExist``."""
-    values: tuple[str, ...] = ()
-
-    def holds(self, labels: Mapping[str, str]) -> bool:
-        value = labels.get(self.key)
-        match self.operator:
-            case "In":
-                return value in self.values
-            case "NotIn":
-                return value not in self.values
-            case "Exists":
-                return value is not None
-            case "DoesNotExist":
-                return value is None
-        raise ValueError(f"operator {self.operator!r} is not one of a label selector")
-
-
-@dataclass(frozen=True, slots=True)
-class LabelSelector:
-    """All of its requirements must hold. Without any, everything is selected."""
-
-    requirements: tuple[LabelRequirement, ...] = ()
-
-    def selects(self, labels: Mapping[str, str]) -> bool:
-        return all(requirement.holds(labels) for requirement in self.requirements)
 
 
 class NamespacesFrom(enum.StrEnum):
@@ -59,7 +26,7 @@ class AllowedRoutes:
     """Which HTTPRoutes may attach to a listener."""
 
     namespaces: NamespacesFrom = NamespacesFrom.SAME
-    selector: LabelSelector = LabelSelector()
+    selector: LabelSelector = field(default_factory=LabelSelector)
     """Of namespaces, with ``SELECTOR``."""
     http_routes: bool = True
     """Whether HTTPRoute is among the allowed kinds."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import enum
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pools.addresses import host_port
 from pools.model.objects import ObjectName, Origin
 
 
@@ -62,20 +62,6 @@ class Endpoint:
     @property
     def metrics_address(self) -> str:
         return host_port(self.address, self.metrics_port or self.port)
-
-
-def host_port(address: str, port: int) -> str:
-    """Join an IP address and a port, with brackets around IPv6."""
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-def is_ip(address: str) -> bool:
-    """Whether ``address`` is a literal IPv4 or IPv6 address."""
-    try:
-        ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    return True
 
 
 @dataclass(frozen=True, slots=True)

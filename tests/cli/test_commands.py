@@ -25,10 +25,10 @@ from extproc.transport.h2.limits import Rate
 from extproc.transport.native import Upkeep
 from poolpilot import check, debug
 from poolpilot.cli import app
-from poolpilot.commands.limits import transport_limits
-from poolpilot.commands.picker_tls import read_picker_tls
 from poolpilot.demo import quickstart
 from poolpilot.errors import PoolPilotError
+from poolpilot.picker_tls import read_picker_tls
+from poolpilot.transport_limits import transport_limits
 from pools.manifests import read_text
 from tests.certificates import self_signed
 from xds.translate import PickerTls

@@ -27,13 +27,12 @@ from extproc.picking.scheduling import (
     scorers,
     session,
 )
-from extproc.picking.scheduling.labels import Operator, Requirement
 from extproc.picking.scheduling.limits import Concurrency, Measure
 from extproc.picking.scheduling.prefix import PrefixIndex
 from extproc.picking.scheduling.signals import Latency
 from extproc.picking.scheduling.work import work_of, work_with
 from extproc.request import InferenceRequest
-from pools.model import Endpoint
+from pools.model import Endpoint, LabelOperator, LabelRequirement, LabelSelector
 
 
 def pod(
@@ -244,14 +243,14 @@ def test_context_length_prefers_the_narrow_range_that_the_prompt_is_in() -> None
 def test_a_label_selector_means_what_it_means_in_kubernetes() -> None:
     pods = [pod(1, labelled={"gpu": "h100"}), pod(2, labelled={"gpu": "a10"}), pod(3)]
 
-    def chosen(operator: Operator, *values: str) -> list[int]:
-        wanted = Requirement("gpu", operator, frozenset(values))
-        return kept(labels.label_selector([wanted]), pods)
+    def chosen(operator: LabelOperator, *values: str) -> list[int]:
+        wanted = LabelRequirement("gpu", operator, values)
+        return kept(labels.label_selector(LabelSelector((wanted,))), pods)
 
-    assert chosen(Operator.IN, "h100", "h200") == [0]
-    assert chosen(Operator.NOT_IN, "h100") == [1, 2]
-    assert chosen(Operator.EXISTS) == [0, 1]
-    assert chosen(Operator.DOES_NOT_EXIST) == [2]
+    assert chosen(LabelOperator.IN, "h100", "h200") == [0]
+    assert chosen(LabelOperator.NOT_IN, "h100") == [1, 2]
+    assert chosen(LabelOperator.EXISTS) == [0, 1]
+    assert chosen(LabelOperator.DOES_NOT_EXIST) == [2]
 
 
 def test_roles() -> None:

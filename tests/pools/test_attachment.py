@@ -18,6 +18,7 @@ from pools.model import (
     HeaderChanges,
     HTTPRoute,
     InferencePool,
+    LabelOperator,
     LabelRequirement,
     LabelSelector,
     ListenerProblem,
@@ -260,14 +261,14 @@ class TestRoutes:
             (
                 AllowedRoutes(
                     NamespacesFrom.SELECTOR,
-                    LabelSelector((LabelRequirement("team", "In", ("llm",)),)),
+                    LabelSelector((LabelRequirement("team", LabelOperator.IN, ("llm",)),)),
                 ),
                 True,
             ),
             (
                 AllowedRoutes(
                     NamespacesFrom.SELECTOR,
-                    LabelSelector((LabelRequirement("team", "NotIn", ("llm",)),)),
+                    LabelSelector((LabelRequirement("team", LabelOperator.NOT_IN, ("llm",)),)),
                 ),
                 False,
             ),

@@ -26,6 +26,7 @@ from pools.model import (
     InferenceModelRewrite,
     InferenceObjective,
     InferencePool,
+    LabelOperator,
     LabelRequirement,
     LabelSelector,
     ListenerProtocol,
@@ -69,7 +70,8 @@ def https(name: str, *certificates: ObjectName) -> GatewayListener:
         f"{name}.example.com",
         tuple(map(CertificateRef, certificates)),
         AllowedRoutes(
-            NamespacesFrom.SELECTOR, LabelSelector((LabelRequirement("team", "In", ("llm",)),))
+            NamespacesFrom.SELECTOR,
+            LabelSelector((LabelRequirement("team", LabelOperator.IN, ("llm",)),)),
         ),
     )
 

@@ -14,7 +14,7 @@ from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from inspection.answers import PageError
-from pools.model import host_port, is_ip
+from pools.addresses import host_port, is_ip
 
 PATH = "/config_dump?include_eds"
 _LIMIT = 5.0

@@ -10,7 +10,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from pools.model import AbsentEndpoint, Endpoint, InferencePool, Problem, World, host_port, is_ip
+from pools.addresses import host_port, is_ip
+from pools.model import (
+    AbsentEndpoint,
+    Endpoint,
+    InferencePool,
+    Problem,
+    World,
+)
 from xds.debug.change_log import Removal
 from xds.debug.nodes import time_json
 from xds.provider import FeatureVariant

@@ -19,8 +19,12 @@ from envoy_data_plane.envoy.extensions.retry.priority.previous_priorities.v3 imp
 from envoy_data_plane.envoy.type import v3 as kind
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
+from pools.addresses import is_ip
 from pools.contract import DESTINATION, LB_NAMESPACE, OWN_NAMESPACE, POOL_METADATA, SUBSET_NAMESPACE
-from pools.model import BodyMode, FailureMode, is_ip
+from pools.model import (
+    BodyMode,
+    FailureMode,
+)
 from xds.resource import CLUSTER, Resource
 from xds.translate.features import Features
 from xds.translate.names import EXT_PROC_CLUSTER, picker_cluster
@@ -176,7 +180,7 @@ def _processing_mode(mode: BodyMode) -> ext_proc.ProcessingMode:
 
 def _show_responses(mode: ext_proc.ProcessingMode | None, features: Features) -> None:
     """A picker that is not ours reads no access log: it learns from the response itself which
-    endpoint served (endpoint picker protocol P18), and when it ended."""
+    endpoint served (the endpoint picker protocol has gateways report it), and when it ended."""
     assert mode is not None
     mode.response_header_mode = ext_proc.ProcessingModeHeaderSendMode.SEND
     if features.full_duplex:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pools.addresses import is_ip, split_host_port
 from pools.attachment import OWN_PICKERS
-from pools.model import is_ip
 
 MEBIBYTE = 1024 * 1024
 
@@ -18,17 +18,13 @@ class SocketAddress:
 
     @classmethod
     def parse(cls, text: str) -> SocketAddress:
-        """Read ``host:port`` or ``[ipv6]:port``."""
-        host, colon, port = text.rpartition(":")
-        if host.startswith("[") and host.endswith("]"):
-            host = host[1:-1]
-        elif ":" in host:
-            raise ValueError(f"{text!r}: write an IPv6 address in brackets, [address]:port")
-        if not colon or not host or not port.isascii() or not port.isdigit():
+        """Read ``host:port`` or ``[ipv6]:port``. Raises ValueError."""
+        host, port = split_host_port(text)
+        if not host:
             raise ValueError(f"{text!r} is not of the form host:port")
-        if not 1 <= int(port) <= 65535:
+        if not port:
             raise ValueError(f"{text!r}: ports go from 1 to 65535")
-        return cls(host, int(port))
+        return cls(host, port)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager i
 from envoy_data_plane.envoy.extensions.tracers.opentelemetry.samplers import v3 as samplers
 from envoy_data_plane.envoy.type.v3 import FractionalPercent, FractionalPercentDenominatorType
 
-from pools.model import host_port, is_ip
+from pools.addresses import host_port, is_ip
 from xds.resource import CLUSTER, Resource
 from xds.translate.names import TRACE_CLUSTER
 from xds.translate.pack import any_of, resource, seconds

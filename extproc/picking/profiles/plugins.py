@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 from extproc.picking.profiles.reading import KnownFields, number, strict
 from extproc.picking.scheduling import affinity, filters, labels, limits, pickers, scorers, session
-from extproc.picking.scheduling.labels import Operator, Requirement
 from extproc.picking.scheduling.load import PREFILL_RATE
 from extproc.picking.scheduling.profile import Filter, Picker, Scorer
 from extproc.picking.scheduling.profiles import (
@@ -32,6 +31,7 @@ from pools.manifests.fields import (
 from pools.manifests.fields import (
     labels as label_map,
 )
+from pools.model import LabelOperator, LabelRequirement, LabelSelector
 
 _MAX = 1 << 31
 
@@ -145,22 +145,16 @@ def _label_selector(p: KnownFields) -> Plugin:
     expressions = p.optional("matchExpressions", list_of(strict(_requirement)), ())
     if not wanted and not expressions:
         p.place.error("needs matchLabels or matchExpressions")
-    all_of = [
-        *(Requirement(key, Operator.IN, frozenset((value,))) for key, value in wanted.items()),
-        *expressions,
-    ]
-    return Plugin(filter=lambda: labels.label_selector(all_of))
+    selector = LabelSelector.of(wanted, expressions)
+    return Plugin(filter=lambda: labels.label_selector(selector))
 
 
-def _requirement(p: KnownFields) -> Requirement:
-    operator = p.required("operator", choice(Operator))
+def _requirement(p: KnownFields) -> LabelRequirement:
+    operator = p.required("operator", choice(LabelOperator))
     values = p.optional("values", list_of(text("a label value", high=63)), ())
-    needs_values = operator in (Operator.IN, Operator.NOT_IN)
-    if needs_values != bool(values):
-        p.place.error(f"{operator} {'needs' if needs_values else 'takes no'} values")
-    return Requirement(
-        p.required("key", text("a label key", high=317)), operator, frozenset(values)
-    )
+    if operator.needs_values != bool(values):
+        p.place.error(f"{operator} {'needs' if operator.needs_values else 'takes no'} values")
+    return LabelRequirement(p.required("key", text("a label key", high=317)), operator, values)
 
 
 def _context_length(p: KnownFields) -> Plugin:

@@ -2,50 +2,22 @@
 
 from __future__ import annotations
 
-import enum
 import functools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from extproc.picking.scheduling.candidate import Candidate
 from extproc.picking.scheduling.profile import Filter, SchedulingRequest, Scorer
+from pools.model import LabelSelector
 
 ROLE = "llm-d.ai/role"
 CONTEXT_LENGTH_RANGE = "llm-d.ai/context-length-range"
 
 
-class Operator(enum.StrEnum):
-    IN = "In"
-    NOT_IN = "NotIn"
-    EXISTS = "Exists"
-    DOES_NOT_EXIST = "DoesNotExist"
-
-
-@dataclass(frozen=True, slots=True)
-class Requirement:
-    """One expression of a Kubernetes label selector."""
-
-    key: str
-    operator: Operator
-    values: frozenset[str] = frozenset()
-
-    def met_by(self, labels: Mapping[str, str]) -> bool:
-        match self.operator:
-            case Operator.IN:
-                return labels.get(self.key) in self.values
-            case Operator.NOT_IN:
-                return labels.get(self.key) not in self.values
-            case Operator.EXISTS:
-                return self.key in labels
-            case Operator.DOES_NOT_EXIST:
-                return self.key not in labels
-
-
-def label_selector(requirements: Sequence[Requirement]) -> Filter:
-    """Endpoints that meet all requirements."""
+def label_selector(selector: LabelSelector) -> Filter:
+    """Endpoints that it selects."""
 
     def apply(request: SchedulingRequest, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
-        return [c for c in candidates if all(one.met_by(c.endpoint.labels) for one in requirements)]
+        return [c for c in candidates if selector.selects(c.endpoint.labels)]
 
     return Filter("label-selector-filter", apply, because="its labels do not match")
 

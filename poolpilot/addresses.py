@@ -1,4 +1,4 @@
-"""Reading addresses from options, with errors that name the option."""
+"""Where Envoy connects to, read from options, with errors that name the option."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from xds.translate.settings import SocketAddress, TargetAddress, parse_target
 
 
 def socket_address(text: str, option: str) -> SocketAddress:
+    """``host:port``. Raises typer.BadParameter, as all here."""
     try:
         return SocketAddress.parse(text)
     except ValueError as error:
