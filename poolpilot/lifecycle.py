@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 
 import structlog
 
+from poolpilot import logs
 from poolpilot.errors import PoolPilotError
 from pools.tasks import PartEndedError, Parts, unless_set
 
@@ -109,8 +109,11 @@ def run_until_stopped(
         except TimeoutError as error:
             # Closing the loop would wait for the same part again, without a limit.
             log.error("not stopped in time, leaving anyway", error=str(error))
-            sys.stderr.flush()
+            logs.flush()
             os._exit(FORCED_EXIT)
+        finally:
+            # What the command line says of an end comes after what led to it.
+            logs.flush()
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -132,15 +132,16 @@ class EndpointPickerServer:
         self._pausing = Poller("question for pauses", self._pauses, pauses.INTERVAL)
         asking = ServedModels(self.director.models, self._fetch, fleet.troubled)
         self._models = Poller("question for models", asking, config.models_interval)
-        registry = registry_of(metrics, fleet, clock)
+        self.registry = registry_of(metrics, fleet, clock)
+        """What ``/metrics`` shows."""
         if self.admission is not None:
             counts = self._telemetry.admission_metrics
-            registry.register(AdmissionCollector(counts, self.admission))
+            self.registry.register(AdmissionCollector(counts, self.admission))
         self._live = Live(lambda: pulse(self.director, clock(), self._profiles, self.admission))
         self._http = HttpServer(
             application(
                 self.director,
-                registry,
+                self.registry,
                 lambda: self.health.ready,
                 clock,
                 self._profiles,
