@@ -200,6 +200,17 @@ class PickerOptions:
             min=1,
         ),
     ] = _PICKER.exchange.body_limit
+    held_limit: Annotated[
+        int,
+        option(
+            "POOLPILOT_HELD_LIMIT",
+            PICKING,
+            "Bytes of all request bodies that are held at the same time; beyond it the largest is "
+            "answered with 503. 0: a quarter of the memory limit of the process's control group, "
+            "or of the machine's memory.",
+            min=0,
+        ),
+    ] = _PICKER.held_limit
     pick_timeout: Annotated[
         float,
         option(
@@ -302,6 +313,7 @@ class PickerOptions:
                     upload_timeout=self.upload_timeout,
                     restore_model=self.restore_model,
                 ),
+                held_limit=self.held_limit,
                 in_flight_expiry=self.in_flight_expiry,
                 kv_events_port=self.kv_events_port,
                 explain_header=self.explain_header,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from extproc.compiled import is_compiled
+from extproc.config.memory import give_back
 from extproc.config.profiles_file import ProfilesFile
 from extproc.config.settings import GRACE, PickerConfig, TransportKind
 from extproc.exchange.settings import ExchangeSettings
@@ -190,7 +191,10 @@ class EndpointPickerServer:
                 ModelList(self._traced(self._picking), self.director),
                 self._with_time_to_wait(config.exchange),
                 self._telemetry.metrics.refused,
+                config.bytes_held,
+                give_back,
             )
+            self._telemetry.metrics.held_bytes = lambda: exchanges.held.total
             services = {
                 **exchanges.services(),
                 **self._lasting.track(AccessLog(self._picking, exchanges.sent_picks).services()),
