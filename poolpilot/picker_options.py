@@ -154,6 +154,17 @@ class PickerOptions:
             max=65535,
         ),
     ] = _PICKER.kv_events_port
+    state: Annotated[
+        Path | None,
+        option(
+            "POOLPILOT_STATE",
+            PICKING,
+            "File in which the picker keeps what it has learned (what servers have cached, how "
+            "long answers are), so that after a restart it goes on as before. It is written every "
+            "10 seconds and at the end.",
+            metavar="FILE",
+        ),
+    ] = _PICKER.state
     explain_header: Annotated[
         bool,
         option(
@@ -316,6 +327,7 @@ class PickerOptions:
                 held_limit=self.held_limit,
                 in_flight_expiry=self.in_flight_expiry,
                 kv_events_port=self.kv_events_port,
+                state=self.state,
                 explain_header=self.explain_header,
                 scrape=ScrapeSettings(interval=self.scrape_interval),
                 checks=CheckSettings(self.health_check_interval, path=self.health_check_path),

@@ -68,6 +68,8 @@ class PickerConfig:
     held_limit: int = 0
     """Bytes of all request bodies that are held at the same time; beyond it the largest is answered
     with 503. 0: a quarter of the memory that the process may use, but room for one body."""
+    state: Path | None = None
+    """Where what was learned is kept over a restart; None: nowhere."""
     kv_events_port: int | None = None
     """Where each pod publishes the events of its KV cache (vLLM over ZeroMQ); None: not used."""
     scrape: ScrapeSettings = field(default_factory=ScrapeSettings)

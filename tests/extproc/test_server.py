@@ -118,12 +118,12 @@ def body_of(document: dict[str, object]) -> bytes:
     return request.SerializeToString()
 
 
-async def ask(address: str) -> ext_proc_pb2.ProcessingResponse:
+async def ask(address: str, prompt: str = "hi") -> ext_proc_pb2.ProcessingResponse:
     """What Envoy is told first about a completion request."""
     async with channel_to(address) as channel:
         call = channel.stream_stream(EXT_PROC)(metadata=(("x-inference-pool", str(POOL)),))
         await call.write(headers_of("/v1/completions", end=False))
-        await call.write(body_of({"model": "m", "prompt": "hi"}))
+        await call.write(body_of({"model": "m", "prompt": prompt}))
         answer = await call.read()
         await call.done_writing()
         return ext_proc_pb2.ProcessingResponse.FromString(answer)
