@@ -19,6 +19,8 @@ log = structlog.get_logger(__name__)
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FORCED_EXIT = 130
 """Exit status after a second stop signal."""
+CLOSING = 2.0
+"""Seconds that a server may take to close after the grace period it gives others."""
 
 
 class PartDiedError(PoolPilotError):
