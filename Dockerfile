@@ -41,7 +41,9 @@ RUN pip="/opt/build/bin/pip --disable-pip-version-check" \
 FROM python:3.11-slim-bookworm
 LABEL org.opencontainers.image.title="PoolPilot" \
       org.opencontainers.image.description="xDS server and endpoint picker for LLM pools behind Envoy"
-RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin poolpilot
+# A fresh volume at /state takes its owner from here.
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin poolpilot \
+ && install --directory --owner=10001 --group=10001 --mode=0700 /state
 COPY --from=build /opt/poolpilot /opt/poolpilot
 ENV PATH=/opt/poolpilot/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \

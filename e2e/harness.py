@@ -11,7 +11,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,7 +130,7 @@ class Traffic:
 class Gateway:
     """One running stack. Made once for many tests: ``restore`` undoes what a test did to it."""
 
-    def __init__(self, directory: Path, mode: Mode) -> None:
+    def __init__(self, directory: Path, mode: Mode, picker_options: Sequence[str] = ()) -> None:
         self.mode = mode
         self.stack = Stack(
             directory,
@@ -139,7 +139,11 @@ class Gateway:
             find_envoy(),
             delta=mode == "delta",
             pod_options=POD_OPTIONS,
-            extproc_options=[f"--transport={TRANSPORTS[mode]}", "--explain-header"],
+            extproc_options=[
+                f"--transport={TRANSPORTS[mode]}",
+                "--explain-header",
+                *picker_options,
+            ],
         )
 
     @property

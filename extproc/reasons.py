@@ -125,6 +125,17 @@ class Reason(enum.StrEnum):
         "change the body.",
         "Set `request_body_mode` to `FULL_DUPLEX_STREAMED` or `BUFFERED`.",
     )
+    BODIES_FULL = (
+        "bodies-full",
+        503,
+        "The endpoint picker holds as many bytes of request bodies as it has memory for, and this "
+        "request has more of them than others. Try again later.",
+        "All bodies that are held at the same time are more than the memory for them (a quarter of "
+        "the picker's memory limit unless configured), and this one was the largest.",
+        "Try again after `retry-after`; send large bodies faster, or fewer at a time; or give the "
+        "picker more memory.",
+        5.0,
+    )
     NO_READY_ENDPOINTS = (
         "no-ready-endpoints",
         503,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 
 import structlog
 
+from poolpilot import logs
 from poolpilot.errors import PoolPilotError
 from pools.tasks import PartEndedError, Parts, unless_set
 
@@ -19,6 +19,8 @@ log = structlog.get_logger(__name__)
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FORCED_EXIT = 130
 """Exit status after a second stop signal."""
+CLOSING = 2.0
+"""Seconds that a server may take to close after the grace period it gives others."""
 
 
 class PartDiedError(PoolPilotError):
@@ -109,8 +111,11 @@ def run_until_stopped(
         except TimeoutError as error:
             # Closing the loop would wait for the same part again, without a limit.
             log.error("not stopped in time, leaving anyway", error=str(error))
-            sys.stderr.flush()
+            logs.flush()
             os._exit(FORCED_EXIT)
+        finally:
+            # What the command line says of an end comes after what led to it.
+            logs.flush()
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

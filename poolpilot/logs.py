@@ -1,7 +1,8 @@
 """Logs: one JSON object a line for machines, colours for people.
 
 Everything goes to stderr, so that what a command prints on stdout stays clean. Records of libraries
-that use the standard ``logging`` module come out in the same form.
+that use the standard ``logging`` module come out in the same form, and so do Python's warnings. No
+line holds up who wrote it (:mod:`poolpilot.log_queue`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from enum import StrEnum
 from typing import TextIO
 
 import structlog
+from prometheus_client import CollectorRegistry
 from structlog.typing import Processor
+
+from poolpilot.log_queue import FLUSH_WITHIN, DroppedLines, LogQueue
 
 
 class LogLevel(StrEnum):
@@ -65,7 +69,7 @@ def configure(
             structlog.processors.JSONRenderer(),
         ]
     )
-    handler = logging.StreamHandler(out)
+    handler = LogQueue(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -73,8 +77,10 @@ def configure(
         )
     )
     root = logging.getLogger()
+    flush()  # of an earlier call
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.captureWarnings(True)
     # A line per scrape or per debug request would drown what matters.
     for chatty in ("uvicorn.access", "uvicorn.error", "aiohttp.access", "watchfiles", "httpx"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -88,3 +94,22 @@ def configure(
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def flush(within: float = FLUSH_WITHIN) -> None:
+    """Wait until what was logged is written, but no longer than ``within`` seconds."""
+    queue = _queue()
+    if queue is not None:
+        queue.flush(within)
+
+
+def count_dropped_lines(registry: CollectorRegistry, name: str) -> None:
+    """Show in ``registry``, as counter ``name``, how many lines were left out."""
+    registry.register(DroppedLines(name, _queue))
+
+
+def _queue() -> LogQueue | None:
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, LogQueue):
+            return handler
+    return None

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from poolpilot import logs
 from poolpilot.errors import PoolPilotError
 from pools.tasks import PartEndedError
 
@@ -60,7 +61,9 @@ async def xds_server(
 
     reporter = status_writer() if status_writer is not None else None
     with _for_people(SourceError, TlsError):
-        await ControlPlane(source(), settings, server, http, reporter).run(grace=grace)
+        plane = ControlPlane(source(), settings, server, http, reporter)
+        logs.count_dropped_lines(plane.registry, "poolpilot_xds_log_lines_dropped")
+        await plane.run(grace=grace)
 
 
 async def endpoint_picker(source: MakeSource, config: PickerConfig, grace: float) -> None:
@@ -70,7 +73,9 @@ async def endpoint_picker(source: MakeSource, config: PickerConfig, grace: float
     from pools.source import SourceError
 
     with _for_people(SourceError, TracesNeedPackageError, TlsFilesError):
-        await EndpointPickerServer(source(), config).run(grace)
+        picker = EndpointPickerServer(source(), config)
+        logs.count_dropped_lines(picker.registry, "poolpilot_log_lines_dropped")
+        await picker.run(grace)
 
 
 @contextlib.contextmanager

@@ -154,6 +154,17 @@ class PickerOptions:
             max=65535,
         ),
     ] = _PICKER.kv_events_port
+    state: Annotated[
+        Path | None,
+        option(
+            "POOLPILOT_STATE",
+            PICKING,
+            "File in which the picker keeps what it has learned (what servers have cached, how "
+            "long answers are), so that after a restart it goes on as before. It is written every "
+            "10 seconds and at the end.",
+            metavar="FILE",
+        ),
+    ] = _PICKER.state
     explain_header: Annotated[
         bool,
         option(
@@ -200,6 +211,17 @@ class PickerOptions:
             min=1,
         ),
     ] = _PICKER.exchange.body_limit
+    held_limit: Annotated[
+        int,
+        option(
+            "POOLPILOT_HELD_LIMIT",
+            PICKING,
+            "Bytes of all request bodies that are held at the same time; beyond it the largest is "
+            "answered with 503. 0: a quarter of the memory limit of the process's control group, "
+            "or of the machine's memory.",
+            min=0,
+        ),
+    ] = _PICKER.held_limit
     pick_timeout: Annotated[
         float,
         option(
@@ -302,8 +324,10 @@ class PickerOptions:
                     upload_timeout=self.upload_timeout,
                     restore_model=self.restore_model,
                 ),
+                held_limit=self.held_limit,
                 in_flight_expiry=self.in_flight_expiry,
                 kv_events_port=self.kv_events_port,
+                state=self.state,
                 explain_header=self.explain_header,
                 scrape=ScrapeSettings(interval=self.scrape_interval),
                 checks=CheckSettings(self.health_check_interval, path=self.health_check_path),

@@ -64,6 +64,16 @@ Namespaces = Annotated[
         rich_help_panel=POOLS,
     ),
 ]
+LocalEndpoints = Annotated[
+    bool,
+    typer.Option(
+        "--allow-local-endpoints",
+        envvar="POOLPILOT_ALLOW_LOCAL_ENDPOINTS",
+        help="PoolEndpoints in Kubernetes may name loopback and link-local addresses. Whoever may "
+        "write them then reaches what only Envoy's own machine should.",
+        rich_help_panel=POOLS,
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +87,7 @@ class Where:
     kubeconfig: Kubeconfig = None
     context: Context = None
     namespace: Namespaces = field(default_factory=list)
+    allow_local_endpoints: LocalEndpoints = False
 
     def source(self, *, with_routes: bool = True, controller: str | None = None) -> MakeSource:
         """As :func:`source`."""
@@ -86,6 +97,7 @@ class Where:
             self.kubeconfig,
             self.context,
             self.namespace,
+            local_endpoints=self.allow_local_endpoints,
             with_routes=with_routes,
             controller=controller,
         )
@@ -98,6 +110,7 @@ def source(
     context: str | None,
     namespaces: Sequence[str],
     *,
+    local_endpoints: bool = False,
     with_routes: bool = True,
     controller: str | None = None,
 ) -> MakeSource:
@@ -109,8 +122,20 @@ def source(
     if kubernetes:
         if manifests is not None:
             raise typer.BadParameter("give either --manifests or --kubernetes, not both")
-        return _kubernetes(kubeconfig, context, namespaces, controller, with_routes=with_routes)
-    given = {"--kubeconfig": kubeconfig, "--context": context, "--namespace": namespaces}
+        return _kubernetes(
+            kubeconfig,
+            context,
+            namespaces,
+            controller,
+            local_endpoints=local_endpoints,
+            with_routes=with_routes,
+        )
+    given = {
+        "--kubeconfig": kubeconfig,
+        "--context": context,
+        "--namespace": namespaces,
+        "--allow-local-endpoints": local_endpoints,
+    }
     for option, value in given.items():
         if value:
             raise typer.BadParameter("only goes with --kubernetes", param_hint=option)
@@ -132,6 +157,7 @@ def _kubernetes(
     namespaces: Sequence[str],
     controller: str | None,
     *,
+    local_endpoints: bool,
     with_routes: bool,
 ) -> MakeSource:
     from pools.kubernetes import (
@@ -148,6 +174,7 @@ def _kubernetes(
             namespaces=tuple(namespaces),
             kinds=ALL_KINDS if with_routes else PICKER_KINDS,
             controller=controller or CONTROLLER,
+            local_hosts=local_endpoints,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--namespace") from error

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import TypeVar
 
+from pools.addresses import near
 from pools.manifests import Key, Object, key_of
 from pools.manifests.fields import did_you_mean
 from pools.model import (
@@ -63,6 +64,7 @@ def assemble(
     of_others: Collection[ObjectName] = (),
     of_cluster: bool = False,
     unread: frozenset[str] = frozenset(),
+    local_hosts: bool = True,
 ) -> World:
     """Join objects into a World. Of two objects of one kind and name the first one counts.
 
@@ -74,6 +76,7 @@ def assemble(
 
     ``references``: what is referred to, if that was collected before.
     ``now``: in seconds since 1970; without it no certificate is said to have expired.
+    ``local_hosts``: whether PoolEndpoints may name loopback and link-local addresses.
     ``of_others``: routes that are none of our business; what they lack is not reported.
     """
     found = list(problems)
@@ -102,7 +105,7 @@ def assemble(
     }
     if now is not None:
         found += _expired(certificates.values(), now)
-    servers = _Servers(pools, missing, found)
+    servers = _Servers(pools, missing, found, local_hosts=local_hosts)
     for item in _of(by_kind, PoolEndpoints):
         servers.add_hosts(item, lookups or {})
     servers.add_pods(pods)
@@ -267,10 +270,13 @@ class _Servers:
         pools: Mapping[ObjectName, InferencePool],
         missing: _Missing,
         found: list[Problem],
+        *,
+        local_hosts: bool,
     ) -> None:
         self._pools = pools
         self._missing = missing
         self._found = found
+        self._local_hosts = local_hosts
         self._by_pool: dict[ObjectName, dict[str, Endpoint]] = {}
         self.origins: dict[str, Origin] = {}
         self.absent: list[AbsentEndpoint] = []
@@ -302,7 +308,10 @@ class _Servers:
                     reason = f"{host.address!r} could not be resolved ({lookup.error})"
                     self.absent.append(AbsentEndpoint(name, reason, pool.name, origin=origin))
             for endpoint in endpoints_of(host, pool, lookup.addresses):
-                self._add(pool.name, endpoint, origin, field)
+                if self._local_hosts or not (reason := near(endpoint.address)):
+                    self._add(pool.name, endpoint, origin, field)
+                else:
+                    self._refuse(pool.name, endpoint, reason, origin, field)
 
     def add_pods(self, pods: Iterable[Pod]) -> None:
         """Pods that no pool selects are left out."""
@@ -326,6 +335,15 @@ class _Servers:
                     continue
                 for endpoint in served:
                     self._add(pool.name, endpoint, pod.origin, "status.podIP")
+
+    def _refuse(
+        self, pool: ObjectName, endpoint: Endpoint, reason: str, origin: Origin | None, field: str
+    ) -> None:
+        message = f"{endpoint.address} {reason}, which means another host to Envoy: no endpoint"
+        line = origin.line if origin else None
+        self._found.append(Problem(Severity.ERROR, message, origin, line=line, field=field))
+        absent = AbsentEndpoint(endpoint.name, f"{endpoint.address} {reason}", pool, origin=origin)
+        self.absent.append(absent)
 
     def _add(self, pool: ObjectName, endpoint: Endpoint, origin: Origin | None, field: str) -> None:
         of_pool = self._by_pool.setdefault(pool, {})

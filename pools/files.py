@@ -127,12 +127,22 @@ class FilesSource:
             await parts.stop()
 
     async def _signal(self, changed: asyncio.Event) -> None:
+        said = ""
         while True:
             try:
                 async for _ in self._watch(self._directory):
+                    said = ""
                     changed.set()
             except (OSError, RuntimeError) as error:
-                log.warning("directory not watched", directory=str(self._directory), error=error)
+                # Without inotify it is the same every time.
+                if str(error) != said:
+                    said = str(error)
+                    log.warning(
+                        "directory not watched, but looked at now and then",
+                        directory=str(self._directory),
+                        every_s=self._poll,
+                        error=said,
+                    )
             # Polling goes on meanwhile.
             await asyncio.sleep(self._poll)
 

@@ -6,6 +6,8 @@ import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from pools.addresses import no_host
+
 RETRY = 5.0
 """Seconds after which a failed look-up is tried again, at most: a long refresh is for names that
 are known to be good."""
@@ -63,11 +65,14 @@ class Names:
     def found(self, name: str, addresses: Iterable[str], now: float) -> bool:
         """A look-up ended well. Returns whether that changes anything.
 
-        IPv6 addresses count where there are no IPv4 addresses.
+        IPv6 addresses count where there are no IPv4 addresses, and what no host can have (0.0.0.0,
+        multicast, broadcast) does not count.
         """
-        unique = {ipaddress.ip_address(address) for address in addresses}
+        told = sorted(set(addresses))
+        unique = {ipaddress.ip_address(address) for address in told if not no_host(address)}
         if not unique:
-            return self.failed(name, "it has no address", now)
+            reasons = ", ".join(f"{address} {no_host(address)}" for address in told)
+            return self.failed(name, reasons or "it has no address", now)
         # A host with an address of each family would count as two servers.
         family = min(ip.version for ip in unique)
         ordered = tuple(

@@ -6,6 +6,7 @@ from collections import deque
 
 import structlog
 
+from pools.seldom import Seldom
 from xds.metrics import XdsMetrics, short_type
 from xds.protocol.message import Response
 from xds.protocol.stream import Stream
@@ -22,12 +23,19 @@ class Recorder:
     """``epoch`` turns the clock's time into seconds since the epoch."""
 
     def __init__(
-        self, stream: Stream, metrics: XdsMetrics | None, *, entries: int, epoch: float
+        self,
+        stream: Stream,
+        metrics: XdsMetrics | None,
+        *,
+        entries: int,
+        epoch: float,
+        problems: Seldom,
     ) -> None:
         self.exchanges: deque[Exchange] = deque(maxlen=entries)
         self._stream = stream
         self._metrics = metrics
         self._epoch = epoch
+        self._problems = problems
         self._rejected: dict[str, int] = {}
         self._timeouts = 0
 
@@ -75,7 +83,7 @@ class Recorder:
             )
         )
         if received.kind is Kind.NACK:
-            self._log_rejection(received, node, group)
+            self._log_rejection(received, now, node, group)
         if self._metrics is not None:
             self._count(self._metrics, received)
 
@@ -121,7 +129,12 @@ class Recorder:
                 metrics.rejected.labels(label).inc(change)
         self._rejected = counts
 
-    def _log_rejection(self, received: Received, node: Node | None, group: str) -> None:
+    def _log_rejection(self, received: Received, now: float, node: Node | None, group: str) -> None:
+        # The same by each of many Envoys, or again and again by one, is one problem.
+        kind = " ".join(("rejected", short_type(received.type_url), *received.culprits))
+        more = self._problems.details(kind, now)
+        if more is None:
+            return
         view = self._stream.watches[received.type_url].view
         origins = {}
         for name in received.culprits:
@@ -136,4 +149,5 @@ class Recorder:
             rejected=list(received.culprits) or "still looking for it",
             origin=origins or None,
             error=received.error,
+            **more,
         )

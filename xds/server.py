@@ -150,9 +150,15 @@ class XdsServer:
             self._refused_streams += 1
             if self._metrics is not None:
                 self._metrics.refused_streams.labels(error.reason).inc()
-            log.warning(
-                "xDS stream ended", peer=session.peer, code=error.code.name, why=error.details
-            )
+            more = self._environment.problems.details(error.reason, self._environment.clock())
+            if more is not None:
+                log.warning(
+                    "xDS stream ended",
+                    peer=session.peer,
+                    code=error.code.name,
+                    why=error.details,
+                    **more,
+                )
         await context.abort(error.code, error.details)
 
     async def _run(self, session: Session) -> StreamError | None:

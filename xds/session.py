@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import grpc
 import structlog
 
+from pools.seldom import Seldom
 from xds.config import XdsServerConfig
 from xds.encoder import Encoder
 from xds.fanout import Connection, Fanout
@@ -51,6 +52,8 @@ class Environment:
     clock: Callable[[], float] = time.monotonic
     epoch: float = field(default_factory=lambda: time.time() - time.monotonic())
     """Turns the clock's time into seconds since the epoch."""
+    problems: Seldom = field(default_factory=Seldom)
+    """Which of them are logged."""
 
     def authorized(self, node: Node, names: tuple[str, ...]) -> bool:
         """Whether a client with these names in its certificate may be the node."""
@@ -86,7 +89,11 @@ class Session:
         self.connection: Connection | None = None
         """None before the first request, which says whose stream it is."""
         self.recorder = Recorder(
-            stream, environment.metrics, entries=config.log_entries, epoch=environment.epoch
+            stream,
+            environment.metrics,
+            entries=config.log_entries,
+            epoch=environment.epoch,
+            problems=environment.problems,
         )
         self._context = context
         self._fanout = fanout

@@ -8,6 +8,7 @@ import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from extproc.config.memory import memory_limit
 from extproc.exchange.settings import ExchangeSettings
 from extproc.picking.admission.settings import AdmissionSettings
 from extproc.picking.director import ENDPOINTS_PER_PICK, IN_FLIGHT_EXPIRY
@@ -64,6 +65,11 @@ class PickerConfig:
     """Lets requests wait while their pool is full, unless ``profiles`` says how; None: all are sent
     on at once."""
     exchange: ExchangeSettings = field(default_factory=ExchangeSettings)
+    held_limit: int = 0
+    """Bytes of all request bodies that are held at the same time; beyond it the largest is answered
+    with 503. 0: a quarter of the memory that the process may use, but room for one body."""
+    state: Path | None = None
+    """Where what was learned is kept over a restart; None: nowhere."""
     kv_events_port: int | None = None
     """Where each pod publishes the events of its KV cache (vLLM over ZeroMQ); None: not used."""
     scrape: ScrapeSettings = field(default_factory=ScrapeSettings)
@@ -101,7 +107,15 @@ class PickerConfig:
             collector = f"{scheme}://[redacted]@{rest.rpartition('@')[2]}"
         native = self.transport is TransportKind.NATIVE
         limits = self.transport_limits if native else self.limits
-        return dataclasses.replace(self, trace_collector=collector, limits=limits)
+        return dataclasses.replace(
+            self, trace_collector=collector, limits=limits, held_limit=self.bytes_held
+        )
+
+    @property
+    def bytes_held(self) -> int:
+        """The limit of all request bodies in force."""
+        # A body is there once more while it is read or rewritten, and once more as answers.
+        return self.held_limit or max(memory_limit() // 4, self.exchange.body_limit)
 
     @property
     def transport_limits(self) -> Limits:
@@ -140,6 +154,11 @@ class PickerConfig:
             raise ValueError("kv_events_port: must be from 1 to 65535")
         if self.kv_events_port is not None and importlib.util.find_spec("zmq") is None:
             raise ValueError(f"kv_events_port: needs pyzmq: {install_command('kv-events')}")
+        if self.held_limit and self.held_limit < self.exchange.body_limit:
+            raise ValueError(
+                f"held_limit: {self.held_limit} bytes have no room for one body of "
+                f"{self.exchange.body_limit} (body_limit)"
+            )
         if self.endpoints_per_pick < 1:
             raise ValueError("endpoints_per_pick: must be at least 1")
         if self.models_interval < 0:

@@ -163,6 +163,11 @@ class Exchange:
             return _FOR_UPLOAD
         return _FOR_NOTHING
 
+    @property
+    def held(self) -> int:
+        """Bytes of the body that it keeps."""
+        return self._body.size if self._body.chunks else 0
+
     # -- what happens to it ---------------------------------------------------------------------
 
     def receive(self, message: bytes, now: float) -> list[Action]:
@@ -211,6 +216,15 @@ class Exchange:
             seconds = self._settings.upload_timeout
             return self._tell(refused(Reason.UPLOAD_TIMEOUT, seconds=seconds))
         return []
+
+    def shed(self) -> list[Action]:
+        """There is no memory for the body that it holds."""
+        late = refused(Reason.BODIES_FULL)
+        if self._state is _ASKED:
+            return [Withdraw.WITHDRAW, *self._tell(late)]
+        if self._state is _COLLECTING:
+            return self._refuse(late)
+        return self._tell(late) if self._rewrite_to is not None else []
 
     def close(self, now: float) -> list[Action]:
         """Envoy has ended the stream: it needs nothing more, or the client hung up."""
@@ -331,6 +345,8 @@ class Exchange:
         body = self._body.joined()
         if not body:
             return self._refuse(_NO_BODY)
+        if self._mode is not _STREAMED:
+            self._body.chunks = [body]  # and not all of it twice
         found = fields.read(request.api, body)
         if isinstance(found, Refused):
             if self._mode is _PARTIAL and not self._ended:

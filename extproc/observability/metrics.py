@@ -88,6 +88,8 @@ class Metrics:
         self.is_known: Callable[[str], bool] = lambda model: False
         """Whether a model is one that the configuration or a pod names. Those have a label of their
         own, however many others clients have made up."""
+        self.held_bytes: Callable[[], int] = lambda: 0
+        """Of request bodies, at this moment."""
         self._rewrites: set[tuple[str, str]] = set()
         """Labels of a model and its target, where they differ."""
         self.requests: Counts = defaultdict(int)
@@ -172,6 +174,9 @@ class Metrics:
             ("status", "reason"),
             self.answers,
         )
+        held = GaugeMetricFamily("poolpilot_held_bytes", "Request bodies that are held for a pick.")
+        held.add_metric((), self.held_bytes())
+        yield held
         yield _histogram(
             "poolpilot_pick_duration_seconds", "What a decision costs.", {"": self.pick_seconds}
         )

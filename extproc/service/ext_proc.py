@@ -12,6 +12,7 @@ import structlog
 from extproc.exchange import Action, Exchange, ExchangeSettings, Waiting, Withdraw
 from extproc.request import Answer, Completed, InferenceRequest, Picker, Refused, Routed
 from extproc.service.deadlines import Deadlines
+from extproc.service.held_bodies import HeldBodies
 from extproc.service.sent_picks import SentPicks
 from extproc.transport.api import Deaf, GrpcStatus, Handler, Services, Stream
 from pools.contract import POOL_METADATA
@@ -19,6 +20,8 @@ from pools.model import ObjectName
 
 log = structlog.get_logger(__name__)
 
+HELD_LIMIT: Final = 256 << 20
+"""Bytes."""
 METHOD: Final = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 
 
@@ -32,6 +35,8 @@ class ExternalProcessor:
     """Serves :data:`METHOD`. Needs a running event loop; one object serves any number of streams.
 
     ``on_refused`` is told of each request that is answered without a pod, for counting.
+    ``held_limit``: bytes of all request bodies that are held at the same time. ``give_back`` is
+    called when a good part of them was let go.
     """
 
     def __init__(
@@ -39,11 +44,14 @@ class ExternalProcessor:
         picker: Picker,
         settings: ExchangeSettings | None = None,
         on_refused: Callable[[Refused], None] | None = None,
+        held_limit: int = HELD_LIMIT,
+        give_back: Callable[[], None] = lambda: None,
     ) -> None:
         self.picker = picker
         self.settings = settings or ExchangeSettings()
         self.on_refused = on_refused
         self.sent_picks = SentPicks()
+        self.held: HeldBodies[_Process] = HeldBodies(held_limit, give_back)
         self.open = 0
         """Exchanges in progress."""
         self._complaints: set[str] = set()
@@ -79,6 +87,13 @@ class ExternalProcessor:
             self._uploads.begin(process)
         elif after is _FOR_PICK:
             self._picks.begin(process)
+
+    def hold(self, process: _Process, size: int) -> None:
+        """An exchange holds so many bytes of its body now."""
+        held = self.held
+        held.holds(process, size)
+        while (largest := held.too_many()) is not None:
+            largest.shed()
 
 
 class _Clock:
@@ -119,13 +134,23 @@ def _pool_named(text: str) -> ObjectName | None:
 class _Process:
     """One stream: an exchange, and what its actions do."""
 
-    __slots__ = ("_asking", "_exchange", "_picked", "_service", "_stream", "_waiting", "_withdraw")
+    __slots__ = (
+        "_asking",
+        "_exchange",
+        "_held",
+        "_picked",
+        "_service",
+        "_stream",
+        "_waiting",
+        "_withdraw",
+    )
 
     def __init__(self, service: ExternalProcessor, stream: Stream, pool: ObjectName | None) -> None:
         self._service = service
         self._stream = stream
         self._exchange = Exchange(pool, service.settings, service.time())
         self._waiting = _FOR_NOTHING
+        self._held = 0
         self._withdraw: Callable[[], None] | None = None
         self._picked = False
         self._asking = False
@@ -150,6 +175,10 @@ class _Process:
     def expire(self) -> None:
         self._waiting = _FOR_NOTHING
         self._perform(self._exchange.expire())
+
+    def shed(self) -> None:
+        """Let go of the body: there is no memory for it."""
+        self._perform(self._exchange.shed())
 
     def _answered(self, outcome: Answer) -> None:
         self._withdraw = None  # it holds the request, body and all, and the response may take long
@@ -188,3 +217,7 @@ class _Process:
         if waiting is not self._waiting:
             before, self._waiting = self._waiting, waiting
             service.moved(self, before, waiting)
+        held = self._exchange.held
+        if held != self._held:
+            self._held = held
+            service.hold(self, held)

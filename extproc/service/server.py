@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from extproc.compiled import is_compiled
+from extproc.config.memory import give_back
 from extproc.config.profiles_file import ProfilesFile
 from extproc.config.settings import GRACE, PickerConfig, TransportKind
 from extproc.exchange.settings import ExchangeSettings
@@ -28,12 +29,14 @@ from extproc.picking.model_index import ModelIndex
 from extproc.picking.profiles import builtin
 from extproc.picking.profiles.admission import MOST_SECONDS
 from extproc.picking.scheduling.load import Load
+from extproc.service import state as state_file
 from extproc.service.access_log import AccessLog
 from extproc.service.collector import spare_the_collector
 from extproc.service.ext_proc import ExternalProcessor
 from extproc.service.grpc_health import Health
 from extproc.service.lasting import LastingStreams
 from extproc.service.model_list import ModelList
+from extproc.service.state import StateFile
 from extproc.signals import pauses
 from extproc.signals.active_checks import ActiveChecks
 from extproc.signals.fetch import HttpFetch
@@ -92,6 +95,7 @@ class EndpointPickerServer:
     ) -> None:
         self.config = config = config or PickerConfig()
         self._source = source
+        self._clock = clock
         self._profiles = ProfilesFile(config.profiles) if config.profiles is not None else None
         profiles = self._profiles.current if self._profiles else builtin(config.profile)
         self._request_log = (
@@ -133,15 +137,16 @@ class EndpointPickerServer:
         self._pausing = Poller("question for pauses", self._pauses, pauses.INTERVAL)
         asking = ServedModels(self.director.models, self._fetch, fleet.troubled)
         self._models = Poller("question for models", asking, config.models_interval)
-        registry = registry_of(metrics, fleet, clock)
+        self.registry = registry_of(metrics, fleet, clock)
+        """What ``/metrics`` shows."""
         if self.admission is not None:
             counts = self._telemetry.admission_metrics
-            registry.register(AdmissionCollector(counts, self.admission))
+            self.registry.register(AdmissionCollector(counts, self.admission))
         self._live = Live(lambda: pulse(self.director, clock(), self._profiles, self.admission))
         self._http = HttpServer(
             application(
                 self.director,
-                registry,
+                self.registry,
                 lambda: self.health.ready,
                 clock,
                 self._profiles,
@@ -151,6 +156,7 @@ class EndpointPickerServer:
                 names=config.http_names,
             )
         )
+        self._state = StateFile(config.state) if config.state is not None else None
         self._traces: Traces | None = None
         self._kv_events: KVEvents | None = None
         self._stopping = False
@@ -179,6 +185,9 @@ class EndpointPickerServer:
         config = self.config
         try:
             await self._fetch.open()
+            # Before anybody is told that we are ready, and in a thread: it may be large.
+            if self._state is not None and (known := await asyncio.to_thread(self._state.read)):
+                self.director.fleet.load.recall(known)
             if config.kv_events_port is not None:
                 from extproc.signals.kv_events import KVEvents  # needs a further package
 
@@ -190,7 +199,10 @@ class EndpointPickerServer:
                 ModelList(self._traced(self._picking), self.director),
                 self._with_time_to_wait(config.exchange),
                 self._telemetry.metrics.refused,
+                config.bytes_held,
+                give_back,
             )
+            self._telemetry.metrics.held_bytes = lambda: exchanges.held.total
             services = {
                 **exchanges.services(),
                 **self._lasting.track(AccessLog(self._picking, exchanges.sent_picks).services()),
@@ -214,6 +226,8 @@ class EndpointPickerServer:
             self._parts.start("KV events", self._kv_events.run())
         self._parts.start("source", self._follow())
         self._parts.start("in-flight expiry", self._expire())
+        if self._state is not None:
+            self._parts.start("state", self._keep_state(self._state))
         if self.admission is not None:
             self._parts.start("queues", self._follow_queues(self.admission))
         if self._profiles is not None:
@@ -252,6 +266,8 @@ class EndpointPickerServer:
             ending.create_task(self._parts.stop(max(LEAST_FOR_PARTS, deadline - loop.time())))
             if self._request_log is not None:
                 ending.create_task(asyncio.to_thread(self._request_log.stop))
+            if self._state is not None:
+                ending.create_task(self._write_state_once(self._state))
             if self._traces is not None:
                 within = min(MOST_FOR_TRACES, max(LEAST_FOR_TRACES, deadline - loop.time()))
                 ending.create_task(asyncio.to_thread(self._traces.close, within))
@@ -344,6 +360,20 @@ class EndpointPickerServer:
                 endpoints=len(self.director.fleet.members),
                 problems=len(world.problems),
             )
+
+    async def _keep_state(self, state: StateFile) -> None:
+        load, began = self.director.fleet.load, self._clock()
+        while True:
+            await asyncio.sleep(state_file.INTERVAL)
+            if self._clock() - began >= state_file.RECALLED_FOR:
+                load.forget_recalled()
+            await state.write(load.known())
+
+    async def _write_state_once(self, state: StateFile) -> None:
+        """At the end. A disk that hangs must not keep us."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAST_FOR_PARTS):
+                await state.write(self.director.fleet.load.known())
 
     async def _follow_profiles(self, file: ProfilesFile) -> None:
         async for profiles in file.changes():

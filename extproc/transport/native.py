@@ -11,7 +11,6 @@ import contextlib
 import os
 import ssl
 from dataclasses import dataclass
-from typing import Final
 
 import structlog
 
@@ -22,11 +21,10 @@ from extproc.transport.listen import UnixAddress, bind, parse_address
 from extproc.transport.native_connection import TICK, ServerConnection
 from extproc.transport.tls import ServerTls, TlsFiles
 from pools.addresses import host_port
+from pools.seldom import Seldom
 from pools.waiting import set_within
 
 log = structlog.get_logger(__name__)
-
-_PROBLEMS_LOGGED_EVERY: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +63,7 @@ class NativeServer:
         self._address = ""
         self._ticker: asyncio.TimerHandle | None = None
         self._stopping = False
-        self._said_at: dict[str, float] = {}
-        self._unsaid: dict[str, int] = {}
+        self._problems = Seldom()
 
     async def start(self, address: str) -> None:
         where = parse_address(address)
@@ -144,14 +141,9 @@ class NativeServer:
     def problem(self, what: str, **details: object) -> None:
         """Log it, unless one of its kind was logged just now: a flood of faults must not become one
         of log lines. The next line says how many were left out."""
-        now = self._loop.time()
-        if now - self._said_at.get(what, float("-inf")) < _PROBLEMS_LOGGED_EVERY:
-            self._unsaid[what] = self._unsaid.get(what, 0) + 1
-            return
-        self._said_at[what] = now
-        if what in self._unsaid:
-            details["not_logged_before"] = self._unsaid.pop(what)
-        log.warning(what, **details)
+        more = self._problems.details(what, self._loop.time())
+        if more is not None:
+            log.warning(what, **details, **more)
 
     def _new_connection(self) -> ServerConnection:
         return ServerConnection(self, self._loop)

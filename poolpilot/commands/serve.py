@@ -14,9 +14,12 @@ class _Servers(typer.core.TyperGroup):
         return ["xds", "extproc", "all"]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        from poolpilot.commands import servers
-
-        group = typer.main.get_command(servers.app)
+        # Each imports no more than it needs.
+        if cmd_name == "extproc":
+            from poolpilot.commands.serve_extproc import app
+        else:
+            from poolpilot.commands.servers import app
+        group = typer.main.get_command(app)
         assert isinstance(group, typer.core.TyperGroup)
         return group.commands.get(cmd_name)
 

@@ -1,4 +1,4 @@
-"""``serve xds``, ``serve extproc`` and ``serve all``, all made of the same groups of options."""
+"""``serve xds`` and ``serve all``, made of the same groups of options as ``serve extproc``."""
 
 from __future__ import annotations
 
@@ -10,16 +10,13 @@ import typer
 from extproc.transport.listen import TcpAddress, parse_address
 from poolpilot import logs, parts
 from poolpilot.grouping import option, takes_groups
-from poolpilot.lifecycle import run_until_stopped
+from poolpilot.lifecycle import CLOSING, run_until_stopped
 from poolpilot.options import SERVING, LogOptions
 from poolpilot.picker_options import PickerOptions
 from poolpilot.sources import Where
 from poolpilot.statuses import GatewayOptions
 from poolpilot.xds_options import XdsOptions
 from pools.addresses import host_port
-
-CLOSING = 2.0
-"""Seconds that a server may take to close after the grace period it gives others."""
 
 Options = TypeVar("Options", XdsOptions, PickerOptions)
 
@@ -50,25 +47,6 @@ def serve_xds(
     run_until_stopped(
         lambda: {"xDS server": parts.xds_server(source, envoy, server, http, xds.grace, statuses)},
         grace=xds.grace + CLOSING,
-    )
-
-
-@app.command("extproc")
-@takes_groups
-def serve_extproc(where: Where, picker: PickerOptions, log: LogOptions) -> None:
-    """Pick an endpoint for each request that Envoy asks about (ext-proc).
-
-    [bold]Example[/bold]
-
-      poolpilot serve extproc --manifests pools/ --transport native
-
-      curl http://127.0.0.1:9090/debug/decisions?limit=1
-    """
-    logs.configure(log.log_level, log.log_format)
-    source, config = where.source(with_routes=False), picker.config()
-    run_until_stopped(
-        lambda: {"endpoint picker": parts.endpoint_picker(source, config, picker.grace)},
-        grace=picker.grace + CLOSING,
     )
 
 

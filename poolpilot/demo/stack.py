@@ -137,6 +137,7 @@ class Stack:
             f"--address={LOOPBACK}:{self.ports.extproc.port}",
             f"--health-address={LOOPBACK}:{self.ports.extproc_health.port}",
             f"--http-address={LOOPBACK}:{self.ports.extproc_http.port}",
+            f"--state={self.directory / 'picker.state'}",
             *self.extproc_options,
         )
 

@@ -34,11 +34,16 @@ class Cache:
     Of Services, Secrets and the like a cluster has many, and few matter. What the last World did
     not refer to is kept, but its changes change nothing: what would make it matter is a change of a
     route or a Gateway.
+
+    ``local_hosts``: as ``assemble`` has it.
     """
 
-    def __init__(self, kinds: Sequence[Kind], controller: str) -> None:
+    def __init__(
+        self, kinds: Sequence[Kind], controller: str, *, local_hosts: bool = False
+    ) -> None:
         self._order = {kind: place for place, kind in enumerate(kinds)}
         self._controller = controller
+        self._local_hosts = local_hosts
         self._items: dict[Scope, dict[ObjectName, Item]] = {}
         self._named: References | None = None
         """What the last World referred to."""
@@ -117,6 +122,7 @@ class Cache:
             of_others=frozenset(route.name for route in of_others),
             of_cluster=True,
             unread=unread,
+            local_hosts=self._local_hosts,
         )
 
     def _sorted(self, *, optional: bool) -> Iterator[Item]:

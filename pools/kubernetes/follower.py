@@ -92,6 +92,7 @@ class Follower:
         controller: str,
         timing: Timing,
         *,
+        local_hosts: bool,
         clock: Callable[[], float],
         now: Callable[[], datetime.datetime],
         chance: Callable[[], float],
@@ -103,7 +104,7 @@ class Follower:
         self._clock = clock
         self._now = now
         self._chance = chance
-        self._cache = Cache(kinds, controller)
+        self._cache = Cache(kinds, controller, local_hosts=local_hosts)
         self._discovery = Discovery(kinds)
         self._outages = Outages()
         self._reflections: dict[Collection, Reflection] = {}

@@ -35,6 +35,9 @@ class KubernetesSettings:
     kinds: tuple[Kind, ...] = ALL_KINDS
     controller: str = CONTROLLER
     """Gateways count if their GatewayClass names this controller."""
+    local_hosts: bool = False
+    """Whether PoolEndpoints may name loopback and link-local addresses: whoever may write them can
+    then have Envoy ask its own admin port, or the metadata service of a cloud."""
     timing: Timing = field(default_factory=Timing)
 
     def __post_init__(self) -> None:
@@ -81,6 +84,7 @@ class KubernetesSource:
                 settings.namespaces,
                 settings.controller,
                 settings.timing,
+                local_hosts=settings.local_hosts,
                 clock=self._clock,
                 now=self._now,
                 chance=self._chance,

@@ -10,6 +10,7 @@ import ipaddress
 import re
 from collections.abc import Mapping
 
+from pools.addresses import no_host
 from pools.manifests.fields import (
     Fields,
     Place,
@@ -89,8 +90,10 @@ def _address(place: Place) -> tuple[str, bool]:
     except ValueError:
         pass
     else:
-        if ip.is_unspecified or ip.is_multicast or "%" in value:
+        if "%" in value:
             place.must_be("the address of one host, without a zone")
+        elif reason := no_host(value):
+            place.error(f"must be the address of one host; {value} {reason}")
         return str(ip), False
     if _WITH_PORT.fullmatch(value):
         place.error(f"must be an address without a port, not {value!r}: put the port into 'ports'")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -88,6 +90,36 @@ def test_a_server_that_is_ready_stops_when_asked(
     assert "Traceback" not in errors
     for port in (http, grpc):
         port.close()
+
+
+@pytest.mark.parametrize("name", ["serve xds", "serve extproc"])
+def test_a_server_whose_log_nobody_reads_serves_and_stops(manifests: Path, name: str) -> None:
+    reader, full = os.pipe()
+    os.set_blocking(full, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(full, bytes(4096))
+    os.set_blocking(full, True)
+    http, grpc = reserve(), reserve()
+    arguments = command(name, manifests, f"{LOOPBACK}:{grpc.port}", f"{LOOPBACK}:{http.port}")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "poolpilot", *arguments], stderr=full, stdout=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + LIMIT
+        while objection := probe(f"http://{LOOPBACK}:{http.port}/readyz"):
+            assert process.poll() is None
+            assert time.monotonic() < deadline, objection
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(LIMIT) == 0
+    finally:
+        process.kill()
+        process.wait()
+        for end in (reader, full):
+            os.close(end)
+        for port in (http, grpc):
+            port.close()
 
 
 @pytest.mark.parametrize("name", ["fake-vllm", "serve xds", "serve extproc"])

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from extproc.config.settings import PickerConfig
 from poolpilot import parts
 from poolpilot.cli import app
-from poolpilot.commands import servers
+from poolpilot.commands import serve_extproc, servers
 from poolpilot.picker_options import PickerOptions
 from poolpilot.xds_options import XdsOptions
 from pools.attachment import OWN_PICKERS
@@ -24,7 +24,8 @@ from xds.translate import SocketAddress, TranslateSettings
 
 def options(command: str) -> dict[str, TyperOption]:
     """By flag."""
-    group: Any = typer.main.get_command(servers.app)
+    module = serve_extproc if command == "extproc" else servers
+    group: Any = typer.main.get_command(module.app)
     return {
         one.opts[0]: one for one in group.commands[command].params if isinstance(one, TyperOption)
     }
@@ -90,7 +91,8 @@ class Started:
 
         monkeypatch.setattr(parts, "xds_server", xds)
         monkeypatch.setattr(parts, "endpoint_picker", picker)
-        monkeypatch.setattr(servers, "run_until_stopped", lambda make, grace: make())
+        for module in (serve_extproc, servers):
+            monkeypatch.setattr(module, "run_until_stopped", lambda make, grace: make())
 
     def by(self, *arguments: str, **env: str) -> Any:
         command = ["serve", "all", "--manifests", str(self._manifests), *arguments]

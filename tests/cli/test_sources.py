@@ -33,3 +33,8 @@ def test_options_that_do_not_go_together_are_explained(
 ) -> None:
     with pytest.raises(typer.BadParameter, match=says):
         source(*arguments)
+
+
+def test_files_may_name_local_endpoints_anyway() -> None:
+    with pytest.raises(typer.BadParameter, match="only goes with --kubernetes"):
+        source(Path("pools"), False, None, None, [], local_endpoints=True)

@@ -299,3 +299,64 @@ def test_deadlines_pass_in_the_order_in_which_they_began() -> None:
     assert deadlines.pop_late(14) == []
     assert deadlines.pop_late(15) == ["a"]
     assert deadlines.next_due() is None
+
+
+async def test_what_is_held_beyond_the_limit_costs_the_largest_its_body() -> None:
+    refused: list[Refused] = []
+    given_back = 0
+
+    def give_back() -> None:
+        nonlocal given_back
+        given_back += 1
+
+    picker = Picker()
+    processor = ExternalProcessor(picker, None, refused.append, 100 << 20, give_back)
+    chunk = b" " * (10 << 20)
+    stalled = [opened(processor) for _ in range(5)]
+    for _, handler in stalled:
+        handler.on_message(headers())
+        handler.on_message(body(chunk))
+        handler.on_message(body(chunk))
+    assert processor.held.total == 100 << 20
+    assert not refused
+
+    small, handler = opened(processor)
+    handler.on_message(headers())
+    handler.on_message(body(COMPLETION, end=True))
+    picker.waiting.pop()(ROUTED)
+    assert kinds(small.sent) == ["request_headers", "request_body"]
+    assert [one.reason for one in refused] == []  # told when its client listens
+    assert processor.held.total == 80 << 20
+    assert not given_back
+
+    for stream, handler in stalled:
+        handler.on_message(body(COMPLETION, end=True))
+        if stream.sent:
+            [answer] = decoded(stream.sent)
+            assert answer.immediate_response.status.code == 503
+            assert "retry-after" in str(answer)
+    assert [one.reason for one in refused] == [Reason.BODIES_FULL]
+    assert len(picker.waiting) == 4
+    assert processor.held.total > 80 << 20
+
+    for _, handler in stalled:
+        handler.on_closed()
+    assert processor.held.total == 0
+    assert picker.withdrawn == 4
+    assert given_back == 1
+
+
+async def test_one_that_waits_for_its_pick_is_shed_and_withdrawn() -> None:
+    picker = Picker()
+    processor = ExternalProcessor(picker, held_limit=1000)
+    stream, handler = opened(processor)
+    handler.on_message(headers())
+    handler.on_message(body(COMPLETION + b" " * 900, end=True))
+    assert processor.held.total > 900
+    _, other = opened(processor)
+    other.on_message(headers())
+    other.on_message(body(b" " * 200))
+    [answer] = decoded(stream.sent)
+    assert answer.immediate_response.status.code == 503
+    assert picker.withdrawn == 1
+    assert processor.held.total == 200

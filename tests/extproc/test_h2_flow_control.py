@@ -5,7 +5,7 @@ from __future__ import annotations
 import tracemalloc
 
 from extproc.transport.api import GrpcStatus
-from extproc.transport.h2 import ConnectionClosed, ErrorCode, Limits, Message, StreamReset
+from extproc.transport.h2 import ConnectionClosed, ErrorCode, Limits, Message, Rate, StreamReset
 from tests.extproc.h2_peer import (
     DATA,
     GOAWAY,
@@ -215,7 +215,7 @@ def test_unfinished_messages_of_all_streams_are_bounded_together() -> None:
 
 
 def test_a_message_that_comes_byte_by_byte_takes_little_more_memory_than_its_bytes() -> None:
-    peer = Peer()
+    peer = Peer(Limits(crumbs=Rate(1_000, 100_000)))
     whole = message(b"x" * 20_000)
     peer.say(peer.headers(1))
     drops = [data(1, whole[at : at + 1]) for at in range(len(whole) - 1)]

@@ -43,6 +43,8 @@ LIMITS = Limits(
     pings=Rate(10, 50),
     settings=Rate(10, 50),
     empty_frames=Rate(10, 50),
+    crumbs=Rate(10, 50),
+    large_headers=Rate(10, 50),
     window_updates=Rate(10, 50),
     ignored_frames=Rate(10, 50),
 )
@@ -65,6 +67,14 @@ def refused(peer: Peer, stream: int) -> bytes:
     return peer.headers(stream, [(":method", "POST")])
 
 
+def ended_by_us(peer: Peer, stream: int) -> bytes:
+    if stream == 1:
+        peer.say(peer.headers(1))
+        peer.connection.finish(1, GrpcStatus.OK)
+        peer.heard()
+    return data(1, b"x")
+
+
 FLOODS: dict[str, Callable[[Peer, int], bytes]] = {
     "rapid reset": rapid_reset,
     "resets that the server is made to send": made_you_reset,
@@ -74,6 +84,12 @@ FLOODS: dict[str, Callable[[Peer, int], bytes]] = {
     "settings": lambda p, _: settings(),
     "acknowledged settings": lambda p, _: frame(SETTINGS, ACK, 0),
     "empty DATA": lambda p, n: (p.headers(1) if n == 1 else b"") + data(1, b""),
+    "a message byte by byte": lambda p, n: (
+        (p.headers(1) + data(1, message(b"x" * 10_000)[:5]) if n == 1 else b"") + data(1, b"x")
+    ),
+    "prefixes of messages, byte by byte": lambda p, n: p.headers(n) + data(n, b"\0"),
+    "small DATA for a stream that we ended": ended_by_us,
+    "large header blocks": lambda p, n: p.headers(n, [*REQUEST, (f"x-{n}", f"{n:04}~|" * 1_200)]),
     "window updates": lambda p, _: window_update(0, 1),
     "priorities": lambda p, n: frame(PRIORITY, 0, n, b"\0\0\0\0\1"),
     "unknown frames": lambda p, _: frame(0xFA, 0, 0, b"x"),
@@ -126,6 +142,31 @@ def test_resets_that_cross_the_end_of_their_streams_are_no_flood() -> None:
         peer.say(peer.headers(stream, end=stream % 4 == 1))
         peer.connection.finish(stream, GrpcStatus.OK)
         peer.say(rst_stream(stream, 0))
+    assert not peer.connection.closed
+
+
+def test_many_messages_that_come_in_large_pieces_are_no_flood() -> None:
+    peer = Peer(LIMITS)
+    for _, stream in zip(range(200), odd(), strict=False):
+        whole = message(b"x" * 50_000)
+        peer.say(
+            peer.headers(stream),
+            data(stream, whole[:16_000]),
+            data(stream, whole[16_000:32_000]),
+            data(stream, whole[32_000:48_000]),
+            data(stream, whole[48_000:], end=True),
+        )
+        peer.connection.finish(stream, GrpcStatus.OK)
+        peer.heard()
+    assert not peer.connection.closed
+
+
+def test_small_messages_that_are_whole_are_no_flood() -> None:
+    peer = Peer(LIMITS)
+    peer.say(peer.headers(1))
+    for _ in range(1000):
+        peer.say(data(1, message(b"x")))
+        peer.heard()
     assert not peer.connection.closed
 
 

@@ -19,9 +19,12 @@ from extproc.picking.endpoint_health import Fault
 from extproc.reasons import Reason
 from extproc.request import Completed, Refused
 from extproc.service.server import EndpointPickerServer
+from poolpilot.log_queue import DroppedLines
+from poolpilot.logs import count_dropped_lines
 from pools.model import World
 from tests.extproc.admission_pool import AdmissionPool
 
+DROPPED = "poolpilot_log_lines_dropped"
 PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
 
 
@@ -57,6 +60,7 @@ async def test_the_page_lists_exactly_what_the_picker_exposes() -> None:
         admission=AdmissionSettings(),
     )
     server = EndpointPickerServer(Nothing(), config)
+    count_dropped_lines(server.registry, DROPPED)
     await server.start()
     try:
         async with httpx.AsyncClient(trust_env=False) as client:
@@ -82,6 +86,7 @@ def everything_once() -> Iterable[Metric]:
     pool.director.fleet.troubled("10.0.0.1:8000", "models", "answered 401")
     yield from registry_of(metrics, pool.director.fleet, lambda: pool.now).collect()
     yield from AdmissionCollector(pool.telemetry.admission_metrics, pool.picker).collect()
+    yield from DroppedLines(DROPPED, lambda: None).collect()
 
 
 def test_the_page_gives_the_labels_that_there_are() -> None:

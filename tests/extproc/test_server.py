@@ -15,6 +15,7 @@ import grpc.aio
 import pytest
 from aiohttp import web
 
+from extproc.config.memory import memory_limit
 from extproc.config.settings import PickerConfig, TransportKind
 from extproc.exchange.settings import ExchangeSettings
 from extproc.picking.scraping import ScrapeSettings
@@ -117,12 +118,12 @@ def body_of(document: dict[str, object]) -> bytes:
     return request.SerializeToString()
 
 
-async def ask(address: str) -> ext_proc_pb2.ProcessingResponse:
+async def ask(address: str, prompt: str = "hi") -> ext_proc_pb2.ProcessingResponse:
     """What Envoy is told first about a completion request."""
     async with channel_to(address) as channel:
         call = channel.stream_stream(EXT_PROC)(metadata=(("x-inference-pool", str(POOL)),))
         await call.write(headers_of("/v1/completions", end=False))
-        await call.write(body_of({"model": "m", "prompt": "hi"}))
+        await call.write(body_of({"model": "m", "prompt": prompt}))
         answer = await call.read()
         await call.done_writing()
         return ext_proc_pb2.ProcessingResponse.FromString(answer)
@@ -427,6 +428,13 @@ def test_a_message_may_hold_a_body_of_the_largest_size() -> None:
     assert small.transport_limits.max_message == 50 << 20
 
 
+def test_all_bodies_together_may_take_a_quarter_of_the_memory_unless_told_otherwise() -> None:
+    assert PickerConfig().bytes_held == max(memory_limit() // 4, 32 << 20)
+    assert PickerConfig(held_limit=64 << 20).bytes_held == 64 << 20
+    much = ExchangeSettings(body_limit=2 * memory_limit())
+    assert PickerConfig(exchange=much).bytes_held == much.body_limit, "room for one"
+
+
 @pytest.mark.parametrize("name", ["body_limit", "pick_timeout", "upload_timeout"])
 def test_limits_of_an_exchange_that_cannot_work_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=name):
@@ -460,6 +468,7 @@ async def test_a_taken_address_is_an_error_that_names_it() -> None:
         ({"address": "9002"}, "address"),
         ({"http_address": "localhost"}, "http_address"),
         ({"profile": "best"}, "filter-tree, least-load"),
+        ({"held_limit": 1000}, "held_limit"),
         ({"endpoints_per_pick": 0}, "endpoints_per_pick"),
         ({"in_flight_expiry": 0}, "in_flight_expiry"),
         ({"remembered_decisions": 0}, "remembered_decisions"),

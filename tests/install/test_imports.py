@@ -66,3 +66,17 @@ def test_xds_needs_no_file_that_xds_protos_has_too(copy: Path) -> None:
 def test_what_is_not_ours_is_left_to_its_traceback() -> None:
     assert explain_import(ModuleNotFoundError("No module named 'grpc'", name="grpc")) is None
     assert explain_import(ImportError("of no name")) is None
+
+
+def test_a_picker_starts_without_what_only_the_xds_server_needs() -> None:
+    """It is waited for after a restart, and Envoy's messages alone take half a second."""
+    said = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "poolpilot", "serve", "extproc", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    imported = {line.rpartition("|")[2].strip() for line in said.stderr.splitlines()}
+    assert "extproc.config.settings" in imported
+    assert not [name for name in imported if name.startswith(("xds", "envoy_data_plane"))]

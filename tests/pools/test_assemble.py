@@ -242,3 +242,36 @@ def test_a_name_that_does_not_resolve_is_an_absent_endpoint_with_the_reason() ->
     assert absent.reason == "'vllm' could not be resolved (no such name)"
     assert absent.origin is not None
     assert absent.origin.line == 15
+
+
+LOCAL = [
+    "127.0.0.1",
+    "127.8.9.10",
+    "::1",
+    "169.254.169.254",
+    "fe80::1",
+    "::ffff:127.0.0.1",
+    "::ffff:169.254.169.254",
+]
+
+
+@pytest.mark.parametrize("address", LOCAL)
+def test_an_address_that_means_another_host_to_envoy_is_refused_unless_it_is_allowed(
+    address: str,
+) -> None:
+    text = POOL + endpoints(
+        f"{{address: '{address}', name: envoy}}", "{address: 10.0.0.1}", "{address: vllm.internal}"
+    )
+    lookups = {"vllm.internal": Lookup((address, "10.0.0.2"))}
+    world = assemble(objects(text), lookups, local_hosts=False)
+    assert keys(world) == ["10.0.0.1:8000", "10.0.0.2:8000"]
+    assert [one.field for one in world.problems] == [
+        "spec.endpoints[0].address",
+        "spec.endpoints[2].address",
+    ]
+    assert all(one.severity is Severity.ERROR for one in world.problems)
+    assert {one.name.partition("-")[0] for one in world.absent} == {"envoy", "vllm.internal"}
+
+    allowed = assemble(objects(text), lookups)
+    assert len(keys(allowed)) >= 3
+    assert allowed.absent == ()

@@ -141,3 +141,16 @@ async def test_the_systems_resolver_knows_localhost_and_reports_what_does_not_ex
         await system_resolve("no-such-host.invalid")
     with pytest.raises(OSError, match=r".+"):
         await system_resolve("a" * 64 + ".invalid")
+
+
+def test_answers_that_no_host_can_have_do_not_count() -> None:
+    names = Names()
+    names.want({"vllm": 60.0}, now=0.0)
+    names.found("vllm", ["0.0.0.0", "10.0.0.1", "224.0.0.1"], now=0.0)
+    assert names.lookups["vllm"] == Lookup(("10.0.0.1",))
+    names.found("vllm", ["255.255.255.255", "::ffff:0.0.0.0", "ff02::1"], now=60.0)
+    assert names.lookups["vllm"] == Lookup(
+        ("10.0.0.1",),
+        "255.255.255.255 is the broadcast address, ::ffff:0.0.0.0 is unspecified, "
+        "ff02::1 is a multicast address",
+    )

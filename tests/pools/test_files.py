@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
+import structlog
 import yaml
 
 from pools.directory import Contents, list_directory
@@ -314,11 +315,26 @@ async def test_a_watch_that_fails_is_replaced_by_polling(directory: Path) -> Non
         raise OSError("no inotify watches left")
         yield None
 
-    source = FilesSource(directory, watch=no_watches_left, poll=0.05)
-    async with following(source) as next_world:
-        await next_world()
-        (directory / "endpoints.yaml").write_text(ENDPOINTS.replace("8003", "9003"))
-        assert ports(await next_world()) == [8001, 8002, 9003]
+    tries, often = 0, asyncio.Event()
+
+    async def counted(path: Path) -> AsyncIterator[object]:
+        nonlocal tries
+        tries += 1
+        if tries == 5:
+            often.set()
+        async for signal in no_watches_left(path):
+            yield signal
+
+    source = FilesSource(directory, watch=counted, poll=0.05)
+    with structlog.testing.capture_logs() as logs:
+        async with following(source) as next_world:
+            await next_world()
+            (directory / "endpoints.yaml").write_text(ENDPOINTS.replace("8003", "9003"))
+            assert ports(await next_world()) == [8001, 8002, 9003]
+            await often.wait()
+    assert [line["error"] for line in logs if line["log_level"] == "warning"] == [
+        "no inotify watches left"
+    ]
 
 
 def test_only_a_file_that_changed_is_read_again(directory: Path) -> None:

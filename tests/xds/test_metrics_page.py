@@ -12,11 +12,13 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
+from poolpilot.logs import count_dropped_lines
 from pools.model import World
 from xds.config import XdsServerConfig
 from xds.control_plane import ControlPlane
 from xds.http import HttpConfig
 
+DROPPED = "poolpilot_xds_log_lines_dropped"
 PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
 
 
@@ -43,6 +45,7 @@ def listed() -> dict[str, tuple[str, frozenset[str]]]:
 
 async def test_the_page_lists_exactly_what_the_xds_server_exposes() -> None:
     control = plane()
+    count_dropped_lines(control.registry, DROPPED)
     await control.start()
     try:
         async with httpx.AsyncClient(trust_env=False) as client:
@@ -69,4 +72,5 @@ def labels_in(registry: CollectorRegistry) -> dict[str, frozenset[str]]:
 
 
 def test_the_page_gives_the_labels_that_there_are() -> None:
-    assert labels_in(plane().registry) == {name: of for name, (_, of) in listed().items()}
+    labels = {**labels_in(plane().registry), f"{DROPPED}_total": frozenset()}
+    assert labels == {name: of for name, (_, of) in listed().items()}

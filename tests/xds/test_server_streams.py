@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import grpc
 import pytest
+import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client import CollectorRegistry
@@ -233,6 +234,18 @@ async def test_ten_thousand_names_are_served_and_more_than_the_limit_are_refused
         code, details = await greedy.ending()
         assert code is grpc.StatusCode.INVALID_ARGUMENT
         assert "at most 10000" in details
+
+
+async def test_a_client_that_is_refused_again_and_again_is_one_line():
+    with structlog.testing.capture_logs() as logs:
+        async with running(limits=Limits(streams_per_peer=1)) as at:
+            at.publish(content(CLUSTER, "a"))
+            first = at.client()
+            await first.send(CLUSTER)
+            await first.receive()
+            for _ in range(20):
+                assert (await at.client().ending())[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert [line["event"] for line in logs].count("xDS stream ended") == 1
 
 
 async def test_one_address_cannot_take_all_streams():

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pools.contract import DESTINATION, POOL_HEADER
 from pools.model import (
     BodyMode,
     FailureMode,
@@ -108,7 +109,8 @@ def test_the_picker_may_set_what_the_protocol_needs_and_nothing_else():
     rules = ext_proc(translate(LLAMA))["mutation_rules"]
     assert rules["disallow_all"] is True
     allowed = re.compile(rules["allow_expression"]["regex"])
-    for header in ("x-gateway-destination-endpoint", "content-length", "x-poolpilot-pool"):
+    of_refusals = ("content-type", "retry-after", "x-poolpilot-reason")
+    for header in (DESTINATION, "content-length", POOL_HEADER, *of_refusals):
         assert allowed.fullmatch(header)
     for header in (":path", ":authority", "host", "authorization", "x-forwarded-for", "cookie"):
         assert not allowed.fullmatch(header)

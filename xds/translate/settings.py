@@ -91,8 +91,10 @@ class ExtProcSettings:
         "x-(request-id|(data-parallel|gateway|poolpilot|prefiller)-.*)",
         "content-(length|type)",
         "trace(parent|state)",
+        "retry-after",
     )
-    """Regular expressions of the request headers that the picker may set; others are dropped.
+    """Regular expressions of the headers that the picker may set, on requests and on the answers it
+    gives itself; others are dropped.
     Together they must stay small: an Envoy whose bootstrap does not raise RE2's limit (ours does)
     rejects a program of more than 100 instructions."""
     hidden_headers: tuple[str, ...] = (

@@ -25,6 +25,7 @@ tells it. See :mod:`extproc.picking.scheduling.load`, which keeps ``prefill_toke
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 
 from extproc.picking.scheduling.signals import NOTHING, Latency, Signals, merge
@@ -290,6 +291,12 @@ class Candidate:
         self.time_to_first_token = (
             mean if known is None else known + LATENCY_WEIGHT * (mean - known)
         )
+
+    def recall(self, latency: Latency) -> None:
+        """It had told this before we were started: fewer first tokens later mean that it was
+        started since."""
+        if self.signals.latency is None:
+            self.signals = dataclasses.replace(self.signals, latency=latency)
 
     def expire(self, now: float, keep_for: float) -> bool:
         """Stop believing signals older than ``keep_for``. Returns whether that changed anything."""

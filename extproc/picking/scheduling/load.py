@@ -25,10 +25,13 @@ import heapq
 import itertools
 import random
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from extproc.picking.scheduling.candidate import Candidate
+from extproc.picking.scheduling.known import Known, KnownCache
 from extproc.picking.scheduling.pace import Paces
 from extproc.picking.scheduling.prefix import (
     BLOCK_TOKENS,
@@ -41,6 +44,7 @@ from extproc.picking.scheduling.prefix import (
 from extproc.picking.scheduling.prefix.exact import ExactIndex
 from extproc.picking.scheduling.prefix.index import DEFAULT_TOKENS, MAX_ENTRIES, Places
 from extproc.picking.scheduling.profile import Decision, SchedulingRequest
+from extproc.picking.scheduling.signals import Latency
 from extproc.request import InferenceRequest
 
 PREFILL_RATE = 15_928.0
@@ -142,6 +146,8 @@ class Load:
         """The most cold tokens of any endpoint."""
         self._output: dict[str, float] = {}
         self._expected = float(EXPECTED_OUTPUT)
+        self._known: Known | None = None
+        """From before our start, for endpoints that have not come yet."""
 
     def use(self, settings: LoadSettings) -> None:
         """Go by other settings from now on. To be followed by :meth:`follow`."""
@@ -161,18 +167,74 @@ class Load:
         block = self.settings.block_tokens
         if block is None:
             sizes = [cache.block_size for cache in caches.values() if cache is not None]
-            block = min(MAX_AUTO_BLOCK, max([BLOCK_TOKENS, *sizes]))
+            # Before any has told, what was told before our start.
+            told = max(sizes, default=self._known.block_tokens if self._known else 0)
+            block = min(MAX_AUTO_BLOCK, max(BLOCK_TOKENS, told))
         if block != self.index.block_tokens:
             # Blocks of another size have other hashes: nothing that was remembered is of use.
             self.index.follow({})
             self.index = self._new_index(block)
-        unknown = self.settings.cache_tokens
+        new = [candidate for candidate in caches if not candidate.bit]
         self.index.follow(
             {
-                candidate: cache.block_size * cache.blocks if cache and cache.blocks else unknown
+                candidate: cache.block_size * cache.blocks
+                if cache and cache.blocks
+                else self._untold_size(candidate)
                 for candidate, cache in caches.items()
             }
         )
+        if self._known is not None:
+            self._restore(self._known, new)
+
+    def _untold_size(self, candidate: Candidate) -> int:
+        """Tokens of a cache that does not tell its own size, or not yet."""
+        known = self._known.caches.get(candidate.key) if self._known is not None else None
+        return known.tokens if known is not None else self.settings.cache_tokens
+
+    def recall(self, known: Known) -> None:
+        """Begin with what was known before a restart. Of an endpoint it counts from the moment on
+        at which it is followed for the first time. To be called before anything is followed."""
+        self._known = known
+        self._output = dict(itertools.islice(known.outputs.items(), _MODELS))
+        self._expected = known.expected_output
+
+    def forget_recalled(self) -> None:
+        """Endpoints that come from now on are others, even under an address that was known."""
+        self._known = None
+
+    def known(self) -> Iterator[Known]:
+        """What is known, one endpoint at a time (a large cache takes milliseconds): between two
+        steps, picks may be made and endpoints may go. What goes beside the caches is in each."""
+        for candidate in list(self._by_place()):
+            if not candidate.bit:
+                continue
+            index, latency = self.index, candidate.signals.latency
+            contents = index.contents(candidate)
+            cache = KnownCache(
+                tuple(contents),
+                tuple(contents.values()),
+                index.capacity_of(candidate) * index.block_tokens,
+                *((latency.count, latency.seconds) if latency is not None else ()),
+            )
+            yield Known(
+                index.block_tokens, {candidate.key: cache}, dict(self._output), self._expected
+            )
+
+    def _by_place(self) -> Iterator[Candidate]:
+        return (candidate for candidate in self._places.by_bit if candidate is not None)
+
+    def _restore(self, known: Known, candidates: Iterable[Candidate]) -> None:
+        index = self.index
+        for candidate in candidates:
+            cache = known.caches.get(candidate.key)
+            if cache is None:
+                continue
+            if cache.first_tokens is not None:
+                candidate.recall(Latency(cache.first_tokens, cache.first_token_seconds))
+            if index.block_tokens == known.block_tokens:
+                index.restore(candidate, zip(cache.blocks, cache.sizes, strict=True))
+            # Once: should it leave and come back, it may be another one.
+            known.caches[candidate.key] = replace(cache, blocks=(), sizes=())
 
     def _new_index(self, block_tokens: int, settings: LoadSettings | None = None) -> PrefixIndex:
         max_entries = (settings or self.settings).max_entries

@@ -31,6 +31,8 @@ from extproc.transport.h2.sender import Sender
 from extproc.transport.h2.shape import check_setting, check_shape
 from extproc.transport.h2.stream import GoneStreams, Stream
 
+_CRUMB: Final = 256
+_LARGE_BLOCK: Final = 4096
 _DRAIN_PING: Final = b"draining"
 
 
@@ -69,6 +71,8 @@ class Connection:
         self._pings = Bucket(limits.pings, now)
         self._settings = Bucket(limits.settings, now)
         self._empty = Bucket(limits.empty_frames, now)
+        self._crumbs = Bucket(limits.crumbs, now)
+        self._large_headers = Bucket(limits.large_headers, now)
         self._window_updates = Bucket(limits.window_updates, now)
         self._ignored = Bucket(limits.ignored_frames, now)
 
@@ -235,7 +239,7 @@ class Connection:
         if kind == frames.HEADERS:
             block = self._blocks.headers(flags, stream_id, payload, now)
             if block is not None:
-                self._on_block(block)
+                self._on_block(block, now)
             elif not payload:
                 self._count(self._empty, now, "empty HEADERS frames")
         elif kind == frames.WINDOW_UPDATE:
@@ -249,7 +253,7 @@ class Connection:
         elif kind == frames.CONTINUATION:
             block = self._blocks.continuation(flags, payload)
             if block is not None:
-                self._on_block(block)
+                self._on_block(block, now)
             elif not payload:
                 self._count(self._empty, now, "empty CONTINUATION frames")
         else:
@@ -283,7 +287,7 @@ class Connection:
             self._count(self._empty, now, "empty DATA frames")
         stream = self._streams.get(stream_id)
         if stream is None or not stream.receiving:
-            self._data_on_closed(stream, stream_id, flags, now)
+            self._data_on_closed(stream, stream_id, flags, length, now)
             return
         stream.receive_window -= length
         if stream.receive_window < 0:
@@ -303,6 +307,8 @@ class Connection:
             except BadMessageError as error:
                 self._fail(stream, error.status, error.reason)
                 return
+            if stop - start < _CRUMB and stream.partial is not None:
+                self._count(self._crumbs, now, "small DATA frames of unfinished messages")
         if flags & frames.END_STREAM:
             self._end_of_input(stream)
             return
@@ -313,7 +319,7 @@ class Connection:
             stream.unacknowledged = 0
 
     def _data_on_closed(
-        self, stream: Stream | None, stream_id: int, flags: int, now: float
+        self, stream: Stream | None, stream_id: int, flags: int, length: int, now: float
     ) -> None:
         if stream is None:
             if stream_id == 0:
@@ -322,6 +328,8 @@ class Connection:
                 raise ConnectionBrokenError(ErrorCode.PROTOCOL_ERROR, "DATA on an idle stream")
             if self._gone.by_us(stream_id):
                 # It was on its way when we ended the stream.
+                if length < _CRUMB:
+                    self._count(self._ignored, now, "small DATA frames for streams that are gone")
                 if flags & frames.END_STREAM:
                     self._gone.client_ended(stream_id)
                 return
@@ -337,7 +345,9 @@ class Connection:
 
     # --- Header blocks
 
-    def _on_block(self, block: Block) -> None:
+    def _on_block(self, block: Block, now: float) -> None:
+        if len(block.data) > _LARGE_BLOCK:
+            self._count(self._large_headers, now, "large header blocks")
         # Every block is decoded, whatever becomes of it: the table goes on from there.
         stream_id = block.stream_id
         if stream_id in self._streams or stream_id <= self._last_stream:

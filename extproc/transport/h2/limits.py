@@ -57,6 +57,11 @@ class Limits:
     settings: Rate = Rate(10, 100)
     empty_frames: Rate = Rate(100, 1_000)
     """DATA, HEADERS and CONTINUATION frames that carry nothing and end nothing."""
+    crumbs: Rate = Rate(1_000, 10_000)
+    """DATA frames of less than 256 bytes that complete no message: each costs as much as a large
+    one. What clients send byte by byte, Envoy sends as messages that are whole."""
+    large_headers: Rate = Rate(100, 1_000)
+    """Header blocks of more than 4 KiB. Envoy's and probes' have some hundred bytes."""
     window_updates: Rate = Rate(100_000, 200_000)
     ignored_frames: Rate = Rate(1_000, 10_000)
     """PRIORITY frames, frames of unknown types and those for streams that are gone."""

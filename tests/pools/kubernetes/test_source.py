@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import datetime
 import json
 import re
@@ -555,3 +556,25 @@ async def test_without_the_client_library_the_error_names_the_extra(
 def test_a_namespace_must_be_one() -> None:
     with pytest.raises(ValueError, match="'A/b' is not a namespace"):
         KubernetesSettings(namespaces=("A/b",))
+
+
+async def test_endpoints_of_envoys_own_machine_are_refused_unless_they_are_allowed(
+    server: FakeServer, settings: KubernetesSettings
+) -> None:
+    server.put(POOLS, pool("llama"))
+    hosts = ["127.0.0.1", "169.254.169.254", "10.0.0.1"]
+    described = {
+        "apiVersion": "poolpilot.dev/v1alpha1",
+        "kind": "PoolEndpoints",
+        "metadata": {"name": "e", "namespace": "default"},
+        "spec": {"poolRef": {"name": "llama"}, "endpoints": [{"address": one} for one in hosts]},
+    }
+    server.put("/apis/poolpilot.dev/v1alpha1/poolendpoints", described)
+    async with following(settings) as worlds:
+        world = await worlds.next()
+    assert keys(world) == ["10.0.0.1:8000"]
+    assert [one.name for one in world.absent] == hosts[:2]
+    assert "127.0.0.1 is a loopback address" in str(world.problems[0])
+
+    async with following(dataclasses.replace(settings, local_hosts=True)) as worlds:
+        assert len(keys(await worlds.next())) == 3

@@ -135,6 +135,21 @@ class PrefixIndex:
             cache.blocks = {}
             cache.used = 0
 
+    def contents(self, candidate: Candidate) -> dict[int, int]:
+        """Its blocks with their sizes, the oldest use first."""
+        return dict(self._caches[candidate].blocks)
+
+    def restore(self, candidate: Candidate, blocks: Iterable[tuple[int, int]]) -> None:
+        """What :meth:`contents` told, of an endpoint of which nothing is known yet."""
+        cache = self._caches[candidate]
+        holders, bit = self._holders, cache.bit
+        for block, size in blocks:
+            if block not in cache.blocks:
+                cache.blocks[block] = size
+                cache.used += size
+                holders[block] = holders.get(block, 0) | bit
+        self._make_room(cache, 0)
+
     def _join(self, candidate: Candidate) -> _Cache:
         cache = self._caches[candidate] = _Cache(candidate, self._places.take(candidate), 0)
         return cache
