@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from extproc.apis import model_name
+from extproc.apis.table import ROWS
 from extproc.raw_json import DATA_URL, TOKEN_IDS, made_strict, undone
 from extproc.reasons import Reason
 from extproc.request import Api, Refused, refused
@@ -28,33 +29,9 @@ _PIECE: Final = 1 << 16
 """Bytes that are checked for UTF-8 at a time, so that the text of a whole body is never held."""
 _NOT_AN_OBJECT: Final = refused(Reason.INVALID_JSON, problem="body must be a JSON object")
 
-_MAX_TOKENS: Final[dict[Api, tuple[str, ...]]] = {
-    Api.COMPLETIONS: ("max_tokens",),
-    Api.CHAT_COMPLETIONS: ("max_completion_tokens", "max_tokens"),
-    Api.RESPONSES: ("max_output_tokens",),
-    Api.EMBEDDINGS: (),
-    Api.MESSAGES: ("max_tokens",),
-    Api.GENERATE: ("max_tokens",),
-}
-_PROMPT: Final[dict[Api, tuple[str, ...]]] = {
-    Api.COMPLETIONS: ("prompt", "suffix"),
-    Api.CHAT_COMPLETIONS: ("messages", "tools"),
-    Api.RESPONSES: ("instructions", "input", "tools"),
-    Api.EMBEDDINGS: ("input", "messages"),
-    Api.MESSAGES: ("system", "messages", "tools"),
-    Api.GENERATE: ("token_ids",),
-}
-
-
-_RAW_PROMPT: Final[dict[Api, tuple[str, ...]]] = {
-    Api.COMPLETIONS: ("prompt",),
-    Api.CHAT_COMPLETIONS: ("tools", "messages"),
-    Api.RESPONSES: ("tools", "instructions", "input"),
-    Api.EMBEDDINGS: (),
-    Api.MESSAGES: ("tools", "system", "messages"),
-    Api.GENERATE: ("token_ids",),
-}
-"""In the order in which chat templates write them."""
+_MAX_TOKENS: Final[dict[Api, tuple[str, ...]]] = {api: row.max_tokens for api, row in ROWS.items()}
+_PROMPT: Final[dict[Api, tuple[str, ...]]] = {api: row.prompt for api, row in ROWS.items()}
+_RAW_PROMPT: Final[dict[Api, tuple[str, ...]]] = {api: row.template for api, row in ROWS.items()}
 
 _LARGE_BODY: Final = msgspec.json.Decoder(
     msgspec.defstruct(

@@ -5,18 +5,11 @@ from __future__ import annotations
 import functools
 from typing import Final
 
+from extproc.apis.table import ROWS
 from extproc.request import Api
 
-# Each suffix begins with a slash, so it matches whole path elements only: whatever prefix a gateway
-# puts before it stays out of the way, and /v1/mycompletions is not taken for /completions.
-_SUFFIXES: Final[tuple[tuple[str, Api], ...]] = (
-    ("/chat/completions", Api.CHAT_COMPLETIONS),
-    ("/completions", Api.COMPLETIONS),
-    ("/responses", Api.RESPONSES),
-    ("/embeddings", Api.EMBEDDINGS),
-    ("/v1/messages", Api.MESSAGES),
-    ("/v1/messages/count_tokens", Api.MESSAGES),
-    ("/inference/v1/generate", Api.GENERATE),
+_SUFFIXES: Final[tuple[tuple[str, Api], ...]] = tuple(
+    (suffix, api) for api, row in ROWS.items() for suffix in row.suffixes
 )
 
 

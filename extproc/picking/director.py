@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from itertools import islice
 from typing import Final
 
 from extproc.picking.decisions import DecisionLog, DecisionRecord, brief
@@ -228,8 +229,8 @@ class Director:
         """What is told to who asks for a model (``""``: none) that no pool is known to serve."""
         if not self.models.complete:
             return refused(Reason.STARTING, busy="asking the pods which models they serve")
-        known = sorted(self.models.models)
-        names = ", ".join(repr(name[:MAX_NAME]) for name in known[:MAX_LISTED])
+        known = self.models.models
+        names = ", ".join(repr(name[:MAX_NAME]) for name in islice(known, MAX_LISTED))
         if len(known) > MAX_LISTED:
             names += f" and {len(known) - MAX_LISTED} more"
         asked = f"the model {model[:MAX_NAME]!r}" if model else "no model"

@@ -29,6 +29,8 @@ class ModelIndex:
         self._reports: dict[str, frozenset[str]] = {}
         """Model names by endpoint key."""
         self._reported: dict[str, ObjectName] = {}
+        self._models: Mapping[str, ObjectName] | None = None
+        """Put together when it is asked for, and kept until something changes."""
 
     def update(self, world: World) -> None:
         """Take over a World."""
@@ -81,6 +83,7 @@ class ModelIndex:
                 for name in names:
                     found[name] = min(pool, found.get(name, pool))
         self._reported = found
+        self._models = None
 
     def pool_of(self, model: str) -> ObjectName | None:
         """The pool that serves the model. Where pods of several pools report it, the first by
@@ -101,5 +104,8 @@ class ModelIndex:
 
     @property
     def models(self) -> Mapping[str, ObjectName]:
-        """Every model that is known by name, with its pool."""
-        return {**self._reported, **self._named}
+        """Every model that is known by name, with its pool, in the order of names. The same object
+        for as long as nothing changes, also not in ``created``."""
+        if self._models is None:
+            self._models = dict(sorted({**self._reported, **self._named}.items()))
+        return self._models

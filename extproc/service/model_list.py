@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from urllib.parse import unquote
 
 import msgspec
 
 from extproc.picking.director import Director, nothing_to_withdraw
 from extproc.request import Answer, Answered, Api, InferenceRequest, Picker, Refused
+from pools.model import ObjectName
 
 LIST = "/v1/models"
 _JSON = (("content-type", "application/json"),)
@@ -23,7 +24,7 @@ _JSON = (("content-type", "application/json"),)
 class ModelList:
     """A picker that answers questions for models itself, and hands everything else to another."""
 
-    __slots__ = ("_complete", "_director", "_picker", "_since", "settle")
+    __slots__ = ("_complete", "_director", "_list", "_listed", "_picker", "_since", "settle")
 
     def __init__(
         self, picker: Picker, director: Director, clock: Callable[[], float] = time.time
@@ -33,6 +34,9 @@ class ModelList:
         self._director = director
         self._since = int(clock())
         self._complete = False
+        # Written once per change, not per question: picks wait meanwhile.
+        self._listed: Mapping[str, ObjectName] | None = None
+        self._list = b""
         self.settle = picker.settle
 
     def pick(
@@ -51,8 +55,12 @@ class ModelList:
         self._complete = self._complete or models.complete
         if not self._complete:
             return self._director.unknown_model("")
-        rows = [self._row(name) for name in sorted(models.models)]
-        return Answered(200, msgspec.json.encode({"object": "list", "data": rows}), _JSON)
+        listed = models.models
+        if listed is not self._listed:
+            rows = [self._row(name) for name in listed]
+            self._list = msgspec.json.encode({"object": "list", "data": rows})
+            self._listed = listed
+        return Answered(200, self._list, _JSON)
 
     def _one(self, name: str) -> Answered | Refused:
         if name not in self._director.models.models:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -136,3 +137,34 @@ def test_other_questions_are_none_of_its_business(method: str, path: str) -> Non
     answer = Site(LLAMA, QWEN).pods_have_told().ask(path, method)
     assert isinstance(answer, Refused)
     assert answer.reason == "no-pool-for-model"
+
+
+def test_a_long_list_is_written_once_so_that_picks_do_not_wait_for_it() -> None:
+    site = Site(LLAMA, QWEN).pods_have_told()
+    site.models.reported(A.key, [f"adapter-{number}" for number in range(20_000)])
+    began = time.process_time()
+    first = site.ask("/v1/models")
+    spent = time.process_time() - began
+    assert len(document(first)["data"]) == 20_002
+    # Time that grows with the square of the names takes seconds.
+    assert spent < 1.0
+    again = site.ask("/v1/models")
+    assert isinstance(first, Answered)
+    assert isinstance(again, Answered)
+    assert again.body is first.body
+
+
+def test_a_list_that_was_told_is_written_again_when_pods_or_objects_change() -> None:
+    site = Site(LLAMA, QWEN).pods_have_told()
+    site.ask("/v1/models")
+    site.models.reported(B.key, ["qwen-4"])
+    ids = [row["id"] for row in document(site.ask("/v1/models"))["data"]]
+    assert ids == ["assistant", "meta/llama-3", "qwen-4", "sql"]
+    site.director.update(
+        World(
+            pools={name: InferencePool(name, (8000,)) for name in (LLAMA, QWEN)},
+            endpoints={LLAMA: (A,), QWEN: (B,)},
+        )
+    )
+    ids = [row["id"] for row in document(site.ask("/v1/models"))["data"]]
+    assert ids == ["meta/llama-3", "qwen-4", "sql"]
