@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,21 +24,16 @@ from pools.model import PoolEndpoints, Problem, Severity, World
 from pools.source import SourceError, Succession
 from pools.tasks import Parts
 from pools.waiting import set_within
+from pools.watching import POLL, Watch, signal_changes
 
 __all__ = ["FilesSource", "SourceError", "read_once"]
 
 log = structlog.get_logger(__name__)
 
-Watch = Callable[[Path], AsyncIterator[object]]
-"""Yields anything whenever something below a directory changed. May end or raise OSError."""
-
 DEBOUNCE = 0.05
 """Seconds for which nothing may change before files are read."""
 MAX_SETTLE_ROUNDS = 20
 """After so many debounce times a directory that never rests is read as it is."""
-POLL = 2.0
-"""Seconds between two looks at the directory where no change was signalled: not every file system
-signals (network mounts, bind mounts of some container engines)."""
 FIRST_LOOKUPS = 3.0
 """Seconds for which the first World waits for names to be resolved."""
 LATER_LOOKUPS = 0.2
@@ -126,25 +121,8 @@ class FilesSource:
         finally:
             await parts.stop()
 
-    async def _signal(self, changed: asyncio.Event) -> None:
-        said = ""
-        while True:
-            try:
-                async for _ in self._watch(self._directory):
-                    said = ""
-                    changed.set()
-            except (OSError, RuntimeError) as error:
-                # Without inotify it is the same every time.
-                if str(error) != said:
-                    said = str(error)
-                    log.warning(
-                        "directory not watched, but looked at now and then",
-                        directory=str(self._directory),
-                        every_s=self._poll,
-                        error=said,
-                    )
-            # Polling goes on meanwhile.
-            await asyncio.sleep(self._poll)
+    def _signal(self, changed: asyncio.Event) -> Coroutine[object, object, None]:
+        return signal_changes(self._watch, self._directory, changed, self._poll)
 
     async def _wait(self, changed: asyncio.Event, deadline: float | None) -> None:
         wait = self._poll

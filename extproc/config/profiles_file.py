@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import structlog
@@ -14,14 +14,9 @@ from extproc.picking.profiles.profile_set import ProfileSet
 from pools.model import Problem, Severity
 from pools.tasks import Parts
 from pools.waiting import set_within
+from pools.watching import POLL, Watch, signal_changes
 
 log = structlog.get_logger(__name__)
-
-POLL = 2.0
-"""Seconds between two looks at the file where no change was signalled: not every file system
-signals (network mounts, ConfigMaps in some container engines)."""
-
-Watch = Callable[[Path], AsyncIterator[object]]
 
 
 def _watch(path: Path) -> AsyncIterator[object]:
@@ -55,7 +50,8 @@ class ProfilesFile:
         """Each further good content, once it is there."""
         changed = asyncio.Event()
         parts = Parts()
-        parts.start("watch of the profiles file", self._signal(changed))
+        watching = signal_changes(self._watch, self.path, changed, self._poll)
+        parts.start("watch of the profiles file", watching)
         try:
             while True:
                 await parts.watch(set_within(changed, self._poll))
@@ -66,15 +62,6 @@ class ProfilesFile:
                     yield profiles
         finally:
             await parts.stop()
-
-    async def _signal(self, changed: asyncio.Event) -> None:
-        while True:
-            try:
-                async for _ in self._watch(self.path):
-                    changed.set()
-            except (OSError, RuntimeError) as error:
-                log.warning("profiles file not watched", file=str(self.path), error=str(error))
-            await asyncio.sleep(self._poll)
 
     def _read(self) -> ProfileSet | None:
         """What the file says; None if that is nothing new, or not usable."""

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import structlog.testing
 
 from extproc.config.profiles_file import ProfilesError, ProfilesFile
 from extproc.picking.profiles import ProfileSet, builtin, read_profiles
@@ -440,6 +441,33 @@ async def test_an_edit_takes_effect_and_a_mistake_keeps_what_was_there(tmp_path:
     assert edits.file.current.default == "random"
     assert edits.file.problems == ()
     await changes.aclose()
+
+
+@pytest.mark.looptime
+async def test_without_signals_an_edit_is_found_all_the_same_and_that_is_said_once(
+    tmp_path: Path,
+) -> None:
+    tries = 0
+
+    async def no_watches_left(path: Path) -> AsyncIterator[object]:
+        nonlocal tries
+        tries += 1
+        if tries == 5:
+            edit()
+        raise OSError("no inotify watches left")
+        yield None
+
+    path = tmp_path / "profiles.yaml"
+
+    def edit() -> None:
+        path.write_text(OWN + "default: random")
+
+    path.write_text(OWN)
+    changes = ProfilesFile(path, watch=no_watches_left).changes()
+    with structlog.testing.capture_logs() as logs:
+        assert (await anext(changes)).default == "random"
+    await changes.aclose()
+    assert [line["error"] for line in logs] == ["no inotify watches left"]
 
 
 def test_a_server_does_not_start_with_a_file_that_cannot_be_used(tmp_path: Path) -> None:
