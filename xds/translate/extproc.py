@@ -48,8 +48,10 @@ def ext_proc_filter(settings: ExtProcSettings, features: Features) -> ext_proc.E
     if not any(re.fullmatch(pattern, DESTINATION) for pattern in patterns):
         patterns = (DESTINATION, *patterns)
     message = _filter(settings, features)
+    # Names are matched as a whole anyway; without the anchor the program is longer.
+    names = f"^(?:{'|'.join(patterns)})"
     message.mutation_rules = HeaderMutationRules(
-        disallow_all=True, allow_expression=matcher.RegexMatcher(regex="|".join(patterns))
+        disallow_all=True, allow_expression=matcher.RegexMatcher(regex=names)
     )
     return message
 

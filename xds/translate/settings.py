@@ -88,15 +88,16 @@ class ExtProcSettings:
     health_timeout: float = 1.0
     """Half a second flaps when the CPU is busy."""
     settable_headers: tuple[str, ...] = (
-        "x-(request-id|(data-parallel|gateway|poolpilot|prefiller)-.*)",
-        "content-(length|type)",
-        "trace(parent|state)",
+        "x-(?:request-id|(?:data-parallel|gateway|poolpilot|prefiller)-[!-~]*)",
+        "content-(?:length|type)",
+        "trace(?:parent|state)",
         "retry-after",
     )
     """Regular expressions of the headers that the picker may set, on requests and on the answers it
     gives itself; others are dropped.
     Together they must stay small: an Envoy whose bootstrap does not raise RE2's limit (ours does)
-    rejects a program of more than 100 instructions."""
+    rejects a program of more than 100 instructions, so they have no groups that capture, and no
+    dot, which stands for all of Unicode."""
     hidden_headers: tuple[str, ...] = (
         "authorization",
         "proxy-authorization",
