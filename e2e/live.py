@@ -125,6 +125,17 @@ class Script:
             yield await self._queue.get()
 
 
+class OneWorld:
+    """A source that has all it will ever have."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def worlds(self) -> AsyncIterator[World]:
+        yield self._world
+        await asyncio.Event().wait()
+
+
 @dataclass
 class Led:
     """An xDS server and the Envoys that it leads, by Gateway."""

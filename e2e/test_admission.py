@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from e2e.live import OneWorld
 from e2e.static_envoy import POOL, Envoy, configuration, eventually, running_envoy
 from extproc.config.settings import PickerConfig
 from extproc.picking.admission.admitting_picker import AdmittingPicker
@@ -43,17 +44,6 @@ admission:
   defaultBand: {maxRequests: 20, ttlSeconds: 10}
 """
 """What tests find, and leave."""
-
-
-class OneWorld:
-    """A source that has all it will ever have."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-
-    async def worlds(self) -> AsyncIterator[World]:
-        yield self._world
-        await asyncio.Event().wait()
 
 
 @dataclass

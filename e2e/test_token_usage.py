@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from e2e.harness import eventually
-from e2e.live import envoy
+from e2e.live import OneWorld, envoy
 from extproc.config.settings import PickerConfig
 from extproc.service.server import EndpointPickerServer
 from pools.model import Endpoint, InferencePool, ObjectName, World
@@ -163,16 +163,6 @@ class Gateway:
 
         await eventually(is_told, "Envoy tells how the request ended")
         return {name: completed[name] for name in TOLD}
-
-
-class OneWorld:
-    """A source that says one thing."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-
-    async def worlds(self) -> AsyncIterator[World]:
-        yield self._world
 
 
 @pytest.fixture
