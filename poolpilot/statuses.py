@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
 from poolpilot.grouping import option
 from poolpilot.sources import MakeSource, Where
 from pools.addresses import is_ip
-from pools.kubernetes.status import StatusSettings, StatusWriter
 from pools.well_known import CONTROLLER, OWN_PICKER
 
-MakeStatusWriter = Callable[[], StatusWriter]
+if TYPE_CHECKING:
+    from pools.kubernetes.status import StatusWriter
+
+MakeStatusWriter = Callable[[], "StatusWriter"]
 """Called inside the event loop."""
 
 GATEWAY_API = "Being a gateway (with --kubernetes)"
@@ -109,6 +111,9 @@ class GatewayOptions:
         are not to be written, or there is no API server."""
         if not (where.kubernetes and self.status and self.routes):
             return None
+        # Needed by few: who reads files starts without it.
+        from pools.kubernetes.status import StatusSettings, StatusWriter
+
         settings = StatusSettings(
             kubeconfig=where.kubeconfig,
             context=where.context,

@@ -6,15 +6,13 @@ another process than the model, or where few requests come by that could fail.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
-from extproc.signals.fetch import ScrapeError
+from extproc.signals.fetch import Fetch, ScrapeError, fetch_within
 from extproc.signals.polling import interval_among
-from extproc.signals.scraper import Fetch
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +101,9 @@ class ActiveChecks:
     async def __call__(self, key: str, address: str) -> None:
         state = self._states.setdefault(key, CheckState(self._settings))
         try:
-            async with asyncio.timeout(self._settings.timeout):
-                await self._fetch(f"http://{address}{self._settings.path}")
-        except (ScrapeError, TimeoutError):
+            url = f"http://{address}{self._settings.path}"
+            await fetch_within(self._fetch, url, self._settings.timeout)
+        except ScrapeError:
             state.failed()
         else:
             state.passed()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
+
 import aiohttp
 
 MAX_PAGE_BYTES = 8 * 1024 * 1024
@@ -16,6 +19,19 @@ class ScrapeError(Exception):
     def __init__(self, message: str, *, alive: bool) -> None:
         super().__init__(message)
         self.alive = alive
+
+
+Fetch = Callable[[str], Awaitable[bytes]]
+"""Get the page at this URL, or raise :class:`ScrapeError`."""
+
+
+async def fetch_within(fetch: Fetch, url: str, seconds: float) -> bytes:
+    """The page. Raises ScrapeError also if it takes longer: then the server may be dead."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await fetch(url)
+    except TimeoutError:
+        raise ScrapeError(f"{url} did not answer within {seconds:g} s", alive=False) from None
 
 
 class HttpFetch:

@@ -23,8 +23,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from extproc.picking.scheduling.prefix.exact import CacheEvent, Cleared, Removed, Stored
 from extproc.signals.endpoint_loops import EndpointLoops
-from extproc.signals.fetch import ScrapeError
-from extproc.signals.scraper import Fetch
+from extproc.signals.fetch import Fetch, ScrapeError, fetch_within
 from pools.addresses import host_port
 from pools.model import (
     Endpoint,
@@ -248,9 +247,8 @@ class KVEvents:
             except PartEndedError as ended:
                 if not isinstance(ended.cause, _BrokenError):
                     self._failed(key, ended.cause or ended)
-            except (ScrapeError, TimeoutError, ValueError) as error:
-                reason = str(error) or f"no answer within {ASK_TIMEOUT:g} s"
-                self._sink.troubled(key, QUESTION, f"where it publishes is not known: {reason}")
+            except (ScrapeError, ValueError) as error:
+                self._sink.troubled(key, QUESTION, f"where it publishes is not known: {error}")
             except Exception as error:
                 self._failed(key, error)
             self._sink.events_lost(key)
@@ -264,8 +262,7 @@ class KVEvents:
     async def _publishers(self, key: str, address: str) -> Sequence[Publisher]:
         url = f"http://{address}/kv_event_sources"
         try:
-            async with asyncio.timeout(ASK_TIMEOUT):
-                publishers = publishers_of(await self._fetch(url))
+            publishers = publishers_of(await fetch_within(self._fetch, url, ASK_TIMEOUT))
         except ScrapeError as error:
             if not error.alive:
                 raise

@@ -7,15 +7,13 @@ mode). One that sleeps says so in its metrics.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
 import msgspec
 
-from extproc.signals.fetch import ScrapeError
-from extproc.signals.scraper import Fetch
+from extproc.signals.fetch import Fetch, ScrapeError, fetch_within
 
 INTERVAL: Final = 1.0
 """Seconds between two questions to a server that can be paused."""
@@ -54,13 +52,13 @@ class Pauses:
         if self._clock() < self._not_before.get(key, 0.0):
             return
         try:
-            async with asyncio.timeout(TIMEOUT):
-                answer = _decoder.decode(await self._fetch(f"http://{address}/is_paused"))
+            url = f"http://{address}/is_paused"
+            answer = _decoder.decode(await fetch_within(self._fetch, url, TIMEOUT))
         except ScrapeError as error:
             # A server that cannot be reached now may be one that can be paused.
             if error.alive:
                 self._not_before[key] = self._clock() + ASK_AGAIN_AFTER
-        except (TimeoutError, msgspec.MsgspecError):
+        except msgspec.MsgspecError:
             pass
         else:
             self._sink.paused(key, answer.is_paused)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import structlog
@@ -19,7 +19,7 @@ from extproc.picking.scheduling.signals import Signals
 from extproc.picking.scraping import ScrapeSettings
 from extproc.signals.endpoint_loops import EndpointLoops
 from extproc.signals.engines import Engine, engine_of
-from extproc.signals.fetch import ScrapeError
+from extproc.signals.fetch import Fetch, ScrapeError, fetch_within
 
 log = structlog.get_logger(__name__)
 
@@ -35,10 +35,6 @@ class SignalSink(Protocol):
     def scraped(self, key: str, sample: Signals, began: float) -> None: ...
 
     def scrape_failed(self, key: str, error: str, alive: bool, now: float) -> None: ...
-
-
-Fetch = Callable[[str], Awaitable[bytes]]
-"""Get the page of metrics at this URL, or raise :class:`ScrapeError`."""
 
 
 class Scraper:
@@ -82,8 +78,7 @@ class Scraper:
                 async with self._slots_for_failing if failures else self._slots:
                     began = clock()
                     self._sink.scrape_started(key)
-                    async with asyncio.timeout(settings.timeout):
-                        page = await self._fetch(url)
+                    page = await fetch_within(self._fetch, url, settings.timeout)
                 if engine is None or engine.prefix not in page:
                     engine = engine_of(page)
                 sample = engine.read(page) if engine is not None else Signals()
@@ -95,13 +90,11 @@ class Scraper:
                     log.info("metrics can be read again", endpoint=key)
                 failures = 0
                 self._sink.scraped(key, sample, began)
-            except (ScrapeError, TimeoutError) as error:
+            except ScrapeError as error:
                 failures += 1
-                alive = isinstance(error, ScrapeError) and error.alive
-                reason = str(error) or f"{url} did not answer within {settings.timeout:g} s"
                 if failures == WORTH_TELLING:
-                    log.warning("metrics cannot be read", endpoint=key, error=reason)
-                self._sink.scrape_failed(key, reason, alive, clock())
+                    log.warning("metrics cannot be read", endpoint=key, error=str(error))
+                self._sink.scrape_failed(key, str(error), error.alive, clock())
             except Exception as error:
                 # A loop must not end: its endpoint would keep its last numbers for ever.
                 failures += 1

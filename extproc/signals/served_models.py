@@ -7,13 +7,12 @@ told last, and why is shown where people look.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 import msgspec
 
 from extproc.picking.model_index import ModelIndex
-from extproc.signals.fetch import HttpFetch, ScrapeError
+from extproc.signals.fetch import Fetch, ScrapeError, fetch_within
 
 PATH = "/v1/models"
 QUESTION = "models"
@@ -43,7 +42,7 @@ class ServedModels:
     :class:`extproc.signals.polling.Poller`."""
 
     def __init__(
-        self, index: ModelIndex, fetch: HttpFetch, troubled: Callable[[str, str, str], None]
+        self, index: ModelIndex, fetch: Fetch, troubled: Callable[[str, str, str], None]
     ) -> None:
         """``troubled`` is called with an endpoint's key, :data:`QUESTION`, and why it was not
         answered (empty: it was)."""
@@ -53,11 +52,11 @@ class ServedModels:
 
     async def __call__(self, key: str, address: str) -> None:
         try:
-            async with asyncio.timeout(TIMEOUT):
-                names = model_names(await self._fetch(f"http://{address}{PATH}"))
-        except (ScrapeError, TimeoutError, ValueError) as error:
+            url = f"http://{address}{PATH}"
+            names = model_names(await fetch_within(self._fetch, url, TIMEOUT))
+        except (ScrapeError, ValueError) as error:
             self._index.silent(key)
-            self._troubled(key, QUESTION, str(error) or f"no answer within {TIMEOUT:g} s")
+            self._troubled(key, QUESTION, str(error))
         else:
             self._index.reported(key, names)
             self._troubled(key, QUESTION, "")

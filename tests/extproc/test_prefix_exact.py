@@ -22,9 +22,8 @@ from extproc.picking.scheduling.load import Load
 from extproc.picking.scheduling.prefix.exact import CacheEvent, Cleared, Removed, Stored
 from extproc.request import Api, InferenceRequest
 from extproc.signals import kv_events
-from extproc.signals.fetch import ScrapeError
+from extproc.signals.fetch import Fetch, ScrapeError
 from extproc.signals.kv_events import KVEvents, Publisher, cache_events, publishers_of
-from extproc.signals.scraper import Fetch
 from pools.model import Endpoint
 from pools.tasks import Parts
 
